@@ -157,9 +157,13 @@ def main() -> int:
         parser.error(f"no component {', '.join(unknown)}: there are {', '.join(COMPONENTS)}")
     # A `kill` must also reach pip, so it takes the same way out as Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    names, dest = args.components or list(COMPONENTS), Path(args.dest).absolute()
+    offline = Path(args.wheels).absolute() if args.wheels else None
     try:
-        for name in args.components or COMPONENTS:
-            provide(name, Path(args.dest).absolute(), Path(args.wheels).absolute() if args.wheels else None)
+        if offline:
+            require_wheels([n for n in names if not is_present(COMPONENTS[n], dest / n)], offline)
+        for name in names:
+            provide(name, dest, offline)
     except Failed as failure:
         print(f"native: {failure}", file=sys.stderr)
         return 1
@@ -172,12 +176,12 @@ def main() -> int:
 def provide(name: str, dest: Path, offline: "Path | None") -> None:
     component, folder = COMPONENTS[name], dest / name
     if is_present(component, folder):
-        print(f"native: {name} is there ({pins(component)})")
+        say(f"{name} is there ({pins(component)})")
         return
     dest.mkdir(parents=True, exist_ok=True)
     with lock(dest / f".lock-{name}", name):
         if is_present(component, folder):  # another run has done it while this one waited
-            print(f"native: {name} is there ({pins(component)})")
+            say(f"{name} is there ({pins(component)})")
             return
         began = time.monotonic()
         check_space(component, dest, offline)
@@ -186,19 +190,25 @@ def provide(name: str, dest: Path, offline: "Path | None") -> None:
         for _, path in wheels:
             if path.parent == dest / ".wheels":
                 path.unlink()
-        print(f"native: {name} is ready in {folder} after {time.monotonic() - began:.1f} s", flush=True)
+        say(f"{name} is ready in {folder} after {time.monotonic() - began:.1f} s")
 
 
 # === one wheel: from the cache, a folder or pip, and always checked ===
 
 
+def require_wheels(names: List[str], offline: Path) -> None:
+    """Names all that is missing at once: who carries files by hand wants to walk once."""
+    missing = [wheel for name in names for wheel in COMPONENTS[name].wheels if not (offline / wheel.file).is_file()]
+    if missing:
+        files = "".join(f"\n  {wheel.file}" for wheel in missing)
+        raise Failed(f"{offline} lacks{files}\nget them on a machine with a network:\n  {pip_command(missing, offline)}")
+
+
 def obtain(wheel: Wheel, cache: Path, offline: "Path | None") -> Path:
     if offline:
         given = offline / wheel.file
-        if not given.is_file():
-            raise Failed(f"{offline} has no {wheel.file}\n  on a machine with a network: {pip_command(wheel, offline)}")
         say(f"{wheel.file} from {offline}")
-        require_sha256(wheel, given, f"replace it: {pip_command(wheel, offline)}")
+        require_sha256(wheel, given, f"replace it: {pip_command([wheel], offline)}")
         return given
     kept = cache / wheel.file
     if kept.is_file():  # it was checked before it came here; once more, as disks fill up and people copy files
@@ -241,8 +251,8 @@ def run_pip(wheel: Wheel, part: Path) -> None:
         raise Failed(
             f"pip could not fetch {wheel.pin}; its reason stands above.\n"
             "  its index, proxy and certificate settings hold here: python3 -m pip config list\n"
-            f"  without a network, fetch it elsewhere: {pip_command(wheel, Path('wheels'))}\n"
-            "  and give the folder: make run NATIVE_FROM=wheels"
+            f"  without a network, fetch it elsewhere: {pip_command([wheel], Path('wheels'))}\n"
+            "  and give the folder: NATIVE_FROM=wheels"
         )
 
 
@@ -251,8 +261,9 @@ def end_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
-def pip_command(wheel: Wheel, folder: Path) -> str:
-    return shlex.join(["python3", "-m", "pip", "download", *PIP_TARGET, "--dest", str(folder), wheel.pin])
+def pip_command(wheels: List[Wheel], folder: Path) -> str:
+    pinned = [wheel.pin for wheel in wheels]
+    return shlex.join(["python3", "-m", "pip", "download", *PIP_TARGET, "--dest", str(folder), *pinned])
 
 
 def require_sha256(wheel: Wheel, path: Path, remedy: str) -> None:
@@ -343,7 +354,8 @@ def is_present(component: Component, folder: Path) -> bool:
 
 
 def stamp(component: Component) -> str:
-    return "".join(f"{wheel.sha256}  {wheel.file}\n" for wheel in component.wheels) + repr(component[1:]) + "\n"
+    """Changes when a pin, or what is kept of a wheel, changes."""
+    return f"{pins(component)}\n{hashlib.sha256(repr(component).encode()).hexdigest()}\n"
 
 
 def pins(component: Component) -> str:
