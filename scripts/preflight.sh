@@ -28,7 +28,7 @@ at_least 2.28 "$glibc" ||
 
 # --- What can be installed: all of it is named at once.
 
-missing=() # what, in words
+missing=()  # what, in words
 packages=() # of the distribution
 commands=() # other ways
 
@@ -38,16 +38,18 @@ else
     install="sudo apt-get install -y" cxx_package=g++
 fi
 
+rustup="curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y && . \"\$HOME/.cargo/env\""
+
 # rust-version in Cargo.toml is the one place that says which Rust is old enough.
 rust_wanted=$(sed -n 's/^rust-version *= *"\(.*\)"/\1/p' Cargo.toml | head -n 1)
 if ! command -v cargo >/dev/null || ! rust_found=$(rustc --version 2>/dev/null); then
     missing+=("Rust $rust_wanted or newer (cargo, rustc)")
-    commands+=("curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y && . \"\$HOME/.cargo/env\"")
+    commands+=("$rustup")
 else
     rust_found=$(echo "$rust_found" | cut -d' ' -f2)
     if ! at_least "$rust_wanted" "$rust_found"; then
         missing+=("Rust $rust_wanted or newer (found $rust_found)")
-        commands+=("rustup update stable")
+        commands+=("rustup update stable  (or, where Rust is the distribution's: $rustup)")
     fi
 fi
 
@@ -66,6 +68,7 @@ python_has() { python3 -c "import $1" 2>/dev/null; }
 if ! command -v python3 >/dev/null; then
     missing+=("python3 $python_wanted or newer, with pip")
     packages+=(python3 python3-pip)
+    [ "$goal" != test ] || packages+=(python3-venv)
 elif ! at_least "$python_wanted" "$(python3 -c 'import platform; print(platform.python_version())')"; then
     missing+=("python3 $python_wanted or newer (found $(python3 --version))")
     commands+=("(a newer Python of the distribution, pyenv or uv; it must be the python3 on the PATH)")
