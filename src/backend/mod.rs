@@ -1,0 +1,112 @@
+//! ONE BATCH. The libraries that run models, each behind the same two types.
+//!
+//! An `Executable` is the opened artifact: the weights, once, shared by all. Each instance has a `Session` of its own: the
+//! scratch, owned by one thread. A backend knows nothing of queues, requests, callers or the store; `runtime` calls it
+//! to run batches, `lifecycle` to open versions (in the throw-away child first).
+//!
+//! Libraries are found and loaded on first use, from `native_dir`. One that is missing is an error of the version that needs
+//! it (`LIBRARY_MISSING`), which says what to install.
+
+mod lightgbm;
+mod onnx;
+mod torch;
+
+use std::{path::Path, sync::Arc};
+
+use crate::{
+    error::{Error, Result},
+    model::{DType, Manifest, Parameters, Platform, Signature, Tensor},
+};
+
+/// An opened artifact.
+pub trait Executable: Send + Sync {
+    /// Inputs and outputs, the declared ones merged in. `batch` is set where the first dimension is free and the manifest
+    /// does not forbid it: whether rows may really be joined is for the child to show.
+    fn signature(&self) -> &Signature;
+
+    /// What was noticed and served nevertheless, e.g. an output that cannot be sent.
+    fn notes(&self) -> &[String] {
+        &[]
+    }
+
+    /// The library and its version, e.g. `onnxruntime 1.31.1`.
+    fn library(&self) -> &str;
+
+    /// Whether a batch costs less than its rows one by one.
+    fn gains_by_joining(&self) -> bool {
+        true
+    }
+
+    /// Checks the caller's parameters before anything is queued. INVALID_ARGUMENT names the parameter.
+    fn check_parameters(&self, _parameters: &Parameters) -> Result<()> {
+        Ok(())
+    }
+
+    /// A session for one instance. Cheap beside the weights.
+    fn session(&self) -> Result<Box<dyn Session>>;
+}
+
+/// The scratch of one instance.
+pub trait Session: Send {
+    /// Runs one batch. `call` was checked against the signature; the answer has one tensor for each of `call.outputs`, named.
+    ///
+    /// INTERNAL with reason `BACKEND_FAILED` where the library refuses the batch; RESOURCE_EXHAUSTED where memory is short.
+    fn run(&mut self, call: &Call<'_>) -> Result<Vec<Tensor>>;
+
+    /// A handle that ends a run from another thread, where the library can. Asked for once, before the first run.
+    fn stopper(&self) -> Option<Arc<dyn Stopper>> {
+        None
+    }
+}
+
+/// Ends the run that is going on in one session; that run returns an error. Harmless when none is.
+pub trait Stopper: Send + Sync {
+    fn stop(&self);
+}
+
+/// One batch for a session.
+pub struct Call<'a> {
+    /// In the signature's order.
+    pub inputs: &'a [View<'a>],
+    /// Places in the signature's outputs.
+    pub outputs: &'a [usize],
+    pub parameters: &'a Parameters,
+}
+
+/// A tensor that somebody else owns. The bytes may lie at any address: a backend copies where it needs alignment.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    pub dtype: DType,
+    pub shape: &'a [usize],
+    pub data: &'a [u8],
+}
+
+/// All that opening takes.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenSpec<'a> {
+    /// The private folder of the version, already verified.
+    pub dir: &'a Path,
+    pub manifest: &'a Manifest,
+    /// Where the libraries are.
+    pub native_dir: &'a Path,
+}
+
+/// Opens a version with the library of its platform.
+pub fn open(spec: OpenSpec<'_>) -> Result<Arc<dyn Executable>> {
+    match spec.manifest.platform {
+        Platform::Onnx => onnx::open(spec),
+        Platform::Lightgbm => lightgbm::open(spec),
+        Platform::Torchscript => torch::open(spec),
+    }
+}
+
+/// The error of a library that is not there; `lifecycle` tries such a version again when the library may have come.
+pub fn library_missing(library: &str, how: &str) -> Error {
+    Error::new(
+        crate::error::Code::FailedPrecondition,
+        LIBRARY_MISSING,
+        format!("{library} is not installed yet; {how}"),
+    )
+}
+
+pub const LIBRARY_MISSING: &str = "LIBRARY_MISSING";

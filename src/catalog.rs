@@ -1,0 +1,185 @@
+//! What is served, as one immutable picture behind one pointer.
+//!
+//! `new` hands out the two ends: one `Publisher`, which is not `Clone` and belongs to the lifecycle manager, and a `Catalog`
+//! that everybody reads. A request loads it once, takes the servables it needs and lets the picture go.
+
+use std::{collections::BTreeMap, collections::HashMap, sync::Arc, time::SystemTime};
+
+use arc_swap::{ArcSwap, Guard};
+
+use crate::{
+    error::{Error, Result},
+    model::{ModelName, Platform, Signature, Version},
+    runtime::Servable,
+};
+
+/// Every model, version and route, as they stood at one moment.
+#[derive(Default)]
+pub struct Snapshot {
+    pub models: HashMap<ModelName, Arc<ModelEntry>>,
+    /// Whether the first scan of the store is done.
+    pub scanned: bool,
+    /// Why the server is not ready, one line each; empty when it is.
+    pub unready: Vec<String>,
+}
+
+/// One model.
+pub struct ModelEntry {
+    pub name: ModelName,
+    pub versions: BTreeMap<Version, VersionEntry>,
+    /// The version that answers a call without a version; always one that is ready.
+    pub stable: Option<Version>,
+    /// Where the traffic goes, as the store says.
+    pub labels: BTreeMap<String, Version>,
+    /// Of route.yaml; 0 where there is none.
+    pub revision: u64,
+    /// What is wrong with the model as a whole, e.g. a bad model.yaml.
+    pub message: Option<String>,
+}
+
+/// One version: where it stands, and the servable if it serves.
+#[derive(Clone)]
+pub struct VersionEntry {
+    pub platform: Option<Platform>,
+    pub state: State,
+    pub since: SystemTime,
+    /// A stable word and a sentence where something is wrong.
+    pub cause: Option<Error>,
+    /// What was noticed while it was loaded, and served nevertheless.
+    pub notes: Vec<String>,
+    pub metrics: BTreeMap<String, f64>,
+    /// sha256 over the names and digests of the version's files, in hexadecimal; empty until they were read.
+    pub digest: String,
+    pub artifact_bytes: u64,
+    pub servable: Option<Arc<Servable>>,
+}
+
+/// The life of a version, as operators see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// In the store; nothing asks for it to be served.
+    Available,
+    Loading,
+    Ready,
+    Draining,
+    Failed,
+}
+
+/// The writing end. One there is, by type.
+pub struct Publisher {
+    current: Arc<ArcSwap<Snapshot>>,
+    /// Tells those who follow (health watchers, metrics) that there is a new picture.
+    changed: tokio::sync::watch::Sender<u64>,
+}
+
+/// The reading end.
+#[derive(Clone)]
+pub struct Catalog {
+    current: Arc<ArcSwap<Snapshot>>,
+    changed: tokio::sync::watch::Receiver<u64>,
+}
+
+pub fn new() -> (Publisher, Catalog) {
+    let current = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
+    let (sender, receiver) = tokio::sync::watch::channel(0);
+    (
+        Publisher {
+            current: current.clone(),
+            changed: sender,
+        },
+        Catalog {
+            current,
+            changed: receiver,
+        },
+    )
+}
+
+// === impl Publisher ===
+
+impl Publisher {
+    /// One store of one pointer; it cannot fail. Returns the picture that was current until now, for the reaper.
+    pub fn publish(&self, snapshot: Snapshot) -> Arc<Snapshot> {
+        let old = self.current.swap(Arc::new(snapshot));
+        self.changed.send_modify(|count| *count += 1);
+        old
+    }
+}
+
+// === impl Catalog ===
+
+impl Catalog {
+    /// The current picture. Do not hold it across an await.
+    pub fn load(&self) -> Guard<Arc<Snapshot>> {
+        self.current.load()
+    }
+
+    /// Changes its value with each publication.
+    pub fn changes(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.changed.clone()
+    }
+}
+
+// === impl Snapshot ===
+
+impl Snapshot {
+    pub fn is_ready(&self) -> bool {
+        self.scanned && self.unready.is_empty()
+    }
+
+    /// NOT_FOUND names the models that there are, when they are few.
+    pub fn model(&self, name: &str) -> Result<&Arc<ModelEntry>> {
+        self.models.get(name).ok_or_else(|| {
+            let mut names: Vec<&str> = self.models.keys().map(ModelName::as_str).collect();
+            names.sort_unstable();
+            Error::not_found("MODEL_NOT_FOUND", format!("no such model; {}", few("models", &names)))
+        })
+    }
+}
+
+// === impl ModelEntry ===
+
+impl ModelEntry {
+    /// Whether a call without a version would be answered now.
+    pub fn is_ready(&self) -> bool {
+        self.stable.is_some_and(|stable| {
+            self.versions
+                .get(&stable)
+                .is_some_and(|version| version.servable.is_some())
+        })
+    }
+
+    /// NOT_FOUND for a version that the store does not have.
+    pub fn version(&self, version: Version) -> Result<&VersionEntry> {
+        self.versions.get(&version).ok_or_else(|| {
+            let names: Vec<String> = self.versions.keys().rev().map(Version::to_string).collect();
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            Error::not_found(
+                "VERSION_NOT_FOUND",
+                format!(
+                    "model '{}' has no version {version}; {}",
+                    self.name,
+                    few("versions", &names)
+                ),
+            )
+            .with("model", &self.name)
+        })
+    }
+}
+
+// === impl VersionEntry ===
+
+impl VersionEntry {
+    /// The signature, once the artifact was opened.
+    pub fn signature(&self) -> Option<&Signature> {
+        self.servable.as_deref().map(Servable::signature)
+    }
+}
+
+/// `there are a, b`, or only how many when they are many.
+fn few(what: &str, names: &[&str]) -> String {
+    match names.len() {
+        0 => format!("there are no {what}"),
+        1..=10 => format!("the {what} are {}", names.join(", ")),
+        count => format!("there are {count} {what}"),
+    }
+}

@@ -1,0 +1,24 @@
+//! The words of the domain as plain data: no I/O, no async, no protocol.
+//!
+//! Everything above uses these types; the edge converts its protocols to them and back.
+
+mod example;
+mod id;
+mod manifest;
+mod request;
+mod signature;
+mod tensor;
+pub mod units;
+
+pub use example::{Example, ExampleFile, ExampleRequest, ExampleTensor, Expected};
+pub use id::{ModelName, Version};
+pub use manifest::{
+    Batching, FeatureSpec, FileEntry, Instances, Manifest, MaxQueue, MissingValue, ModelYaml, Normalizer, Platform,
+    SpecYaml, VersionYaml, VersionsPolicy, Warmup, parse_yaml,
+};
+pub use request::{
+    Answer, Contents, Data, Parameter, Parameters, PredictRequest, Priority, RouteReason, Row, Select, Served, Table,
+    TensorInput, Timing, Value, length_prefixed,
+};
+pub use signature::{Bound, Signature, TensorSpec};
+pub use tensor::{BytesElements, DType, Shape, Tensor, bytes_from, element_count, shape_text};

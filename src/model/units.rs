@@ -1,0 +1,37 @@
+//! How durations and sizes are written in YAML and on the command line: `250us`, `5ms`, `10m`; `64MiB`.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+
+/// For clap's `value_parser` and for serde alike.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|_| format!("'{text}' is not a duration; write 250us, 5ms, 10s or 10m"))
+}
+
+/// Bytes. A plain number is bytes, too.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    text.parse::<bytesize::ByteSize>()
+        .map(|size| size.as_u64())
+        .map_err(|_| format!("'{text}' is not a size; write 4096, 512KiB or 64MiB"))
+}
+
+/// `#[serde(deserialize_with = "units::duration")]`
+pub fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    parse_duration(&text).map(Some).map_err(serde::de::Error::custom)
+}
+
+/// `#[serde(deserialize_with = "units::size")]`: a text or a plain number of bytes.
+pub fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Size {
+        Bytes(u64),
+        Text(String),
+    }
+    match Size::deserialize(deserializer)? {
+        Size::Bytes(bytes) => Ok(Some(bytes)),
+        Size::Text(text) => parse_size(&text).map(Some).map_err(serde::de::Error::custom),
+    }
+}
