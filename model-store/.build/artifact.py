@@ -159,11 +159,17 @@ def write_version(folder: Path, note: str, description: dict) -> None:
             name: value if isinstance(value, int) else significant(value)
             for name, value in description["metrics"].items()
         }
-    created = Quoted(datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
-    document = {"files": files, "created": created, **description}
     comment = "".join(f"# {line}\n" for line in note.strip().splitlines())
-    text = yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=110)
-    (folder / "version.yaml").write_text(comment + text)
+
+    def text(created: str) -> str:
+        document = {"files": files, "created": Quoted(created), **description}
+        return comment + yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=110)
+
+    path = folder / "version.yaml"
+    before = path.read_text() if path.exists() else ""
+    # A run that comes to the same result leaves the file as it is.
+    if not before or before != text(yaml.safe_load(before)["created"]):
+        path.write_text(text(datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")))
 
 
 def version_folder(model: str, version: str) -> Path:
