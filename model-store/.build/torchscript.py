@@ -1,8 +1,13 @@
 """How a TorchScript file is written here."""
 
+import os
 from pathlib import Path
 
 import torch
+
+# PyTorch writes a module's constants in the order of a Python set. Said before any training, not after it.
+if os.environ.get("PYTHONHASHSEED") != "0":
+    raise SystemExit("set PYTHONHASHSEED=0: the bytes of a TorchScript file depend on it")
 
 
 def save_script(module: torch.nn.Module, path: Path) -> None:
