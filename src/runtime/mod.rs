@@ -9,6 +9,8 @@ mod cost;
 mod queue;
 mod reaper;
 mod servable;
+#[cfg(test)]
+mod tests;
 mod threads;
 
 use std::{
