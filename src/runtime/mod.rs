@@ -6,6 +6,7 @@
 mod batch;
 mod cores;
 mod cost;
+mod malloc;
 mod queue;
 mod reaper;
 mod servable;

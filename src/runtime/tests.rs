@@ -250,7 +250,12 @@ fn dropping_the_last_handle_frees_sessions_and_weights() {
         let bench = bench(Scripted::new(true), micros, "");
         bench.together(vec![work(&[1.0])]);
         let runs = Arc::downgrade(&bench.runs);
-        let Bench { runtime, servable, runs: own, .. } = bench;
+        let Bench {
+            runtime,
+            servable,
+            runs: own,
+            ..
+        } = bench;
         drop((servable, own));
         let give_up = Instant::now() + Duration::from_secs(10);
         while runs.strong_count() > 0 {
