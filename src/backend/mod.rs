@@ -9,6 +9,8 @@
 
 mod lightgbm;
 mod onnx;
+#[cfg(test)]
+pub mod scripted;
 mod torch;
 
 use std::{path::Path, sync::Arc};
