@@ -110,7 +110,8 @@ impl Module {
         // SAFETY: the caller's views are valid for the call.
         let (shape, data) = unsafe { (view.shape.get(), view.data.get()) };
         let size = raw::element_size(view.dtype).ok_or_else(|| Failure::new("an input of an unknown type"))?;
-        if byte_count(shape, size) != Some(data.len()) || !data.as_ptr().addr().is_multiple_of(size) {
+        let aligned = data.is_empty() || data.as_ptr().addr().is_multiple_of(size);
+        if byte_count(shape, size) != Some(data.len()) || !aligned {
             return Err(Failure::new(
                 "an input whose bytes are not what its shape says, or not aligned",
             ));

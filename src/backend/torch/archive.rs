@@ -85,7 +85,15 @@ fn find_directory(file: &mut (impl Read + Seek), length: u64) -> Result<Director
             let at = locator.located().ok_or_else(cut)?;
             let mut record = [0; 56];
             read_at(file, at, &mut record)?;
-            Fields(&record).directory_64().ok_or_else(cut)?
+            let wide = Fields(&record).directory_64().ok_or_else(cut)?;
+            // Two directories that differ would be one for us and another for libtorch.
+            let agree = (plain.entries == wide.entries || plain.entries == u64::from(u16::MAX))
+                && (plain.bytes == wide.bytes || plain.bytes == u64::from(u32::MAX))
+                && (plain.offset == wide.offset || plain.offset == u64::from(u32::MAX));
+            if !agree {
+                return Err(cut());
+            }
+            wide
         }
         _ => plain,
     };
