@@ -7,6 +7,7 @@
 //! Libraries are found and loaded on first use, from `native_dir`. One that is missing is an error of the version that needs
 //! it (`LIBRARY_MISSING`), which says what to install.
 
+mod declared;
 mod lightgbm;
 mod onnx;
 mod torch;
