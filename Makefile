@@ -40,7 +40,7 @@ test: goal := test
 test: preflight libraries venv ## Every test, the clients' in Python, Go and Java included (TEST_ARGS='name' for some)
 	@echo '== building what is tested'
 	@scripts/torch-plugin.sh --workspace
-	@for tool in go java; do command -v $$tool >/dev/null || echo "== no $$tool here: its client is not tested"; done
+	@for tool in go mvn; do command -v $$tool >/dev/null || echo "== no $$tool here: the client that it builds is not tested"; done
 	@echo '== testing'
 	@SCONCE_TEST_PYTHON=$(CURDIR)/target/venv/bin/python $(CARGO) test $(PROFILE) --workspace $(TEST_ARGS)
 

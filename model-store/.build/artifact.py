@@ -134,6 +134,19 @@ def baseline(table) -> dict:
     return {"features": out}
 
 
+def training(data: str, split, seed: int, script: str) -> dict:
+    """The `training` section. `split` is market.Split; its validation stretch is the gap between `to` and `test_from`."""
+    return {
+        "data": data,
+        "from": split.train_from,
+        "to": split.train_to,
+        "test_from": split.test_from,
+        "test_to": split.test_to,
+        "seed": seed,
+        "script": f"model-store/.build/{script}",
+    }
+
+
 def write_version(folder: Path, note: str, description: dict) -> None:
     """Writes version.yaml last, over every other file of the version; `note` becomes its opening comment."""
     files = {
