@@ -9,6 +9,7 @@
 
 mod declared;
 mod lightgbm;
+mod message;
 mod onnx;
 mod torch;
 
