@@ -11,6 +11,8 @@ mod declared;
 mod lightgbm;
 mod message;
 mod onnx;
+#[cfg(test)]
+mod testing;
 mod torch;
 
 use std::{path::Path, sync::Arc};

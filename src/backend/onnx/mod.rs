@@ -238,3 +238,6 @@ impl Executable for Onnx {
         Ok(Box::new(session))
     }
 }
+
+#[cfg(test)]
+mod tests;

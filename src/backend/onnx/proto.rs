@@ -348,3 +348,82 @@ fn is_integer(info: &[u8]) -> Result<bool, Broken> {
     })?;
     Ok(integer)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::{onnx::tests::message, testing::fixture};
+
+    /// A tensor that lies elsewhere.
+    fn external(place: &str) -> Vec<u8> {
+        let entry = message(&[(1, b"location"), (2, place.as_bytes())], &[]);
+        message(&[(13, &entry)], &[(14, 1)])
+    }
+
+    fn in_node(field: u8, inside: &[u8]) -> Vec<u8> {
+        message(&[(1, &message(&[(5, &message(&[(field, inside)], &[]))], &[]))], &[])
+    }
+
+    #[test]
+    fn external_tensors_are_found_wherever_they_hide() {
+        let sparse = message(&[(1, &external("values")), (2, &external("indices"))], &[]);
+        let nested = message(&[(5, &external("nested"))], &[]);
+        let graph = [
+            message(&[(5, &external("initializer")), (15, &sparse)], &[]),
+            in_node(5, &external("attribute")),
+            in_node(10, &external("attributes")),
+            in_node(6, &nested),
+            in_node(11, &nested),
+            in_node(22, &sparse),
+            in_node(23, &sparse),
+        ]
+        .concat();
+        let function = message(
+            &[(7, &message(&[(5, &message(&[(5, &external("function"))], &[]))], &[]))],
+            &[],
+        );
+        let file = message(
+            &[
+                (7, &graph),
+                (25, &function),
+                (20, &message(&[(1, &nested), (2, &nested)], &[])),
+            ],
+            &[],
+        );
+        let found = survey(&file).expect("it is well formed");
+        let mut places: Vec<&str> = found.external.iter().map(|entries| entries[0].1).collect();
+        places.sort_unstable();
+        let wanted = "attribute attributes function indices indices indices initializer nested nested nested nested values values values";
+        assert_eq!(places.join(" "), wanted);
+    }
+
+    #[test]
+    fn what_protobuf_would_merge_is_refused() {
+        let attribute = message(&[(5, &external("a")), (5, &external("b"))], &[]);
+        let graph = message(&[(1, &message(&[(5, &attribute)], &[]))], &[]);
+        assert!(survey(&message(&[(7, &graph)], &[])).is_err());
+        assert!(survey(&message(&[(7, b""), (7, b"")], &[])).is_err());
+    }
+
+    #[test]
+    fn graphs_nest_to_a_bound() {
+        let nest = |depth: usize| (0..depth).fold(Vec::new(), |inside, _| in_node(6, &inside));
+        assert!(survey(&message(&[(7, &nest(30))], &[])).is_ok());
+        assert!(survey(&message(&[(7, &nest(5000))], &[])).is_err());
+    }
+
+    #[test]
+    fn damaged_files_end_in_an_error_or_a_survey() {
+        let file = std::fs::read(fixture("onnx/loop_forever.onnx")).expect("the fixture is committed");
+        for cut in 0..file.len() {
+            let _ = survey(&file[..cut]);
+        }
+        for place in 0..file.len() {
+            for bit in 0..8 {
+                let mut damaged = file.clone();
+                damaged[place] ^= 1 << bit;
+                let _ = survey(&damaged);
+            }
+        }
+    }
+}
