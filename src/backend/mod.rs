@@ -9,9 +9,12 @@
 
 mod declared;
 mod lightgbm;
+mod message;
 mod onnx;
 #[cfg(test)]
 pub mod scripted;
+#[cfg(test)]
+mod testing;
 mod torch;
 
 use std::{path::Path, sync::Arc};
