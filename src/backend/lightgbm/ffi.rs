@@ -124,7 +124,8 @@ unsafe extern "C" fn log(text: *const c_char) {
     // SAFETY: the library passes a text that ends with NUL and lives during the call.
     let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
     let text = text.trim();
-    if !text.is_empty() && !(text.starts_with("[LightGBM]") && text.ends_with(']')) {
+    let is_level = text.starts_with("[LightGBM]") && text.ends_with(']');
+    if !text.is_empty() && !is_level {
         tracing::debug!(target: "sconce::lightgbm", "{text}");
     }
 }
@@ -218,9 +219,8 @@ impl Booster {
         };
         let mut features = 0;
         // SAFETY: the booster is alive and the out pointer valid.
-        booster
-            .api
-            .check(unsafe { (booster.api.feature_count)(booster.handle.as_ptr(), &mut features) })?;
+        let code = unsafe { (booster.api.feature_count)(booster.handle.as_ptr(), &mut features) };
+        booster.api.check(code)?;
         booster.features = usize::try_from(features).map_err(|_| "a negative number of features")?;
         Ok(booster)
     }

@@ -8,6 +8,7 @@
 //! and at the end the expected score). The answered tensor then carries that name and shape instead of the signature's.
 
 mod ffi;
+mod keys;
 mod session;
 mod text;
 

@@ -5,7 +5,7 @@
 //! each tree is a tree. Pure; called by `lightgbm::open`. The format is the one that `GBDT::LoadModelFromString` and
 //! `Tree::Tree(const char*)` of LightGBM 4 read, as written by every version since 2.3.
 
-use std::{collections::HashMap, str::FromStr};
+use super::keys::Keys;
 
 /// What the text says of the model.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,9 +56,6 @@ pub fn check(text: &str) -> Result<Header, Damage> {
     Ok(header)
 }
 
-/// `key=value` lines, each key once.
-struct Keys<'a>(HashMap<&'a str, &'a str>);
-
 /// What stands in a tree. The library reads no more lines than these.
 const KNOWN: [&str; 22] = [
     "num_leaves",
@@ -86,6 +83,13 @@ const KNOWN: [&str; 22] = [
 ];
 
 fn header(keys: &Keys<'_>) -> Result<(Header, Vec<usize>), Damage> {
+    let may_hold_equals = ["feature_names", "monotone_constraints"];
+    if keys
+        .iter()
+        .any(|(key, value)| value.contains('=') && !may_hold_equals.contains(&key))
+    {
+        return Err("a line of its head holds more than one '='".into());
+    }
     let names: Vec<String> = keys.words("feature_names")?.map(str::to_owned).collect();
     let last: usize = keys.number("max_feature_idx")?;
     if last.checked_add(1) != Some(names.len()) || keys.words("feature_infos")?.count() != names.len() {
@@ -240,71 +244,6 @@ fn check_shape(left: &[i32], right: &[i32]) -> Result<(), Damage> {
         return Err("a part of it cannot be reached".into());
     }
     Ok(())
-}
-
-// === impl Keys ===
-
-impl<'a> Keys<'a> {
-    /// `known` empty: any key. A line without `=` is a flag.
-    fn parse(lines: impl Iterator<Item = &'a str>, known: &[&str]) -> Result<Self, Damage> {
-        let mut keys = HashMap::new();
-        for line in lines.filter(|line| !line.is_empty()) {
-            let (key, value) = match line.split_once('=') {
-                Some(pair) => pair,
-                None if known.is_empty() => (line, ""),
-                None => return Err("a line is not key=value".into()),
-            };
-            if !known.is_empty() && !known.contains(&key) {
-                return Err("a key is none that LightGBM writes".into());
-            }
-            if keys.insert(key, value).is_some() {
-                return Err(format!("{} comes twice", key.chars().take(40).collect::<String>()));
-            }
-        }
-        Ok(Self(keys))
-    }
-
-    fn get(&self, key: &str) -> Result<&'a str, Damage> {
-        self.0.get(key).copied().ok_or_else(|| format!("{key} is missing"))
-    }
-
-    fn words(&self, key: &str) -> Result<impl Iterator<Item = &'a str> + use<'a>, Damage> {
-        // A linear tree's leaves without features leave two spaces in a row.
-        Ok(self.get(key)?.split(' ').filter(|word| !word.is_empty()))
-    }
-
-    fn number<T: FromStr>(&self, key: &str) -> Result<T, Damage> {
-        self.get(key)?
-            .parse()
-            .map_err(|_| format!("{key} is not a number of its kind"))
-    }
-
-    fn number_or<T: FromStr>(&self, key: &str, absent: T) -> Result<T, Damage> {
-        if self.0.contains_key(key) {
-            self.number(key)
-        } else {
-            Ok(absent)
-        }
-    }
-
-    fn numbers<T: FromStr>(&self, key: &str) -> Result<Vec<T>, Damage> {
-        let numbers = self.words(key)?.map(str::parse);
-        numbers
-            .collect::<Result<_, _>>()
-            .map_err(|_| format!("{key} holds what is not a number of its kind"))
-    }
-
-    fn array<T: FromStr>(&self, key: &str, length: usize) -> Result<Vec<T>, Damage> {
-        let numbers = self.numbers(key)?;
-        if numbers.len() != length {
-            return Err(format!("{key} holds {} numbers instead of {length}", numbers.len()));
-        }
-        Ok(numbers)
-    }
-
-    fn array_or_none<T: FromStr>(&self, key: &str, length: usize) -> Result<Option<Vec<T>>, Damage> {
-        self.0.contains_key(key).then(|| self.array(key, length)).transpose()
-    }
 }
 
 #[cfg(test)]
