@@ -80,7 +80,7 @@ pub fn get(native_dir: &Path) -> Result<&'static Library> {
     Ok(LIBRARY.get_or_init(|| library))
 }
 
-fn load(native_dir: &Path) -> Result<Library> {
+pub(super) fn load(native_dir: &Path) -> Result<Library> {
     let libtorch = native_dir.join("torch/lib");
     if LIBTORCH
         .iter()

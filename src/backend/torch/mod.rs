@@ -7,9 +7,11 @@
 //! One module is shared by all sessions: `forward` may run in many threads at once. It cannot be interrupted. The device
 //! `auto` is the CPU.
 
+#[allow(dead_code, reason = "one file for both sides")]
 #[path = "../../../backends/torch/src/abi.rs"]
 mod abi;
 mod archive;
+mod crc32;
 mod declaration;
 mod library;
 mod refusal;

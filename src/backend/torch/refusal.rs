@@ -6,9 +6,19 @@
 const CHARS_MAX: usize = 300;
 const LINES_MAX: usize = 3;
 
+/// Where libtorch has said what it knows and begins to say what it always says.
+const TAILS: [&str; 4] = [
+    "Exception raised from",
+    "This is an internal miniz error",
+    "(Could this error message be improved",
+    "please report a bug to PyTorch",
+];
+
 /// At most 300 characters, on one line.
 pub fn sentence(text: &str) -> String {
-    let text = text.split("Exception raised from").next().unwrap_or_default();
+    let text = TAILS
+        .iter()
+        .fold(text, |text, tail| text.split(tail).next().unwrap_or_default());
     let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| is_telling(line)).collect();
     let from = lines.iter().rposition(|line| names_an_error(line)).unwrap_or(0);
     let told: Vec<String> = lines[from..]

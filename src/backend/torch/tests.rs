@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use super::*;
-use crate::model::{Manifest, ModelYaml, Parameters, Platform, VersionYaml};
+use crate::model::{Data, ExampleFile, Manifest, ModelYaml, Parameters, Platform, VersionYaml};
 
 struct Opened {
     executable: Arc<dyn Executable>,
@@ -16,38 +16,67 @@ fn manifest(yaml: &str) -> Manifest {
     Manifest::resolve(Platform::Torchscript, model, VersionYaml::default()).expect("the test's own manifest")
 }
 
+fn repository(path: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
 fn fixture(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/fixtures/torch")
-        .join(name)
+    repository("tests/fixtures/torch").join(name)
 }
 
 fn native_dir() -> PathBuf {
-    std::env::var_os("SCONCE_NATIVE_DIR").map_or_else(
-        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("native"),
-        PathBuf::from,
-    )
+    std::env::var_os("SCONCE_NATIVE_DIR").map_or_else(|| repository("native"), PathBuf::from)
 }
 
 fn try_open(name: &str, yaml: &str) -> Result<Opened> {
+    let archive = std::fs::read(fixture(&format!("{name}.pt"))).expect("a fixture of the repository");
+    open_bytes(&archive, manifest(yaml))
+}
+
+fn open_bytes(archive: &[u8], manifest: Manifest) -> Result<Opened> {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    std::fs::copy(fixture(&format!("{name}.pt")), folder.path().join(ARTIFACT)).expect("a fixture of the repository");
+    std::fs::write(folder.path().join(ARTIFACT), archive).expect("a file in it");
     let opened = open(OpenSpec {
         dir: folder.path(),
-        manifest: &manifest(yaml),
+        manifest: &manifest,
         native_dir: &native_dir(),
     });
     if let Err(error) = &opened
         && error.reason() == crate::backend::LIBRARY_MISSING
     {
-        panic!(
-            "{error} (tests need it: `make plugin`, or scripts/native.py torch and cargo build --release -p sconce-torch)"
-        );
+        panic!("{error} (this test needs both: `make plugin`)");
     }
     Ok(Opened {
         executable: opened?,
         _folder: folder,
     })
+}
+
+/// The fixture `raises`, of another type in and out, whose `forward` is that.
+fn written(forward: &str, dtype: DType, shape: &str) -> Opened {
+    let mut archive = std::fs::read(fixture("raises.pt")).expect("a fixture of the repository");
+    let find = |archive: &[u8], text: &[u8]| {
+        archive
+            .windows(text.len())
+            .position(|window| window == text)
+            .expect("it is in the fixture")
+    };
+    let start = find(&archive, b"class Raises(Module)");
+    let body = start + find(&archive[start..], b"    x: Tensor) -> Tensor:");
+    let end = body + find(&archive[body..], b"return torch.mul(x, 2.)\n") + 24;
+    let old = crc32::crc32(0, &archive[start..end]).to_le_bytes();
+    let room = end - body;
+    archive[body..end].copy_from_slice(format!("{forward:<width$}\n", width = room - 1).as_bytes());
+    let new = crc32::crc32(0, &archive[start..end]).to_le_bytes();
+    let directory = archive
+        .windows(4)
+        .position(|window| window == b"PK\x01\x02")
+        .expect("a directory");
+    let at = directory + find(&archive[directory..], &old);
+    archive[at..at + 4].copy_from_slice(&new);
+    let spec = |name: &str| format!("[{{ name: {name}, dtype: {dtype}, shape: {shape} }}]");
+    let yaml = format!("inputs: {}\noutputs: {}", spec("x"), spec("y"));
+    open_bytes(&archive, manifest(&yaml)).expect(forward)
 }
 
 fn opened(name: &str) -> Opened {
@@ -57,17 +86,17 @@ fn opened(name: &str) -> Opened {
 
 fn run(session: &mut dyn Session, inputs: &[&[f32]], outputs: &[usize]) -> Result<Vec<Tensor>> {
     let shapes: Vec<[usize; 2]> = inputs.iter().map(|input| [input.len() / 4, 4]).collect();
-    let views: Vec<View<'_>> = inputs
-        .iter()
-        .zip(&shapes)
-        .map(|(input, shape)| View {
-            dtype: DType::Fp32,
-            shape,
-            data: bytemuck::cast_slice(input),
-        })
-        .collect();
+    let views = inputs.iter().zip(&shapes).map(|(input, shape)| View {
+        dtype: DType::Fp32,
+        shape,
+        data: bytemuck::cast_slice(input),
+    });
+    run_views(session, &views.collect::<Vec<_>>(), outputs)
+}
+
+fn run_views(session: &mut dyn Session, inputs: &[View<'_>], outputs: &[usize]) -> Result<Vec<Tensor>> {
     session.run(&Call {
-        inputs: &views,
+        inputs,
         outputs,
         parameters: &Parameters::default(),
     })
@@ -160,12 +189,7 @@ fn misaligned_bytes_are_right_and_large_outputs_outlive_their_session() {
             data: &bytes[offset..][..4 * values.len()],
         };
         assert!(!is_aligned(&view));
-        let call = Call {
-            inputs: &[view],
-            outputs: &[0],
-            parameters: &Parameters::default(),
-        };
-        answers.extend(session.run(&call).expect("a run"));
+        answers.extend(run_views(&mut *session, &[view], &[0]).expect("a run"));
     }
     drop((session, opened));
     for answer in answers {
@@ -253,4 +277,123 @@ fn threads_share_one_module_and_answer_alike() {
             });
         }
     });
+}
+
+#[test]
+fn every_example_comes_out() {
+    let store = repository("model-store/volatility-transformer");
+    let read = |path: PathBuf| std::fs::read_to_string(path).expect("a file of the repository");
+    let version = VersionYaml::parse(&read(store.join("1.0.0/version.yaml"))).expect("its version.yaml");
+    let transformer = Manifest::resolve(Platform::Torchscript, ModelYaml::default(), version).expect("its manifest");
+    let archive = std::fs::read(store.join("1.0.0/model.pt")).expect("a file of the repository");
+    let mut cases = vec![(
+        open_bytes(&archive, transformer).expect("it opens"),
+        store.join("1.0.0/example.json"),
+    )];
+    for name in ["plain", "tuple_out", "dict_out", "dict_in", "raises"] {
+        cases.push((opened(name), fixture(&format!("{name}.json"))));
+    }
+    for (opened, path) in cases {
+        let file = ExampleFile::parse(&read(path.clone())).expect("its examples");
+        let signature = opened.executable.signature();
+        let mut session = opened.executable.session().expect("a session");
+        for example in file.examples.iter().cycle().take(3 * file.examples.len()) {
+            let Data::Tensors(inputs) = example.request.data().expect("its data") else {
+                panic!("tensors are expected");
+            };
+            let bound = signature.bind(inputs).expect("inputs that fit");
+            let views = bound.inputs.iter().map(|tensor| View {
+                dtype: tensor.dtype,
+                shape: &tensor.shape,
+                data: &tensor.data,
+            });
+            let views: Vec<View<'_>> = views.collect();
+            let outputs: Vec<usize> = (0..signature.outputs.len()).collect();
+            let answers = run_views(&mut *session, &views, &outputs).expect("a run");
+            for expected in &example.response.outputs {
+                let answer = answers
+                    .iter()
+                    .find(|tensor| *tensor.name == expected.name)
+                    .expect("that output");
+                assert_eq!(answer.shape[..], expected.shape[..]);
+                for (came, wanted) in floats(answer).iter().zip(&expected.data) {
+                    let wanted = wanted.as_f64().expect("a number");
+                    let off = (f64::from(*came) - wanted).abs();
+                    assert!(
+                        off <= example.atol + example.rtol * wanted.abs(),
+                        "{path:?}: {came} for {wanted}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_forward_that_writes_into_its_input_does_not_write_into_the_callers() {
+    let opened = written(
+        "    x: Tensor) -> Tensor:\n    return torch.add_(x, 1.)",
+        DType::Fp32,
+        "[-1, 4]",
+    );
+    let mut session = opened.executable.session().expect("a session");
+    let x = vec![1.0f32; 8];
+    for _ in 0..4 {
+        assert_eq!(floats(&run(&mut *session, &[&x], &[0]).expect("a run")[0]), [2.0; 8]);
+        assert_eq!(x, [1.0; 8]);
+    }
+}
+
+#[test]
+fn every_type_goes_in_and_out_and_a_returned_input_does_not_lie_in_the_callers_memory() {
+    for dtype in DType::ALL.into_iter().filter(|&dtype| scalar_type(dtype).is_some()) {
+        let opened = written("    x: Tensor) -> Tensor:\n    return x", dtype, "[-1]");
+        let mut session = opened.executable.session().expect("a session");
+        let mut words: Vec<u64> = vec![0x0001_0001_0101_0100; 1024];
+        for _ in 0..3 {
+            let before = words.clone();
+            let view = View {
+                dtype,
+                shape: &[8192 / dtype.size().expect("a fixed size")],
+                data: bytemuck::cast_slice(&words),
+            };
+            let answer = run_views(&mut *session, &[view], &[0]).expect("a run").remove(0);
+            words.iter_mut().for_each(|word| *word = word.rotate_left(8));
+            assert_eq!((answer.dtype, &answer.data[..]), (dtype, bytemuck::cast_slice(&before)));
+        }
+    }
+}
+
+#[test]
+fn a_list_of_tensors_goes_in_and_out() {
+    let opened = written(
+        "    x: List[Tensor]) -> List[Tensor]:\n    return x",
+        DType::Fp32,
+        "[-1, 4]",
+    );
+    let answer = run(&mut *opened.executable.session().unwrap(), &[&[3.0; 4]], &[0]).expect("a run");
+    assert_eq!(floats(&answer[0]), [3.0; 4]);
+}
+
+#[test]
+fn memory_that_cannot_be_had_is_resource_exhausted() {
+    let opened = written(
+        "    x: Tensor) -> Tensor:\n    return torch.zeros([1000000000000000])",
+        DType::Fp32,
+        "[-1, 4]",
+    );
+    let error = run(&mut *opened.executable.session().unwrap(), &[&[3.0; 4]], &[0]).expect_err("too much");
+    assert_eq!(
+        (error.code(), error.reason()),
+        (Code::ResourceExhausted, "OUT_OF_MEMORY"),
+        "{error}"
+    );
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let error = library::load(folder.path()).err().expect("nothing is there");
+    assert_eq!(error.reason(), crate::backend::LIBRARY_MISSING);
+    assert!(error.message().starts_with("libtorch is not installed yet"), "{error}");
 }
