@@ -49,7 +49,7 @@ struct Entry<'a> {
 /// Little-endian fields, read in turn; `None` past the end.
 struct Fields<'a>(&'a [u8]);
 
-/// Refuses whatever is not a TorchScript archive: UNSAFE_FORMAT where it is something else, INVALID_ARTIFACT where it is
+/// Refuses whatever is not a TorchScript archive: UNSAFE_FORMAT where it is something else, LOAD_FAILED where it is
 /// damaged.
 pub fn check(file: &mut (impl Read + Seek)) -> Result<()> {
     let length = file.seek(SeekFrom::End(0)).map_err(unreadable)?;
@@ -147,7 +147,7 @@ fn unsafe_format(what: &str) -> Error {
 fn damaged(place: &str) -> Error {
     Error::new(
         Code::FailedPrecondition,
-        super::INVALID_ARTIFACT,
+        super::LOAD_FAILED,
         format!("the archive is damaged or was cut off: {place} is not right"),
     )
 }
@@ -155,7 +155,7 @@ fn damaged(place: &str) -> Error {
 fn unreadable(error: std::io::Error) -> Error {
     Error::new(
         Code::FailedPrecondition,
-        super::INVALID_ARTIFACT,
+        super::LOAD_FAILED,
         format!("the archive cannot be read: {}", error.kind()),
     )
 }
@@ -331,7 +331,7 @@ mod tests {
     fn no_truncation_passes() {
         let bytes = fixture("plain");
         for length in 4..bytes.len() {
-            assert_eq!(refused(&bytes[..length]), "INVALID_ARTIFACT", "cut at {length}");
+            assert_eq!(refused(&bytes[..length]), "LOAD_FAILED", "cut at {length}");
         }
     }
 
@@ -346,7 +346,7 @@ mod tests {
         for bit in 0..8 * weights.len() {
             let mut bytes = bytes.clone();
             bytes[at + bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(refused(&bytes), "INVALID_ARTIFACT", "bit {bit}");
+            assert_eq!(refused(&bytes), "LOAD_FAILED", "bit {bit}");
         }
     }
 

@@ -178,7 +178,7 @@ impl Library {
         // SAFETY: the path is valid for the call, the place is ours.
         let status = unsafe { (self.plugin.open)(Slice::of(path), device, &mut module) };
         if status != abi::OK {
-            return Err(self.failure(status, super::INVALID_ARTIFACT, Code::FailedPrecondition));
+            return Err(self.failure(status, super::LOAD_FAILED, Code::FailedPrecondition));
         }
         Ok(Module { library: self, module })
     }
