@@ -26,6 +26,8 @@
 pub mod backend;
 pub mod catalog;
 pub mod error;
+pub mod lifecycle;
 pub mod model;
 pub mod runtime;
+pub mod store;
 pub mod telemetry;
