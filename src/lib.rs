@@ -25,6 +25,7 @@
 
 pub mod backend;
 pub mod catalog;
+pub mod engine;
 pub mod error;
 pub mod lifecycle;
 pub mod model;
