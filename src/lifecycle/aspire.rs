@@ -108,7 +108,11 @@ mod tests {
 
     #[test]
     fn a_policy_that_makes_no_sense_is_refused() {
-        for yaml in ["versions: {latest: 0}", "versions: {only: [x]}", "versions: {only: [[1]]}"] {
+        for yaml in [
+            "versions: {latest: 0}",
+            "versions: {only: [x]}",
+            "versions: {only: [[1]]}",
+        ] {
             let policy = ModelYaml::parse(yaml).expect("its form is right").versions;
             assert!(aspired(policy.as_ref(), &[]).is_err(), "{yaml}");
         }

@@ -32,7 +32,9 @@ pub enum Load {
     Queued,
     Running,
     /// It failed, and whether its time has come again.
-    Failed { due: bool },
+    Failed {
+        due: bool,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,9 +99,9 @@ fn load(versions: &[VersionView]) -> Option<Action> {
 
 fn unload(versions: &[VersionView], keep_last: bool) -> Option<Action> {
     let serving = || versions.iter().filter(|view| view.serving != Serving::No);
-    let still_to_come = versions.iter().any(|view| {
-        view.aspired && view.serving == Serving::No && !matches!(view.load, Load::Failed { due: false })
-    });
+    let still_to_come = versions
+        .iter()
+        .any(|view| view.aspired && view.serving == Serving::No && !matches!(view.load, Load::Failed { due: false }));
     if still_to_come && keep_last {
         return None;
     }
@@ -133,7 +135,10 @@ mod tests {
         let new = |serving, load| view(2, true, serving, load);
         let next = |new| next_action(&[old, new], true);
         let (v1, v2) = (Version::new(1, 0, 0), Version::new(2, 0, 0));
-        assert_eq!(next(new(Serving::No, Load::Idle)), Some(Action::Load(v2, Urgency::Newest)));
+        assert_eq!(
+            next(new(Serving::No, Load::Idle)),
+            Some(Action::Load(v2, Urgency::Newest))
+        );
         assert_eq!(next(new(Serving::No, Load::Running)), None);
         assert_eq!(next(new(Serving::No, Load::Failed { due: false })), None);
         assert_eq!(next(new(Serving::Current, Load::Idle)), Some(Action::Unload(v1)));
@@ -149,7 +154,10 @@ mod tests {
     #[test]
     fn what_waits_and_is_not_wanted_any_more_is_called_off() {
         let waiting = [view(1, false, Serving::No, Load::Queued)];
-        assert_eq!(next_action(&waiting, true), Some(Action::CallOff(Version::new(1, 0, 0))));
+        assert_eq!(
+            next_action(&waiting, true),
+            Some(Action::CallOff(Version::new(1, 0, 0)))
+        );
     }
 
     fn any_view() -> impl Strategy<Value = (bool, Serving, Load)> {
@@ -179,7 +187,10 @@ mod tests {
     fn act(views: &mut [VersionView], action: Action, well: bool) {
         let (Action::Load(version, _) | Action::Recheck(version) | Action::CallOff(version) | Action::Unload(version)) =
             action;
-        let view = views.iter_mut().find(|view| view.version == version).expect("one of them");
+        let view = views
+            .iter_mut()
+            .find(|view| view.version == version)
+            .expect("one of them");
         match action {
             Action::Load(..) if well => {
                 (view.serving, view.load) = (Serving::Current, Load::Idle);

@@ -202,7 +202,7 @@ pub enum NormalizerMethod {
 }
 
 /// All of it resolved for one version.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct Manifest {
     pub platform: Platform,
     /// Declared inputs and outputs; what the artifact knows itself is checked against them.

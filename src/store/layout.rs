@@ -259,7 +259,13 @@ mod tests {
         assert!(complete(0, Duration::ZERO, 2 * SECOND), "old at first sight");
         assert!(!complete(0, Duration::ZERO, SECOND), "young");
         assert!(complete(0, SETTLE, SECOND), "two equal looks, settle apart");
-        assert!(!complete(100 * SECOND, Duration::ZERO, SECOND), "the clock was set back");
-        assert!(complete(100 * SECOND, SETTLE, SECOND), "and yet it does not wait for ever");
+        assert!(
+            !complete(100 * SECOND, Duration::ZERO, SECOND),
+            "the clock was set back"
+        );
+        assert!(
+            complete(100 * SECOND, SETTLE, SECOND),
+            "and yet it does not wait for ever"
+        );
     }
 }

@@ -10,7 +10,11 @@ pub struct Models(Vec<String>);
 
 impl Models {
     pub fn admits(&self, name: &str) -> bool {
-        self.0.is_empty() || self.0.iter().any(|pattern| matches(pattern.as_bytes(), name.as_bytes()))
+        self.0.is_empty()
+            || self
+                .0
+                .iter()
+                .any(|pattern| matches(pattern.as_bytes(), name.as_bytes()))
     }
 }
 

@@ -17,9 +17,7 @@ use cap_std::{
 
 use super::{
     Config,
-    layout::{
-        FILES_MAX, ModelFolder, Moment, Stamp, StoreFile, StoreListing, TextFile, VersionFolder, YAML_BYTES_MAX,
-    },
+    layout::{FILES_MAX, ModelFolder, Moment, Stamp, StoreFile, StoreListing, TextFile, VersionFolder, YAML_BYTES_MAX},
     single,
 };
 use crate::model::{ModelName, Version};
@@ -203,7 +201,9 @@ impl Look<'_> {
                 Ok(version) => insert_version(&mut folder, number, version),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => {
-                    folder.problems.push(format!("version '{name}' cannot be read: {}", say(&error)));
+                    folder
+                        .problems
+                        .push(format!("version '{name}' cannot be read: {}", say(&error)));
                     folder.versions.extend(before.map(|before| (number, before.clone())));
                 }
             }
@@ -239,7 +239,10 @@ impl Look<'_> {
     /// Takes in the files of one folder of a version and of those below it.
     fn walk(&self, path: &str, prefix: &str, depth: usize, version: &mut VersionFolder) -> io::Result<()> {
         if depth > DEPTH_MAX {
-            version.refused = Some(("UNSUPPORTED_FILE", format!("folders are nested deeper than {DEPTH_MAX}")));
+            version.refused = Some((
+                "UNSUPPORTED_FILE",
+                format!("folders are nested deeper than {DEPTH_MAX}"),
+            ));
             return Ok(());
         }
         let folder = self.root.metadata(path)?;
@@ -313,8 +316,8 @@ pub(super) fn finished(
     if let Some(last) = unchanged {
         version.steady_since = last.steady_since;
     }
-    version.complete = unchanged.is_some_and(|last| last.complete)
-        || version.is_complete(moment, config.settle, config.completeness);
+    version.complete =
+        unchanged.is_some_and(|last| last.complete) || version.is_complete(moment, config.settle, config.completeness);
     Arc::new(version)
 }
 
@@ -328,7 +331,10 @@ fn insert_version(folder: &mut ModelFolder, number: Version, version: Arc<Versio
         true => (&*other, &version),
         false => (&version, &*other),
     };
-    let sentence = format!("folders '{}' and '{}' are the same version {number}", first.folder, second.folder);
+    let sentence = format!(
+        "folders '{}' and '{}' are the same version {number}",
+        first.folder, second.folder
+    );
     let both = VersionFolder {
         refused: Some(("DUPLICATE_VERSION", sentence)),
         ..(**first).clone()

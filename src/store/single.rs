@@ -79,20 +79,30 @@ pub(super) fn root_of(root: &Path) -> &Path {
 
 fn platform_by_extension(path: &Path) -> Option<Platform> {
     let extension = path.extension()?.to_str()?;
-    Platform::ALL
-        .into_iter()
-        .find(|platform| Path::new(platform.artifact()).extension().is_some_and(|own| own == extension))
+    Platform::ALL.into_iter().find(|platform| {
+        Path::new(platform.artifact())
+            .extension()
+            .is_some_and(|own| own == extension)
+    })
 }
 
 /// The file's stem, or where that says nothing, the nearest folder's name that does.
 fn name_of(path: &Path) -> ModelName {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let stem = absolute.file_stem().and_then(|stem| stem.to_str());
-    let folders = absolute.ancestors().skip(1).filter_map(|folder| folder.file_name()?.to_str());
+    let folders = absolute
+        .ancestors()
+        .skip(1)
+        .filter_map(|folder| folder.file_name()?.to_str());
     stem.into_iter()
         .chain(folders)
         .filter(|name| *name != "model" && name.parse::<Version>().is_err())
-        .map(|name| name.replace(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '.' | '_' | '-'), "-"))
+        .map(|name| {
+            name.replace(
+                |c: char| !c.is_ascii_alphanumeric() && !matches!(c, '.' | '_' | '-'),
+                "-",
+            )
+        })
         .find_map(|name| ModelName::new(name.trim_start_matches('.')).ok())
         .unwrap_or_else(|| ModelName::new("model").expect("a legal name: this is a bug"))
 }
