@@ -6,9 +6,12 @@
 mod batch;
 mod cores;
 mod cost;
+mod malloc;
 mod queue;
 mod reaper;
 mod servable;
+#[cfg(test)]
+mod tests;
 mod threads;
 
 use std::{

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use super::malloc;
 use crate::error::{Error, Result};
 
 /// A handle on the one reaper thread.
@@ -100,7 +101,7 @@ impl Grave {
             held.retain(|shared| !shared.is_last());
             freed |= held.len() < before;
             if freed {
-                give_memory_back();
+                malloc::give_back();
             }
         }
     }
@@ -121,13 +122,4 @@ impl Grave {
         }
         std::mem::take(&mut *dead)
     }
-}
-
-/// The libraries allocate with the C library's malloc, which keeps what is freed in its arenas until it is told.
-fn give_memory_back() {
-    unsafe extern "C" {
-        fn malloc_trim(pad: usize) -> std::ffi::c_int;
-    }
-    // SAFETY: glibc's malloc_trim may be called at any time from any thread; it takes no pointers.
-    unsafe { malloc_trim(0) };
 }

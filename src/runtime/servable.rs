@@ -53,6 +53,7 @@ pub struct Work {
 }
 
 /// Its answer.
+#[derive(Debug)]
 pub struct Done {
     pub outputs: Vec<Tensor>,
     pub timing: Timing,
