@@ -43,7 +43,7 @@ pub fn stable(ready: impl Iterator<Item = Version>) -> Option<Version> {
 
 fn latest(count: usize, candidates: &[Candidate]) -> BTreeSet<Version> {
     let mut descending: Vec<&Candidate> = candidates.iter().collect();
-    descending.sort_by(|a, b| b.version.cmp(&a.version));
+    descending.sort_by_key(|candidate| std::cmp::Reverse(candidate.version));
     let mut sound = 0;
     descending
         .into_iter()

@@ -148,6 +148,8 @@ impl Running {
             .arg(SUBCOMMAND)
             .env_clear()
             .env("OMP_NUM_THREADS", "1")
+            // Else ONNX Runtime 1.29 and later write a database into the home folder and send it away.
+            .env("ORT_DISABLE_TELEMETRY", "1")
             .current_dir(&config.empty_dir)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())

@@ -16,7 +16,7 @@ pub struct Recipe {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 enum Style {
-    /// Floats in -1..1, integers 0..8.
+    /// Floats in -1..1, integers 1..8: a divisor of 0 would kill the child, and prove nothing.
     Random,
     /// Everything 0 or 1: what indexes a small table, or means yes and no.
     Bits,
@@ -119,7 +119,7 @@ impl Recipe {
 
     fn int(self, random: &mut fastrand::Rng) -> u8 {
         match self.style {
-            Style::Random => random.u8(0..8),
+            Style::Random => random.u8(1..8),
             Style::Bits => random.u8(0..2),
             Style::Ones => 1,
             Style::Zeros => 0,

@@ -173,23 +173,19 @@ impl Trial<'_> {
     fn declared_warmups(&mut self) -> Result<Option<Recipe>> {
         let mut known: Option<Recipe> = None;
         for &warmup in &self.manifest.warmup {
-            let mut last = None;
-            let found = Recipe::all().find_map(|base| {
-                let (recipe, rows) = declared(warmup, base);
+            let mut refusal = None;
+            let found = Recipe::all().find(|base| {
+                let (recipe, rows) = declared(warmup, *base);
                 let inputs = recipe.make(self.signature, bounded(self.signature, rows), 1);
-                match self.run(&inputs, &Parameters::default()) {
-                    Ok(_) => Some(base),
-                    Err(error) => {
-                        last = Some(error);
-                        None
-                    }
-                }
+                let ran = self.run(&inputs, &Parameters::default());
+                refusal = ran.err();
+                refusal.is_none()
             });
-            match (found, last) {
-                // Zeros that run say nothing of random values; those that ran do.
-                (Some(recipe), _) if matches!(warmup, Warmup::Random(_)) => known = Some(recipe),
-                (Some(_), _) | (None, None) => {}
-                (None, Some(error)) => return Err(warmup_failed(warmup, &error)),
+            match refusal {
+                Some(error) => return Err(warmup_failed(warmup, &error)),
+                // Zeros that run say nothing of random values; random values that ran do.
+                None if matches!(warmup, Warmup::Random(_)) => known = found,
+                None => {}
             }
         }
         Ok(known)
