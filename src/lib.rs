@@ -27,6 +27,8 @@ pub mod backend;
 pub mod catalog;
 pub mod engine;
 pub mod error;
+pub mod lifecycle;
 pub mod model;
 pub mod runtime;
+pub mod store;
 pub mod telemetry;
