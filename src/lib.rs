@@ -23,8 +23,11 @@
 //!
 //! A module uses only modules below it in this list; `tests/tidy.rs` keeps that.
 
+pub mod server;
+
 pub mod backend;
 pub mod catalog;
+pub mod engine;
 pub mod error;
 pub mod model;
 pub mod runtime;
