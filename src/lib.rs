@@ -23,6 +23,8 @@
 //!
 //! A module uses only modules below it in this list; `tests/tidy.rs` keeps that.
 
+pub mod server;
+
 pub mod backend;
 pub mod catalog;
 pub mod engine;
