@@ -23,6 +23,9 @@
 //!
 //! A module uses only modules below it in this list; `tests/tidy.rs` keeps that.
 
+pub mod cli;
+pub mod config;
+
 pub mod backend;
 pub mod catalog;
 pub mod error;
