@@ -8,7 +8,7 @@ mod machine;
 mod sources;
 
 use std::{
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     time::Duration,
 };
@@ -209,6 +209,15 @@ pub struct TelemetryConfig {
     /// The key of the prediction ids' checksum, the same on all replicas (default: one of this process's own)
     #[arg(long, value_name = "FILE")]
     pub prediction_id_key_file: Option<PathBuf>,
+}
+
+/// What `ListenConfig` became once all ports were bound.
+#[derive(Clone, Copy, Debug)]
+pub struct Listening {
+    pub grpc: SocketAddr,
+    pub grpc_admin: SocketAddr,
+    pub http: SocketAddr,
+    pub metrics: SocketAddr,
 }
 
 /// Inference or admin would be open to whoever reaches the address. The text names all ways out.
