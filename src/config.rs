@@ -9,7 +9,7 @@ mod sources;
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -23,7 +23,7 @@ use crate::{
     telemetry::logs::Format,
 };
 
-pub use sources::{Given, Setting, Source, effective, keys, reference};
+pub use sources::{Given, Setting, Source, effective, keys, reference, without_flags};
 
 /// All of it.
 #[derive(Args, Clone, Debug)]
@@ -121,7 +121,7 @@ pub struct MachineConfig {
     /// Where the native libraries are (default: the folder `native` here or beside the program)
     #[arg(long, value_name = "DIR", default_value_os_t = machine::native_dir(), hide_default_value = true)]
     pub native_dir: PathBuf,
-    /// Where versions are copied to before they are opened (default: a folder of its own among the temporary files)
+    /// Where versions are copied to before they are opened (default: sconce in the user's cache folder)
     #[arg(long, value_name = "DIR")]
     pub work_dir: Option<PathBuf>,
     /// How long one turn of a core's event loop may spend running models
@@ -132,11 +132,11 @@ pub struct MachineConfig {
 #[derive(Args, Clone, Debug)]
 pub struct EdgeConfig {
     /// The largest message, in and out
-    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = parse_size)]
-    pub max_message_bytes: u64,
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = parse_bytes::<usize>)]
+    pub max_message_bytes: usize,
     /// What all messages being received may claim together (default: an eighth of memory)
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    request_memory: Option<u64>,
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes::<usize>)]
+    request_memory: Option<usize>,
     /// Open inference connections
     #[arg(long, value_name = "N", default_value = "4096")]
     pub max_connections: usize,
@@ -147,8 +147,8 @@ pub struct EdgeConfig {
     #[arg(long, value_name = "N", default_value = "4096")]
     pub max_requests_in_flight: usize,
     /// The largest list of headers of one call
-    #[arg(long, value_name = "SIZE", default_value = "16KiB", value_parser = parse_size)]
-    pub header_list_bytes: u64,
+    #[arg(long, value_name = "SIZE", default_value = "16KiB", value_parser = parse_bytes::<u32>)]
+    pub header_list_bytes: u32,
     /// From the accepted connection to its HTTP/2 preface
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_duration)]
     pub handshake_timeout: Duration,
@@ -249,8 +249,14 @@ impl Config {
     }
 
     /// Bytes that all messages being received may claim together.
-    pub fn request_memory(&self) -> u64 {
-        self.edge.request_memory.unwrap_or(self.machine.memory / 8)
+    pub fn request_memory(&self) -> usize {
+        let eighth = usize::try_from(self.machine.memory / 8).unwrap_or(usize::MAX);
+        self.edge.request_memory.unwrap_or(eighth)
+    }
+
+    /// What is served: the one file or the folder of all models; `None` where nobody said.
+    pub fn source(&self) -> Option<&Path> {
+        self.model_file.as_deref().or(self.store.model_store.as_deref())
     }
 }
 
@@ -278,6 +284,11 @@ fn parse_cores(text: &str) -> Result<usize, String> {
         .ok()
         .filter(|cores| (1..=1024).contains(cores))
         .ok_or_else(|| "write a number from 1 to 1024".to_string())
+}
+
+/// A size in a type that may be too small for it.
+fn parse_bytes<T: TryFrom<u64>>(text: &str) -> Result<T, String> {
+    T::try_from(parse_size(text)?).map_err(|_| format!("'{text}' is too large"))
 }
 
 fn parse_level(text: &str) -> Result<String, String> {

@@ -3,12 +3,16 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::Args;
+use serde_json::{Value, json};
 
 use super::{
     pending::{Problem, check},
     print,
 };
-use crate::{model::ModelYaml, telemetry::logs::escape};
+use crate::{
+    config::{self, Given},
+    telemetry::logs::escape,
+};
 
 /// Say all that is wrong in a model store, and change nothing
 ///
@@ -22,12 +26,18 @@ pub struct CheckArgs {
     /// Print a JSON list of problems
     #[arg(long)]
     json: bool,
+    /// The server's file of options, for its `defaults` and limits; the environment counts as for the server
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
 }
 
 pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
-    let problems = check(&args.store, &ModelYaml::default())?;
+    let given = Given::read(|name| std::env::var_os(name), args.config.as_deref())?;
+    let mut config = config::without_flags(given)?;
+    config.store.model_store = Some(args.store.clone());
+    let problems = check(&config)?;
     let text = match args.json {
-        true => serde_json::to_string_pretty(&problems)? + "\n",
+        true => serde_json::to_string_pretty(&problems.iter().map(to_json).collect::<Vec<_>>())? + "\n",
         false => sentences(&problems),
     };
     print(&text)?;
@@ -53,19 +63,27 @@ fn sentences(problems: &[Problem]) -> String {
 }
 
 fn sentence(problem: &Problem) -> String {
-    let file = problem.file.as_ref().map(|file| file.display().to_string());
-    let file = match (file, problem.line) {
+    let file = match (&problem.file, problem.line) {
         (Some(file), Some(line)) => Some(format!("{file}:{line}")),
-        (file, _) => file,
+        (file, _) => file.clone(),
     };
-    let place: Vec<String> = [problem.model.clone(), problem.version.clone(), file]
-        .into_iter()
-        .flatten()
-        .collect();
+    let model = problem.model.as_ref().map(ToString::to_string);
+    let version = problem.version.map(|version| version.to_string());
+    let place: Vec<String> = [model, version, file].into_iter().flatten().collect();
     match place.is_empty() {
         true => problem.message.clone(),
         false => format!("{}: {}", place.join(" "), problem.message),
     }
+}
+
+fn to_json(problem: &Problem) -> Value {
+    json!({
+        "model": problem.model.as_ref().map(ToString::to_string),
+        "version": problem.version.map(|version| version.to_string()),
+        "file": problem.file,
+        "line": problem.line,
+        "message": problem.message,
+    })
 }
 
 #[cfg(test)]
@@ -75,15 +93,15 @@ mod tests {
     #[test]
     fn a_problem_is_one_line_with_its_place() {
         let problem = Problem {
-            model: Some("m".into()),
-            version: None,
+            model: Some(crate::model::ModelName::new("m").unwrap()),
+            version: "1".parse().ok(),
             file: Some("model.yaml".into()),
             line: Some(3),
             message: "unknown key 'a\nb'".into(),
         };
         assert_eq!(
             sentences(&[problem]),
-            "m model.yaml:3: unknown key 'a\\nb'\n1 problem\n"
+            "m 1.0.0 model.yaml:3: unknown key 'a\\nb'\n1 problem\n"
         );
         assert_eq!(sentences(&[]), "no problems\n");
     }

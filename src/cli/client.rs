@@ -249,4 +249,54 @@ mod tests {
         assert!(result.is_err());
         assert_eq!(calls, ATTEMPTS_MAX);
     }
+
+    /// The reasons that a file of ours makes errors with: the first texts of error constructors, tests aside.
+    fn reasons(source: &str) -> Vec<&str> {
+        let code = source.split("#[cfg(test)]").next().unwrap_or_default();
+        let pieces: Vec<&str> = code.split('"').collect();
+        let is_reason = |before: &str, text: &str| {
+            let before = before.trim_end();
+            let constructs = ["invalid(", "not_found(", "internal(", "unavailable(", "failed("]
+                .iter()
+                .any(|call| before.ends_with(call));
+            let after_code = before.ends_with(',')
+                && before.rsplit("::").next().is_some_and(|word| word.len() < 20)
+                && before.rsplit("::").nth(1).is_some_and(|word| word.ends_with("Code"));
+            (constructs || after_code)
+                && text.len() > 3
+                && text.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_')
+        };
+        pieces
+            .windows(2)
+            .filter(|pair| is_reason(pair[0], pair[1]))
+            .map(|pair| pair[1])
+            .collect()
+    }
+
+    #[test]
+    fn every_reason_is_documented() {
+        let page = include_str!("../../docs/errors.md");
+        let mut folders = vec![std::path::PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/src"))];
+        let mut found = 0;
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                    continue;
+                }
+                for reason in reasons(&std::fs::read_to_string(&path).unwrap()) {
+                    found += 1;
+                    assert!(
+                        page.contains(&format!("| `{reason}` |")),
+                        "docs/errors.md lacks {reason} of {path:?}"
+                    );
+                }
+            }
+        }
+        assert!(
+            found > 10,
+            "only {found} reasons were found in the source: does the search still work?"
+        );
+    }
 }

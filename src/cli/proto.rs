@@ -1,6 +1,10 @@
 //! The messages and clients that `build.rs` made of `proto/`.
 
-#![allow(dead_code, clippy::all, reason = "generated: what is not used yet is there all the same")]
+#![allow(
+    dead_code,
+    clippy::all,
+    reason = "generated: what is not used yet is there all the same"
+)]
 
 tonic::include_proto!("sconce.v1");
 

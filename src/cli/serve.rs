@@ -41,13 +41,7 @@ Examples:
   sconce serve --config sconce.yaml --print-config";
 
 pub fn run(args: &ServeArgs, flags: &ArgMatches, _program: &str) -> anyhow::Result<ExitCode> {
-    let variable = |name: &str| std::env::var_os(name);
-    let file = args.config.clone().or_else(|| {
-        variable("SCONCE_CONFIG")
-            .filter(|name| !name.is_empty())
-            .map(PathBuf::from)
-    });
-    let given = Given::read(variable, file.as_deref())?;
+    let given = Given::read(|name| std::env::var_os(name), args.config.as_deref())?;
     let (mut config, settings) = config::effective(flags, given)?;
     if args.print_config {
         print(&printed(&settings))?;
@@ -56,7 +50,8 @@ pub fn run(args: &ServeArgs, flags: &ArgMatches, _program: &str) -> anyhow::Resu
     if let Some(model_file) = &args.model_file {
         config.model_file = Some(model_file.clone());
         config.store.model_store = None;
-    } else if config.store.model_store.is_none() {
+    }
+    if config.source().is_none() {
         bail!("nothing to serve: give --model-store DIR, or a file as in `sconce serve model.onnx`");
     }
     config.check_exposure()?;

@@ -3,7 +3,12 @@
 //! What holds is worked out as text, option by option (`Setting`), each text is tried alone, so that an error names the
 //! variable or the line it stands in, and then all are read as if they were one command line.
 
-use std::{collections::BTreeMap, ffi::OsString, fmt, path::Path};
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, bail};
 use clap::{ArgMatches, Args, Command, FromArgMatches, parser::ValueSource};
@@ -42,6 +47,9 @@ pub enum Source {
 /// The one key of the file that is no option.
 const DEFAULTS: &str = "defaults";
 
+/// Names the file, so it cannot stand in it.
+const CONFIG: &str = "config";
+
 /// What holds, from the command line as clap read it and from the rest.
 pub fn effective(flags: &ArgMatches, given: Given) -> anyhow::Result<(Config, Vec<Setting>)> {
     let mut settings = Vec::new();
@@ -59,6 +67,12 @@ pub fn effective(flags: &ArgMatches, given: Given) -> anyhow::Result<(Config, Ve
         setting.value.get_or_insert(request_memory.clone().into());
     }
     Ok((config, settings))
+}
+
+/// The same for a command that has no such flags.
+pub fn without_flags(given: Given) -> anyhow::Result<Config> {
+    let flags = command().try_get_matches_from(std::iter::empty::<OsString>())?;
+    Ok(effective(&flags, given)?.0)
 }
 
 /// The names of all options, in the order of `Config`.
@@ -90,9 +104,15 @@ pub fn reference() -> String {
 // === impl Given ===
 
 impl Given {
-    /// `variable` gives an environment variable; `file` is the file of `--config`.
+    /// `variable` gives an environment variable; `file` is what `--config` says, and `SCONCE_CONFIG` where it says nothing.
+    ///
+    /// A variable that is set to nothing says nothing, as deployment templates mean it.
     pub fn read(variable: impl Fn(&str) -> Option<OsString>, file: Option<&Path>) -> anyhow::Result<Self> {
-        let mut given = match file {
+        let variable = |key: &str| variable(&variable_name(key)).filter(|value| !value.is_empty());
+        let file = file
+            .map(Path::to_path_buf)
+            .or_else(|| variable(CONFIG).map(PathBuf::from));
+        let mut given = match &file {
             Some(path) => {
                 let text = std::fs::read_to_string(path).with_context(|| format!("{}", path.display()))?;
                 Self::parse(&path.display().to_string(), &text)?
@@ -100,8 +120,7 @@ impl Given {
             None => Self::default(),
         };
         for key in keys() {
-            // A variable that is set to nothing says nothing, as deployment templates mean it.
-            if let Some(value) = variable(&variable_name(&key)).filter(|value| !value.is_empty()) {
+            if let Some(value) = variable(&key) {
                 given.values.insert(key, (value, Source::Environment));
             }
         }

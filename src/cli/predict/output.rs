@@ -12,7 +12,7 @@ use crate::cli::json;
 /// Writes them in the form of the input. What was written stays, whatever comes after.
 pub enum Output {
     Csv {
-        writer: csv::Writer<Box<dyn Write>>,
+        writer: Box<csv::Writer<Box<dyn Write>>>,
         /// The outputs' columns; empty until the first answer.
         columns: Vec<String>,
     },
@@ -25,7 +25,7 @@ impl Output {
     pub fn new(form: Form, writer: Box<dyn Write>) -> Self {
         match form {
             Form::Csv => Output::Csv {
-                writer: csv::Writer::from_writer(writer),
+                writer: Box::new(csv::Writer::from_writer(writer)),
                 columns: Vec::new(),
             },
             Form::JsonLines => Output::JsonLines(writer),

@@ -121,3 +121,103 @@ fn create(file: Option<&Path>, form: Form) -> anyhow::Result<Box<dyn Write>> {
     let created = File::create(file).with_context(|| file.display().to_string())?;
     Ok(Box::new(BufWriter::new(created)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{
+        convert::structure,
+        json,
+        proto::{
+            PredictRequest, PredictResponse,
+            inference_server::{Inference, InferenceServer},
+        },
+    };
+    use clap::Parser;
+    use prost_types::value::Kind;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use tokio::sync::Semaphore;
+    use tonic::{Request, Response, Status};
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: PredictArgs,
+    }
+
+    /// Doubles column `x`; is busy at every third call, answers early rows late, and refuses a negative x.
+    struct Doubling {
+        calls: AtomicUsize,
+        /// A permit once a late row has come: the early ones wait for it.
+        late_rows: Semaphore,
+    }
+
+    #[tonic::async_trait]
+    impl Inference for Doubling {
+        async fn predict(&self, request: Request<PredictRequest>) -> Result<Response<PredictResponse>, Status> {
+            if self.calls.fetch_add(1, Ordering::Relaxed) % 3 == 0 {
+                let mut busy = Status::unavailable("busy");
+                busy.metadata_mut()
+                    .insert("grpc-retry-pushback-ms", "1".parse().unwrap());
+                return Err(busy);
+            }
+            let table = request.into_inner().table.unwrap();
+            if table.values[0] < 4.0 {
+                let _overtaken = self.late_rows.acquire().await.unwrap();
+            } else {
+                self.late_rows.add_permits(1);
+            }
+            if table.values.iter().any(|x| *x < 0.0) {
+                return Err(Status::invalid_argument("negative"));
+            }
+            let row = |x: &f64| structure([("y".to_string(), Kind::NumberValue(2.0 * x))].into_iter());
+            Ok(Response::new(PredictResponse {
+                rows: table.values.iter().map(row).collect(),
+                ..Default::default()
+            }))
+        }
+    }
+
+    async fn scored(input: &str) -> (anyhow::Result<ExitCode>, String) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let doubling = Doubling {
+            calls: AtomicUsize::new(0),
+            late_rows: Semaphore::new(0),
+        };
+        let incoming = tonic::transport::server::TcpIncoming::from(listener);
+        let server = tonic::transport::Server::builder().add_service(InferenceServer::new(doubling));
+        let serving = tokio::spawn(server.serve_with_incoming(incoming));
+        let folder = tempfile::tempdir().unwrap();
+        let (file, output) = (folder.path().join("x.csv"), folder.path().join("y.csv"));
+        std::fs::write(&file, input).unwrap();
+        let line = ["p", "m", "--batch=2", "--in-flight=3", "--server", &address, "--output"];
+        let line = line
+            .into_iter()
+            .chain([output.to_str().unwrap(), "--file", file.to_str().unwrap()]);
+        let done = score(&Line::parse_from(line).args, &file).await;
+        serving.abort();
+        (done, std::fs::read_to_string(&output).unwrap())
+    }
+
+    #[tokio::test]
+    async fn rows_keep_their_order_while_calls_overtake_each_other_and_are_retried() {
+        let numbers: Vec<String> = (0..15).map(|x| x.to_string()).collect();
+        let (done, text) = scored(&format!("x\n{}\n", numbers.join("\n"))).await;
+        assert_eq!(done.unwrap(), ExitCode::SUCCESS);
+        let expected: Vec<String> = (0..15)
+            .map(|x| format!("{x},{}", json::double(2.0 * f64::from(x))))
+            .collect();
+        assert_eq!(text, format!("x,y\n{}\n", expected.join("\n")));
+    }
+
+    #[tokio::test]
+    async fn an_error_stops_it_and_names_the_rows() {
+        let (done, text) = scored("x\n1\n2\n3\n-4\n5\n").await;
+        assert_eq!(
+            done.unwrap_err().to_string(),
+            "rows 3 to 4: INVALID_ARGUMENT: negative; 2 rows before were scored and written"
+        );
+        assert_eq!(text, "x,y\n1,2.0\n2,4.0\n");
+    }
+}
