@@ -1,17 +1,22 @@
 //! `sconce serve`: the configuration from its four sources, and the server.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::bail;
 use clap::{ArgMatches, Args};
 
-use super::{pending as app, print};
+use super::{
+    banner::{Banner, Examples, banner},
+    print,
+};
 use crate::{
+    app,
     config::{self, Config, Given, Setting},
     telemetry::logs,
 };
-
-pub use super::banner::{Banner, Examples, banner};
 
 /// Serve a folder of models, or one file
 #[derive(Args)]
@@ -40,7 +45,7 @@ Examples:
   sconce serve model.onnx --grpc-port 0
   sconce serve --config sconce.yaml --print-config";
 
-pub fn run(args: &ServeArgs, flags: &ArgMatches, _program: &str) -> anyhow::Result<ExitCode> {
+pub fn run(args: &ServeArgs, flags: &ArgMatches, program: &str) -> anyhow::Result<ExitCode> {
     let given = Given::read(|name| std::env::var_os(name), args.config.as_deref())?;
     let (mut config, settings) = config::effective(flags, given)?;
     if args.print_config {
@@ -56,7 +61,20 @@ pub fn run(args: &ServeArgs, flags: &ArgMatches, _program: &str) -> anyhow::Resu
     }
     config.check_exposure()?;
     logs::init(config.telemetry.log_format, &config.telemetry.log_level).map_err(anyhow::Error::msg)?;
-    app::serve(config)?;
+    let (known, program) = (config.clone(), program.to_owned());
+    app::serve(config, move |snapshot, listening| {
+        let shown = banner(&Banner {
+            snapshot,
+            listening,
+            source: known.source().unwrap_or(Path::new("")),
+            cores: known.machine.cores,
+            memory: known.machine.memory,
+            program: &program,
+            examples: Examples::find(snapshot, &known),
+        });
+        // The server serves on, whether somebody reads this or not.
+        let _ = print(&shown);
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
