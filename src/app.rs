@@ -140,9 +140,11 @@ fn store_config(config: &Config) -> store::Config {
 }
 
 fn lifecycle_config(config: &Config) -> lifecycle::Config {
-    let usual = lifecycle::Config::new(&config.machine.native_dir);
+    // The child works in an empty folder: a relative path would mean something else there.
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let usual = lifecycle::Config::new(absolute(&config.machine.native_dir));
     lifecycle::Config {
-        work_dir: config.machine.work_dir.clone().unwrap_or(usual.work_dir),
+        work_dir: config.machine.work_dir.as_deref().map_or(usual.work_dir, absolute),
         child_executable: config
             .loading
             .child_executable
