@@ -6,7 +6,7 @@ use super::convert::sconce::data_type;
 use crate::{
     catalog::{Catalog, ModelEntry, State, VersionEntry},
     model::{self, Version},
-    runtime::Servable,
+    runtime::{Placement, Servable},
     server::proto::sconce::v1::{
         DescribeModelRequest, DescribeModelResponse, Execution, ListModelsRequest, ListModelsResponse, ModelSummary,
         Route, TensorSpec, VersionState, VersionStatus, admin_server::Admin,
@@ -144,20 +144,23 @@ fn spec(spec: &model::TensorSpec) -> TensorSpec {
 }
 
 fn execution(servable: &Servable, entry: &VersionEntry) -> Execution {
-    let config = servable.config();
-    let manifest = &config.manifest;
+    let manifest = servable.manifest();
     let narrow = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    let micros = |rows: usize| servable.predicted(rows).as_secs_f64() * 1e6;
     Execution {
         platform: manifest.platform.as_str().to_owned(),
-        library: config.executable.library().to_owned(),
+        library: servable.library().to_owned(),
         device: manifest.device.clone(),
-        batching: config.signature.batches(),
-        batching_reason: config.batching_reason.clone(),
+        batching: servable.signature().batches(),
+        batching_reason: servable.batching_reason().to_owned(),
         max_batch_size: narrow(manifest.max_batch_size),
-        placement: String::new(),
-        one_row_us: config.cost.first().map(|&(_, micros)| micros).unwrap_or_default(),
-        full_batch_us: config.cost.last().map(|&(_, micros)| micros).unwrap_or_default(),
-        queue_rows: u32::try_from(config.metrics.queue_rows.get()).unwrap_or_default(),
+        placement: match servable.placement() {
+            Placement::Loop => "loop".to_owned(),
+            Placement::Threads => "threads".to_owned(),
+        },
+        one_row_us: micros(1),
+        full_batch_us: micros(manifest.max_batch_size),
+        queue_rows: u32::try_from(servable.metrics().queue_rows.get()).unwrap_or_default(),
         max_queue_rows: narrow(manifest.max_queue_rows),
         artifact_bytes: entry.artifact_bytes,
     }
