@@ -9,6 +9,8 @@ mod examples;
 mod joining;
 mod made_up;
 mod rows;
+#[cfg(test)]
+mod tests;
 
 use std::{
     path::Path,
