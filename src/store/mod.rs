@@ -4,6 +4,7 @@
 //! opened. Nothing outside the root is ever opened. Knows files and their names; knows nothing of what is loaded or
 //! served. `lifecycle` reads the news and asks for copies.
 
+mod files;
 mod layout;
 mod scanner;
 mod single;
