@@ -10,7 +10,10 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use super::proto::{admin_client::AdminClient, inference_client::InferenceClient, rpc};
+use super::proto::{
+    admin_client::AdminClient, inference_client::InferenceClient,
+    oip::grpc_inference_service_client::GrpcInferenceServiceClient, rpc,
+};
 use crate::telemetry::logs::escape;
 
 /// Why a call failed, in the server's words.
@@ -39,6 +42,12 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A client of the inference port.
 pub async fn inference(server: &str) -> anyhow::Result<InferenceClient<Channel>> {
     let client = InferenceClient::new(connect(server).await?);
+    Ok(client.max_decoding_message_size(usize::MAX))
+}
+
+/// A client of the inference port's other protocol.
+pub async fn open_inference(server: &str) -> anyhow::Result<GrpcInferenceServiceClient<Channel>> {
+    let client = GrpcInferenceServiceClient::new(connect(server).await?);
     Ok(client.max_decoding_message_size(usize::MAX))
 }
 

@@ -8,6 +8,11 @@
 
 tonic::include_proto!("sconce.v1");
 
+/// The Open Inference Protocol.
+pub mod oip {
+    tonic::include_proto!("inference");
+}
+
 /// What an error carries beside its code and its message.
 pub mod rpc {
     tonic::include_proto!("google.rpc");
