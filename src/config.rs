@@ -5,6 +5,7 @@
 //! docs/configuration.md all follow from the fields here. Every part gets its own struct; `app` hands them out.
 
 mod machine;
+mod setting;
 mod sources;
 
 use std::{
@@ -23,7 +24,8 @@ use crate::{
     telemetry::logs::Format,
 };
 
-pub use sources::{Given, Setting, Source, effective, keys, reference, without_flags};
+pub use setting::{Setting, Source};
+pub use sources::{Given, effective, keys, reference, without_flags};
 
 /// All of it.
 #[derive(Args, Clone, Debug)]

@@ -3,7 +3,7 @@
 
 use std::{fmt, future::Future, time::Duration};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use prost::Message;
 use tonic::{
     Code, Response, Status,
@@ -101,7 +101,14 @@ async fn connect(server: &str) -> anyhow::Result<Channel> {
     };
     let endpoint = Endpoint::from_shared(uri).with_context(|| format!("'{server}' is not HOST:PORT"))?;
     let channel = endpoint.connect_timeout(CONNECT_TIMEOUT).connect().await;
-    channel.with_context(|| format!("cannot reach {server}; does `sconce serve` run there?"))
+    channel.map_err(|error| {
+        // The causes repeat each other; the innermost is the system's.
+        let error = anyhow::Error::new(error);
+        anyhow!(
+            "cannot reach {server} ({}); does `sconce serve` run there?",
+            error.root_cause()
+        )
+    })
 }
 
 // === impl Failure ===

@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use crate::{
-    config::Config,
+    catalog::Snapshot,
+    config::{Config, Listening},
     error::Result,
     model::{ModelName, Version},
 };
@@ -17,7 +18,8 @@ pub struct Problem {
     pub message: String,
 }
 
-pub fn serve(_config: Config) -> anyhow::Result<()> {
+/// `announce` is called once, when all ports are bound and the first look at the store is done.
+pub fn serve(_config: Config, _announce: impl FnOnce(&Snapshot, Listening)) -> anyhow::Result<()> {
     anyhow::bail!("not written yet")
 }
 

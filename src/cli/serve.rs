@@ -1,13 +1,17 @@
 //! `sconce serve`: the configuration from its four sources, and the server.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::bail;
 use clap::{ArgMatches, Args};
 
 use super::{pending as app, print};
 use crate::{
-    config::{self, Config, Given, Setting},
+    catalog::Snapshot,
+    config::{self, Config, Given, Listening, Setting},
     telemetry::logs,
 };
 
@@ -40,7 +44,7 @@ Examples:
   sconce serve model.onnx --grpc-port 0
   sconce serve --config sconce.yaml --print-config";
 
-pub fn run(args: &ServeArgs, flags: &ArgMatches, _program: &str) -> anyhow::Result<ExitCode> {
+pub fn run(args: &ServeArgs, flags: &ArgMatches, program: &str) -> anyhow::Result<ExitCode> {
     let given = Given::read(|name| std::env::var_os(name), args.config.as_deref())?;
     let (mut config, settings) = config::effective(flags, given)?;
     if args.print_config {
@@ -56,8 +60,27 @@ pub fn run(args: &ServeArgs, flags: &ArgMatches, _program: &str) -> anyhow::Resu
     }
     config.check_exposure()?;
     logs::init(config.telemetry.log_format, &config.telemetry.log_level).map_err(anyhow::Error::msg)?;
-    app::serve(config)?;
+    let (known, program) = (config.clone(), program.to_string());
+    app::serve(config, move |snapshot, listening| {
+        announce(&known, &program, snapshot, listening)
+    })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Prints what is served and where. A stdout that nobody reads ends nothing.
+fn announce(config: &Config, program: &str, snapshot: &Snapshot, listening: Listening) {
+    let text = banner(&Banner {
+        snapshot,
+        listening,
+        source: config.source().unwrap_or(Path::new("")),
+        cores: config.machine.cores,
+        memory: config.machine.memory,
+        program,
+        examples: Examples::find(snapshot, config),
+    });
+    if let Err(error) = print(&text) {
+        tracing::warn!(%error, "what is served could not be printed");
+    }
 }
 
 /// YAML, with who said it in a column of comments.
