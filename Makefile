@@ -40,9 +40,9 @@ test: goal := test
 test: preflight libraries venv ## Every test, the clients' in Python, Go and Java included (TEST_ARGS='name' for some)
 	@echo '== building what is tested'
 	@scripts/torch-plugin.sh --workspace
-	@for tool in go java; do command -v $$tool >/dev/null || echo "== no $$tool here: its client is not tested"; done
+	@for tool in go mvn; do command -v $$tool >/dev/null || echo "== no $$tool here: its client is not tested"; done
 	@echo '== testing'
-	@SCONCE_TEST_PYTHON=$(CURDIR)/target/venv/bin/python $(CARGO) test $(PROFILE) --workspace $(TEST_ARGS)
+	@SCONCE_TEST_PYTHON="$(CURDIR)/target/venv/bin/python" $(CARGO) test $(PROFILE) --workspace $(TEST_ARGS)
 
 bench: preflight libraries ## Throughput, latency and CPU a request, beside a bare echo and the bare libraries
 	@scripts/torch-plugin.sh --workspace

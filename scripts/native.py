@@ -16,6 +16,7 @@ import argparse
 import ctypes
 import fcntl
 import hashlib
+import importlib.util
 import os
 import shlex
 import shutil
@@ -137,9 +138,7 @@ COMPONENTS = {
 # The pins name wheels for CPython 3.11; nothing is installed, so pip may fetch them with any Python.
 PIP_TARGET = ["--no-deps", "--only-binary=:all:", "--implementation=cp", "--python-version=3.11"]
 PIP_TARGET += ["--abi=cp311", "--abi=none"]
-PIP_TARGET += [
-    f"--platform={p}_x86_64" for p in ("manylinux_2_28", "manylinux_2_27", "manylinux_2_25", "manylinux_2_17", "manylinux2014")
-]
+PIP_TARGET += [f"--platform=manylinux{v}_x86_64" for v in ("_2_28", "_2_27", "_2_25", "_2_17", "2014")]
 
 
 class Failed(Exception):
@@ -187,8 +186,8 @@ def provide(name: str, dest: Path, offline: "Path | None") -> None:
         check_space(component, dest, offline)
         wheels = [(wheel, obtain(wheel, dest / ".wheels", offline)) for wheel in component.wheels]
         unpack(component, wheels, folder)
-        for _, path in wheels:
-            if path.parent == dest / ".wheels":
+        if not offline:
+            for _, path in wheels:
                 path.unlink()
         say(f"{name} is ready in {folder} after {time.monotonic() - began:.1f} s")
 
@@ -228,14 +227,13 @@ def obtain(wheel: Wheel, cache: Path, offline: "Path | None") -> Path:
         if not arrived.is_file():
             there = ", ".join(sorted(path.name for path in Path(part).glob("*.whl"))) or "nothing"
             raise Failed(f"this index has another build of {wheel.pin}: wanted {wheel.file}, got {there}")
-        require_sha256(wheel, arrived, "the index serves other bytes under this name; look at `python3 -m pip config list`")
+        require_sha256(wheel, arrived, "the index serves other bytes under this name: python3 -m pip config list")
         arrived.rename(kept)
     return kept
 
 
 def run_pip(wheel: Wheel, part: Path) -> None:
-    have_pip = subprocess.run([sys.executable, "-m", "pip", "--version"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    if have_pip.returncode != 0:
+    if importlib.util.find_spec("pip") is None:
         raise Failed(f"{sys.executable} has no pip: sudo apt-get install python3-pip  (or: sudo dnf install python3-pip)")
     # pip's own temporary copy lies beside ours: /tmp is often a small RAM disk, and what is killed is swept up next time.
     env = {**os.environ, "TMPDIR": str(part), "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
@@ -269,7 +267,12 @@ def pip_command(wheels: List[Wheel], folder: Path) -> str:
 def require_sha256(wheel: Wheel, path: Path, remedy: str) -> None:
     actual = sha256(path)
     if actual != wheel.sha256:
-        raise Failed(f"{path.name} is not the wheel that is pinned\n  expected sha256 {wheel.sha256}\n  got      sha256 {actual}\n  {remedy}")
+        raise Failed(
+            f"{path} is not the wheel that is pinned\n"
+            f"  expected sha256 {wheel.sha256}\n"
+            f"  got      sha256 {actual}\n"
+            f"  {remedy}"
+        )
 
 
 def sha256(path: Path) -> str:
@@ -308,8 +311,8 @@ def extract(wheel: Wheel, path: Path, fresh: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         for source, target in wheel.keep.items():
-            members = [n for n in names if n.startswith(source) and not n.endswith("/")] if source.endswith("/") else [source]
-            for member in members:
+            is_folder = source.endswith("/")
+            for member in [n for n in names if n.startswith(source) and not n.endswith("/")] if is_folder else [source]:
                 # The sha256 was checked, so the names inside are the ones that were looked at when it was pinned.
                 place = fresh / (target + member[len(source) :])
                 place.parent.mkdir(parents=True, exist_ok=True)
@@ -339,7 +342,9 @@ def try_to_load(library: Path) -> None:
     if tried.returncode == 0:
         return
     reason = (tried.stderr.strip().splitlines() or [f"exit status {tried.returncode}"])[-1]
-    remedy = "sudo apt-get install libgomp1  (or: sudo dnf install libgomp)" if "libgomp" in reason else "this system cannot load it"
+    remedy = "this system cannot load it"
+    if "libgomp" in reason:
+        remedy = "sudo apt-get install libgomp1  (or: sudo dnf install libgomp)"
     raise Failed(f"{library.name} does not load here: {reason}\n  {remedy}")
 
 

@@ -20,10 +20,6 @@ server=$!
 trap : INT
 trap 'kill -TERM "$server" 2>/dev/null' TERM HUP
 
-# A signal ends `wait` early; the server's own status counts.
-while :; do
-    wait "$server"
-    status=$?
-    kill -0 "$server" 2>/dev/null || break
-done
-exit "$status"
+# A signal ends `wait` early; what counts is the server's own end, which bash remembers.
+while kill -0 "$server" 2>/dev/null; do wait "$server"; done
+wait "$server"

@@ -46,6 +46,26 @@ struct Inner {
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+// === impl Code ===
+
+impl Code {
+    /// gRPC's name for it, e.g. `INVALID_ARGUMENT`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Code::InvalidArgument => "INVALID_ARGUMENT",
+            Code::NotFound => "NOT_FOUND",
+            Code::Unavailable => "UNAVAILABLE",
+            Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+            Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+            Code::Cancelled => "CANCELLED",
+            Code::FailedPrecondition => "FAILED_PRECONDITION",
+            Code::Aborted => "ABORTED",
+            Code::Internal => "INTERNAL",
+            Code::Unimplemented => "UNIMPLEMENTED",
+        }
+    }
+}
+
 // === impl Error ===
 
 impl Error {

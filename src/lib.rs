@@ -24,11 +24,15 @@
 //! A module uses only modules below it in this list; `tests/tidy.rs` keeps that.
 
 pub mod cli;
+pub mod app;
 pub mod config;
-
-pub mod backend;
+pub mod server;
+pub mod engine;
+pub mod lifecycle;
+pub mod store;
 pub mod catalog;
-pub mod error;
-pub mod model;
 pub mod runtime;
+pub mod backend;
+pub mod model;
 pub mod telemetry;
+pub mod error;

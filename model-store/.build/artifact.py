@@ -134,6 +134,19 @@ def baseline(table) -> dict:
     return {"features": out}
 
 
+def training(data: str, split, seed: int, script: str) -> dict:
+    """The `training` section. `split` is market.Split; its validation stretch is the gap between `to` and `test_from`."""
+    return {
+        "data": data,
+        "from": split.train_from,
+        "to": split.train_to,
+        "test_from": split.test_from,
+        "test_to": split.test_to,
+        "seed": seed,
+        "script": f"model-store/.build/{script}",
+    }
+
+
 def write_version(folder: Path, note: str, description: dict) -> None:
     """Writes version.yaml last, over every other file of the version; `note` becomes its opening comment."""
     files = {
@@ -146,11 +159,17 @@ def write_version(folder: Path, note: str, description: dict) -> None:
             name: value if isinstance(value, int) else significant(value)
             for name, value in description["metrics"].items()
         }
-    created = Quoted(datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
-    document = {"files": files, "created": created, **description}
     comment = "".join(f"# {line}\n" for line in note.strip().splitlines())
-    text = yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=110)
-    (folder / "version.yaml").write_text(comment + text)
+
+    def text(created: str) -> str:
+        document = {"files": files, "created": Quoted(created), **description}
+        return comment + yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=110)
+
+    path = folder / "version.yaml"
+    before = path.read_text() if path.exists() else ""
+    # A run that comes to the same result leaves the file as it is.
+    if not before or before != text(yaml.safe_load(before)["created"]):
+        path.write_text(text(datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")))
 
 
 def version_folder(model: str, version: str) -> Path:

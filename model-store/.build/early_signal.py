@@ -30,6 +30,7 @@ PARAMETERS = {
     "verbosity": -1,
 }
 SPLIT = market.Split("1991-01-02", "2015-12-31", "2016-01-04", "2016-12-30", "2017-01-03", "2018-12-31")
+DATA = "skfolio 1.12.2 (20 S&P 500 stocks, index), arch 8.0.0 (S&P 500 and NASDAQ OHLCV, VIX)"
 EXAMPLE_DAY = "2018-06-29"
 EXAMPLE_SYMBOLS = ["AAPL", "JPM", "XOM"]
 RTOL = 1e-12  # the server calls the same library; only exp() of another libm may differ
@@ -128,15 +129,7 @@ def build(version: str, names: list[str], table, truth) -> None:
             "classes": ["lags", "beats"],
             "normalizer": "normalizer.json",
             "metrics": metrics,
-            "training": {
-                "data": "skfolio 1.12.2 (20 S&P 500 stocks, index), arch 8.0.0 (S&P 500 and NASDAQ OHLCV, VIX)",
-                "from": SPLIT.train_from,
-                "to": SPLIT.train_to,
-                "test_from": SPLIT.test_from,
-                "test_to": SPLIT.test_to,
-                "seed": SEED,
-                "script": "model-store/.build/early_signal.py",
-            },
+            "training": artifact.training(DATA, SPLIT, SEED, "early_signal.py"),
             "baseline": artifact.baseline(seen),
         },
     )

@@ -59,6 +59,11 @@ class Split:
         return tuple(masks)
 
 
+# The window models need closes only, which reach four years further than OHLCV does.
+WINDOW_SPLIT = Split("1991-01-02", "2015-12-31", "2016-01-04", "2016-12-30", "2017-01-03", "2022-12-28")
+WINDOW_DATA = "skfolio 1.12.2 (20 S&P 500 stocks and the index, adjusted daily closes)"
+
+
 def stock_closes() -> pd.DataFrame:
     """Adjusted closes in USD: one row a day, one column a symbol."""
     from skfolio.datasets import load_sp500_dataset
@@ -183,11 +188,26 @@ def realised_volatility_ahead(horizon: int) -> pd.DataFrame:
     return 100 * annualised(returns.rolling(horizon).std().shift(-horizon))
 
 
+def percent_returns(closes: pd.DataFrame) -> pd.DataFrame:
+    """Daily log returns in percent, rounded to four decimals, so that a client can write down what was trained on."""
+    return (100 * np.log(closes).diff()).round(4)
+
+
 def windows(frame: pd.DataFrame, days: int = WINDOW_DAYS) -> np.ndarray:
     """[dates, symbols, days]: for each date the last `days` values, that date's included. NaN before there are enough."""
     views = np.lib.stride_tricks.sliding_window_view(frame.to_numpy(), days, axis=0)
     head = np.full((days - 1, frame.shape[1], days), np.nan)
     return np.concatenate([head, views])
+
+
+def every_fifth_day(dates: pd.DatetimeIndex, known: np.ndarray, horizon: int) -> list[np.ndarray]:
+    """For train, valid and test of WINDOW_SPLIT: the [date, symbol] cells to use, as a mask like `known`.
+
+    Only each fifth day, because neighbouring windows say nearly the same.
+    """
+    fifth = np.zeros(len(dates), bool)
+    fifth[::5] = True
+    return [(part & fifth)[:, None] & known for part in WINDOW_SPLIT.parts(dates, horizon)]
 
 
 def classifier_metrics(truth: np.ndarray, probability: np.ndarray) -> dict[str, float]:

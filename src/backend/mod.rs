@@ -7,8 +7,14 @@
 //! Libraries are found and loaded on first use, from `native_dir`. One that is missing is an error of the version that needs
 //! it (`LIBRARY_MISSING`), which says what to install.
 
+mod declared;
 mod lightgbm;
+mod message;
 mod onnx;
+#[cfg(test)]
+pub mod scripted;
+#[cfg(test)]
+mod testing;
 mod torch;
 
 use std::{path::Path, sync::Arc};

@@ -60,6 +60,11 @@ impl Version {
     pub const fn new(major: u64, minor: u64, patch: u64) -> Self {
         Self([major, minor, patch, 0])
     }
+
+    /// The four numbers, missing ones 0.
+    pub fn numbers(self) -> [u64; 4] {
+        self.0
+    }
 }
 
 impl FromStr for Version {

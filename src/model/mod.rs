@@ -3,6 +3,7 @@
 //! Everything above uses these types; the edge converts its protocols to them and back.
 
 mod example;
+mod features;
 mod id;
 mod manifest;
 mod request;
@@ -11,10 +12,11 @@ mod tensor;
 pub mod units;
 
 pub use example::{Example, ExampleFile, ExampleRequest, ExampleTensor, Expected};
+pub use features::Features;
 pub use id::{ModelName, Version};
 pub use manifest::{
-    Batching, FeatureSpec, FileEntry, Instances, Manifest, MaxQueue, MissingValue, ModelYaml, Normalizer, Platform,
-    SpecYaml, VersionYaml, VersionsPolicy, Warmup, parse_yaml,
+    Batching, FeatureSpec, FileEntry, Instances, Manifest, MaxQueue, MissingValue, ModelYaml, Normalizer,
+    NormalizerMethod, Platform, SpecYaml, VersionYaml, VersionsPolicy, Warmup, parse_yaml,
 };
 pub use request::{
     Answer, Contents, Data, Parameter, Parameters, PredictRequest, Priority, RouteReason, Row, Select, Served, Table,

@@ -1,8 +1,89 @@
 //! A VERSION AT WORK: the servable with its queue, its batches and its instances.
 //!
-//! Knows backends and tensors; knows nothing of models' names beyond labels, of routes, of the store or of protocols.
-//! `engine` calls `Servable::run`; `lifecycle` makes servables and drops them; `app` makes the cores.
+//! Knows backends and tensors; knows nothing of routes, of the store or of protocols. `engine` calls `Servable::run`;
+//! `lifecycle` makes servables and drops them; `app` makes the one `Runtime`.
 
+mod batch;
+mod cores;
+mod cost;
+mod malloc;
+mod queue;
+mod reaper;
 mod servable;
+#[cfg(test)]
+mod tests;
+mod threads;
 
-pub use servable::{Done, Servable, ServableConfig, Work};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+pub use cores::Cores;
+pub use reaper::Reaper;
+pub use servable::{Done, Placement, Servable, ServableConfig, Work};
+
+use crate::error::Result;
+
+/// How the data plane is laid out.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Current-thread runtimes, one a core.
+    pub cores: usize,
+    /// The most that a turn of a core's loop spends on batches, all models together.
+    pub loop_budget: Duration,
+}
+
+/// The data plane and what frees its remains. One a process.
+pub struct Runtime {
+    cores: Cores,
+    reaper: Reaper,
+    loop_budget: Duration,
+    next_id: AtomicU64,
+}
+
+// === impl Runtime ===
+
+impl Runtime {
+    pub fn start(config: &Config) -> Result<Arc<Self>> {
+        let reaper = Reaper::start()?;
+        let cores = Cores::start(config.cores, config.loop_budget, &reaper)?;
+        Ok(Arc::new(Self {
+            cores,
+            reaper,
+            loop_budget: config.loop_budget,
+            next_id: AtomicU64::new(1),
+        }))
+    }
+
+    pub fn cores(&self) -> &Cores {
+        &self.cores
+    }
+
+    pub fn reaper(&self) -> &Reaper {
+        &self.reaper
+    }
+
+    pub fn loop_budget(&self) -> Duration {
+        self.loop_budget
+    }
+
+    /// Drops whatever still runs on the data plane. After the drain, and before the process ends.
+    pub fn stop(&self) {
+        self.cores.stop();
+        self.reaper.stop();
+    }
+
+    fn next_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// A servable's last handle is gone: its sessions and weights go to the reaper.
+    fn retire(&self, shared: Arc<servable::Shared>) {
+        self.cores.retire(shared.id);
+        self.reaper.bury_shared(shared);
+    }
+}

@@ -1,11 +1,27 @@
-//! One version at work.
+//! One version at work: where a request waits, and where it runs.
+//!
+//! Work whose predicted time fits the loop budget waits on the core that decoded it and runs there; work that does not goes
+//! to the servable's own threads, which exist from the first such work on. Dropping the last handle is the drain: each core
+//! hands over its session, the threads end, and the reaper frees the weights.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{Arc, OnceLock, Weak},
+    time::{Duration, Instant},
+};
 
+use tokio::sync::oneshot;
+
+use super::{
+    Runtime,
+    batch::Pending,
+    cost::Cost,
+    queue::{Full, Limits},
+    threads::Threads,
+};
 use crate::{
     backend::Executable,
-    error::Result,
-    model::{Manifest, ModelName, Parameters, Priority, Signature, Tensor, Timing, Version},
+    error::{Error, Result},
+    model::{Features, Manifest, ModelName, Parameters, Priority, Signature, Tensor, Timing, Version},
     telemetry::VersionMetrics,
 };
 
@@ -17,6 +33,7 @@ pub struct ServableConfig {
     pub executable: Arc<dyn Executable>,
     /// The executable's, with `batch` cleared everywhere where joining was not shown to be safe.
     pub signature: Signature,
+    pub features: Features,
     /// Why requests are joined, or why not, in words for operators.
     pub batching_reason: String,
     /// Measured (rows, microseconds of one run), ascending by rows; from the child.
@@ -36,6 +53,7 @@ pub struct Work {
 }
 
 /// Its answer.
+#[derive(Debug)]
 pub struct Done {
     pub outputs: Vec<Tensor>,
     pub timing: Timing,
@@ -43,25 +61,223 @@ pub struct Done {
 
 /// A version at work. Dropping the last handle is the drain.
 pub struct Servable {
-    config: ServableConfig,
+    shared: Arc<Shared>,
+    threads: OnceLock<Threads>,
+    runtime: Weak<Runtime>,
 }
+
+/// What cores and threads know of a servable; it does not keep the servable itself alive.
+pub struct Shared {
+    /// Unique in the process, never used again: a new servable of the same version is another one.
+    pub id: u64,
+    pub model: ModelName,
+    pub version: Version,
+    pub manifest: Manifest,
+    pub signature: Signature,
+    pub features: Features,
+    pub batching_reason: String,
+    pub cost: Cost,
+    pub metrics: VersionMetrics,
+    pub joinable: bool,
+    pub gains_by_joining: bool,
+    executable: Arc<dyn Executable>,
+}
+
+/// Where the work of a servable runs now, for operators.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placement {
+    /// On the cores that decode the requests.
+    Loop,
+    /// On threads of its own.
+    Threads,
+}
+
+/// The most that one wait may be told to come back after.
+const RETRY_AFTER: Duration = Duration::from_millis(50);
 
 // === impl Servable ===
 
 impl Servable {
-    pub fn signature(&self) -> &Signature {
-        &self.config.signature
+    pub fn new(runtime: &Arc<Runtime>, config: ServableConfig) -> Arc<Self> {
+        let shared = Arc::new(Shared {
+            id: runtime.next_id(),
+            joinable: config.signature.batches(),
+            gains_by_joining: config.executable.gains_by_joining(),
+            cost: Cost::new(&config.cost),
+            model: config.model,
+            version: config.version,
+            manifest: config.manifest,
+            signature: config.signature,
+            features: config.features,
+            batching_reason: config.batching_reason,
+            metrics: config.metrics,
+            executable: config.executable,
+        });
+        Arc::new(Self {
+            shared,
+            threads: OnceLock::new(),
+            runtime: Arc::downgrade(runtime),
+        })
     }
 
-    pub fn config(&self) -> &ServableConfig {
-        &self.config
+    pub fn model(&self) -> &ModelName {
+        &self.shared.model
+    }
+
+    pub fn version(&self) -> Version {
+        self.shared.version
+    }
+
+    pub fn manifest(&self) -> &Manifest {
+        &self.shared.manifest
+    }
+
+    pub fn signature(&self) -> &Signature {
+        &self.shared.signature
+    }
+
+    pub fn features(&self) -> &Features {
+        &self.shared.features
+    }
+
+    pub fn metrics(&self) -> &VersionMetrics {
+        &self.shared.metrics
+    }
+
+    /// The library and its version.
+    pub fn library(&self) -> &str {
+        self.shared.executable.library()
+    }
+
+    pub fn batching_reason(&self) -> &str {
+        &self.shared.batching_reason
+    }
+
+    pub fn check_parameters(&self, parameters: &Parameters) -> Result<()> {
+        self.shared.executable.check_parameters(parameters)
+    }
+
+    /// The predicted time of one run of that many rows.
+    pub fn predicted(&self, rows: usize) -> Duration {
+        self.shared.cost.predict(rows)
+    }
+
+    /// Where one row would run now.
+    pub fn placement(&self) -> Placement {
+        let budget = self
+            .runtime
+            .upgrade()
+            .map_or(Duration::ZERO, |runtime| runtime.loop_budget());
+        self.place(1, budget)
     }
 
     /// Queues the work, waits for its batch and gives back its part.
     ///
     /// UNAVAILABLE `QUEUE_FULL` at once when there is no room; DEADLINE_EXCEEDED when its time is up, and then it was not run
     /// if it was still queued. Dropping the future takes the work out of the queue.
-    pub async fn run(self: Arc<Self>, _work: Work) -> Result<Done> {
-        unimplemented!("written next")
+    pub async fn run(self: Arc<Self>, work: Work) -> Result<Done> {
+        let runtime = self.runtime.upgrade().ok_or_else(draining)?;
+        let deadline = work.deadline;
+        let place = self.place(work.rows, runtime.loop_budget());
+        let (reply, answer) = oneshot::channel();
+        let pending = Pending {
+            work,
+            enqueued: Instant::now(),
+            reply,
+            shared: self.shared.clone(),
+        };
+        match place {
+            Placement::Loop => {
+                runtime.cores().submit(pending)?;
+                wait(answer, deadline).await
+            }
+            Placement::Threads => {
+                let queue_deadline = pending.enqueued + self.shared.manifest.queue_timeout;
+                let threads = self.threads.get_or_init(|| Threads::start(&self.shared));
+                let ticket = threads.submit(pending)?;
+                threads.wait(ticket, answer, deadline, queue_deadline).await
+            }
+        }
     }
+
+    fn place(&self, rows: usize, loop_budget: Duration) -> Placement {
+        match self.shared.cost.predict(rows) <= loop_budget {
+            true => Placement::Loop,
+            false => Placement::Threads,
+        }
+    }
+}
+
+impl Drop for Servable {
+    fn drop(&mut self) {
+        if let Some(threads) = self.threads.take() {
+            threads.close();
+        }
+        if let Some(runtime) = self.runtime.upgrade() {
+            runtime.retire(self.shared.clone());
+        }
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    pub fn executable(&self) -> &dyn Executable {
+        &*self.executable
+    }
+
+    /// Bounds of one of `shares` queues.
+    pub fn limits(&self, shares: usize) -> Limits {
+        Limits {
+            rows_max: self.manifest.max_queue_rows.div_ceil(shares),
+            bytes_max: usize::try_from(self.manifest.max_queue_bytes)
+                .unwrap_or(usize::MAX)
+                .div_ceil(shares),
+            timeout: self.manifest.queue_timeout,
+        }
+    }
+
+    /// Learns from one run, and shows it.
+    pub fn observe(&self, rows: usize, took: Duration) {
+        self.cost.observe(rows, took);
+        self.metrics.compute_duration.observe(took.as_secs_f64());
+        self.metrics.batch_rows.observe(rows as f64);
+    }
+
+    pub fn queue_full(&self, full: Full) -> Error {
+        let (limit, option) = match full {
+            Full::Rows => (self.manifest.max_queue_rows as u64, "max_queue.rows"),
+            Full::Bytes => (self.manifest.max_queue_bytes, "max_queue.bytes"),
+        };
+        let message = format!(
+            "the queue of model '{}' is full (batching.{option}: {limit})",
+            self.model
+        );
+        Error::unavailable("QUEUE_FULL", message, RETRY_AFTER).with("model", &self.model)
+    }
+
+    pub fn queue_timeout(&self) -> Error {
+        let message = format!(
+            "waited longer than batching.queue_timeout ({:?}) of model '{}'; it was not run",
+            self.manifest.queue_timeout, self.model
+        );
+        Error::unavailable("QUEUE_TIMEOUT", message, RETRY_AFTER).with("model", &self.model)
+    }
+}
+
+/// The answer of work that no longer needs to be told when its batch begins.
+pub(super) async fn wait(answer: oneshot::Receiver<Result<Done>>, deadline: Option<Instant>) -> Result<Done> {
+    let answered = match deadline {
+        None => answer.await,
+        Some(deadline) => match tokio::time::timeout_at(deadline.into(), answer).await {
+            Ok(answered) => answered,
+            Err(_) => return Err(Error::deadline_exceeded("before the answer came")),
+        },
+    };
+    // The sender is dropped unanswered only where a core or a thread ended under it.
+    answered.unwrap_or_else(|_| Err(draining()))
+}
+
+pub(super) fn draining() -> Error {
+    Error::unavailable("DRAINING", "the server is shutting down", Duration::from_secs(1))
 }

@@ -1,0 +1,83 @@
+//! A backend whose behaviour a unit test writes. Compiled into the tests of `runtime` alone.
+
+use std::sync::{Arc, Mutex};
+
+use super::{Call, Executable, Session};
+use crate::{
+    error::{Error, Result},
+    model::{DType, Signature, Tensor, TensorSpec, bytes_from},
+};
+
+/// Doubles what it is given: `x` FP64 [-1] to `y` FP64 [-1].
+///
+/// A row of -1 fails the batch, one of -2 panics. Every run waits for the gate, then writes down its rows.
+pub struct Scripted {
+    pub signature: Signature,
+    pub runs: Arc<Mutex<Vec<Vec<f64>>>>,
+    pub gate: Arc<Mutex<()>>,
+    pub gains_by_joining: bool,
+}
+
+struct ScriptedSession {
+    runs: Arc<Mutex<Vec<Vec<f64>>>>,
+    gate: Arc<Mutex<()>>,
+}
+
+pub const FAILS: f64 = -1.0;
+pub const PANICS: f64 = -2.0;
+
+// === impl Scripted ===
+
+impl Scripted {
+    pub fn new(batch: bool) -> Self {
+        let spec = |name| TensorSpec {
+            batch,
+            ..TensorSpec::new(name, DType::Fp64, &[-1])
+        };
+        Self {
+            signature: Signature {
+                inputs: vec![spec("x")],
+                outputs: vec![spec("y")],
+            },
+            runs: Arc::default(),
+            gate: Arc::default(),
+            gains_by_joining: true,
+        }
+    }
+}
+
+impl Executable for Scripted {
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn library(&self) -> &str {
+        "scripted"
+    }
+
+    fn gains_by_joining(&self) -> bool {
+        self.gains_by_joining
+    }
+
+    fn session(&self) -> Result<Box<dyn Session>> {
+        Ok(Box::new(ScriptedSession {
+            runs: self.runs.clone(),
+            gate: self.gate.clone(),
+        }))
+    }
+}
+
+impl Session for ScriptedSession {
+    fn run(&mut self, call: &Call<'_>) -> Result<Vec<Tensor>> {
+        drop(self.gate.lock().expect("a test holds the gate and does not panic"));
+        let values: Vec<f64> = bytemuck::pod_collect_to_vec(call.inputs[0].data);
+        self.runs.lock().expect("no holder panics").push(values.clone());
+        assert!(!values.contains(&PANICS), "as the script says");
+        if values.contains(&FAILS) {
+            return Err(Error::internal("BACKEND_FAILED", "as the script says"));
+        }
+        let data = bytes_from(values.iter().map(|value| value * 2.0).collect::<Vec<_>>());
+        let shape = [values.len()].into_iter().collect();
+        Ok(vec![Tensor::new("y".into(), DType::Fp64, shape, data)?])
+    }
+}

@@ -1,0 +1,109 @@
+//! ONE REQUEST: its phases, in order, in one readable function.
+//!
+//! Knows the catalog and the servables; knows nothing of protocols, sockets or the store. The edge calls `predict` with the
+//! words of `model` and turns the answer back into its protocol.
+
+mod prediction_id;
+mod router;
+
+use std::{sync::Arc, time::Instant};
+
+pub use prediction_id::IdKey;
+
+use crate::{
+    catalog::Catalog,
+    error::{Error, Result},
+    model::{Answer, PredictRequest, Served},
+    runtime::{Servable, Work},
+    telemetry::Metrics,
+};
+
+/// Answers requests. Cheap to clone: one pointer.
+#[derive(Clone)]
+pub struct Engine(Arc<Inner>);
+
+struct Inner {
+    catalog: Catalog,
+    metrics: Arc<Metrics>,
+    id_key: IdKey,
+}
+
+// === impl Engine ===
+
+impl Engine {
+    pub fn new(catalog: Catalog, metrics: Arc<Metrics>, id_key: IdKey) -> Self {
+        Self(Arc::new(Inner {
+            catalog,
+            metrics,
+            id_key,
+        }))
+    }
+
+    pub fn catalog(&self) -> &Catalog {
+        &self.0.catalog
+    }
+
+    /// One call of Predict, counted and timed.
+    pub async fn predict(&self, request: PredictRequest) -> Result<Answer> {
+        let started = Instant::now();
+        // 1. One picture: the servable is taken from it, and the picture let go, before the first await.
+        let picked = router::pick(&self.0.catalog.load(), &request.model, &request.select);
+        let (served, servable) = match picked {
+            Ok(picked) => picked,
+            Err(error) => {
+                // An unknown name must not become a label of a metric: callers could make as many as they like.
+                self.0.metrics.request("", "", error.code().as_str()).inc();
+                return Err(error);
+            }
+        };
+        let metrics = servable.metrics().clone();
+        let answer = self.answer(served.clone(), servable, request).await;
+        metrics.request_duration.observe(started.elapsed().as_secs_f64());
+        match &answer {
+            Ok(_) => _ = metrics.ok.inc(),
+            Err(error) => {
+                let version = served.version.to_string();
+                self.0
+                    .metrics
+                    .request(served.model.as_str(), &version, error.code().as_str())
+                    .inc();
+            }
+        }
+        answer
+    }
+
+    async fn answer(&self, served: Served, servable: Arc<Servable>, request: PredictRequest) -> Result<Answer> {
+        // 2. An expired request is not run.
+        if request.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            return Err(Error::deadline_exceeded(
+                "before the request was looked at; it was not run",
+            ));
+        }
+        // 3. The data become the signature's tensors, normalised; everything that can be wrong with them is said here.
+        let signature = servable.signature();
+        servable.check_parameters(&request.parameters)?;
+        let outputs = signature.select(&request.outputs)?;
+        let bound = servable.features().bind(signature, request.data)?;
+        let rows = bound.rows;
+        // 4. The batch.
+        let work = Work {
+            inputs: bound.inputs,
+            rows,
+            outputs,
+            parameters: request.parameters,
+            priority: request.priority,
+            deadline: request.deadline,
+        };
+        let done = servable.run(work).await?;
+        // 5. The answer, and the ids by which its outcomes can be reported later.
+        let prediction_ids = self.0.id_key.issue(&served, rows, done.outputs.first());
+        Ok(Answer {
+            served,
+            degraded: Vec::new(),
+            outputs: done.outputs,
+            rows,
+            prediction_ids,
+            timing: done.timing,
+        })
+    }
+}

@@ -1,0 +1,124 @@
+//! Prediction ids: opaque to callers, and all that a replica needs to credit an outcome that arrives later.
+//!
+//! An id is base64 (url-safe, no padding) of: a format byte, the time in microseconds, a random number, the row, the revision,
+//! the score, the version, the model and variant by name, and at the end 8 bytes of SipHash-2-4 over all that, keyed. So any
+//! replica that has the key can read it, at any age, with nothing kept for it, and a forged one is seen.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use siphasher::sip::SipHasher24;
+
+use crate::model::{DType, Served, Tensor, Version};
+
+/// The key of the checksum: the same on all replicas that credit each other's outcomes.
+#[derive(Clone)]
+pub struct IdKey([u8; 16]);
+
+const FORMAT: u8 = 1;
+/// Ids of one answer: a caller of a million rows gets the ids of the first ones, and no answer of fifty megabytes.
+const IDS_MAX: usize = 1024;
+
+// === impl IdKey ===
+
+impl IdKey {
+    pub fn new(key: [u8; 16]) -> Self {
+        Self(key)
+    }
+
+    /// A key of this process alone: ids are good until it ends.
+    pub fn random() -> Self {
+        Self(std::array::from_fn(|_| fastrand::u8(..)))
+    }
+
+    /// One id for each row, at most 1,024. The score is the row's first value of the first output, NaN where it is no float.
+    pub fn issue(&self, served: &Served, rows: usize, output: Option<&Tensor>) -> Vec<String> {
+        let micros = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_micros() as u64);
+        let random = fastrand::u64(..);
+        let mut record = Vec::with_capacity(96);
+        let ids = (0..rows.min(IDS_MAX)).map(|row| {
+            record.clear();
+            record.push(FORMAT);
+            record.extend_from_slice(&micros.to_le_bytes());
+            record.extend_from_slice(&random.to_le_bytes());
+            record.extend_from_slice(&(row as u32).to_le_bytes());
+            record.extend_from_slice(&served.revision.to_le_bytes());
+            record.extend_from_slice(&score(output, row, rows).to_le_bytes());
+            put_version(&mut record, served.version);
+            for name in [served.model.as_str(), &served.variant] {
+                record.push(name.len() as u8);
+                record.extend_from_slice(&name.as_bytes()[..name.len().min(255)]);
+            }
+            let checksum = SipHasher24::new_with_key(&self.0).hash(&record);
+            record.extend_from_slice(&checksum.to_le_bytes());
+            BASE64_URL_SAFE_NO_PAD.encode(&record)
+        });
+        ids.collect()
+    }
+}
+
+/// Four numbers of at most ten bytes each: small ones take one.
+fn put_version(record: &mut Vec<u8>, version: Version) {
+    for mut number in version.numbers() {
+        while number >= 0x80 {
+            record.push(number as u8 | 0x80);
+            number >>= 7;
+        }
+        record.push(number as u8);
+    }
+}
+
+fn score(output: Option<&Tensor>, row: usize, rows: usize) -> f32 {
+    let Some(output) = output.filter(|output| output.shape.first() == Some(&rows)) else {
+        return f32::NAN;
+    };
+    let Some(size) = output.dtype.size() else {
+        return f32::NAN;
+    };
+    let at = row * (output.data.len() / rows.max(1));
+    let Some(bytes) = output.data.get(at..at + size) else {
+        return f32::NAN;
+    };
+    match output.dtype {
+        DType::Fp32 => f32::from_le_bytes(bytes.try_into().expect("4 bytes: this is a bug")),
+        DType::Fp64 => f64::from_le_bytes(bytes.try_into().expect("8 bytes: this is a bug")) as f32,
+        _ => f32::NAN,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{ModelName, RouteReason};
+
+    fn served() -> Served {
+        Served {
+            model: ModelName::new("early-signal").expect("a name"),
+            version: Version::new(1, 2, 300),
+            variant: "stable".into(),
+            reason: RouteReason::Stable,
+            revision: 7,
+        }
+    }
+
+    #[test]
+    fn every_row_has_an_id_of_its_own_and_a_keyed_checksum() {
+        let key = IdKey::new([7; 16]);
+        let output = Tensor::from_f64("p".into(), [2].into_iter().collect(), vec![0.25, 0.75]);
+        let ids = key.issue(&served(), 2, Some(&output));
+        assert_eq!(ids.len(), 2);
+        assert_ne!(ids[0], ids[1]);
+        let record = BASE64_URL_SAFE_NO_PAD.decode(&ids[1]).expect("base64");
+        let (body, checksum) = record.split_at(record.len() - 8);
+        assert_eq!(SipHasher24::new_with_key(&[7; 16]).hash(body).to_le_bytes(), checksum);
+        assert_ne!(SipHasher24::new_with_key(&[8; 16]).hash(body).to_le_bytes(), checksum);
+        assert_eq!(body[29..33], 0.75f32.to_le_bytes());
+    }
+
+    #[test]
+    fn a_million_rows_do_not_make_a_million_ids() {
+        assert_eq!(IdKey::random().issue(&served(), 1_000_000, None).len(), IDS_MAX);
+    }
+}

@@ -1,0 +1,340 @@
+//! One batch: from the requests of several callers to one run, and back to each its own part.
+//!
+//! Called by whoever owns a session: a core's loop or a thread. A batch that fails is run again one by one, so that only the
+//! guilty request gets the error; a session that panics is made anew.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use super::{
+    queue::{Queued, Taken},
+    servable::{Done, Shared, Work},
+};
+use crate::{
+    backend::{Call, Session, View},
+    error::{Error, Result},
+    model::{BytesElements, DType, Priority, Shape, Tensor, Timing},
+};
+
+/// Work that waits, and where its answer goes.
+pub struct Pending {
+    pub work: Work,
+    pub enqueued: Instant,
+    pub reply: oneshot::Sender<Result<Done>>,
+    pub shared: Arc<Shared>,
+}
+
+/// A session and the memory in which its batches are put together.
+pub struct Instance {
+    session: Box<dyn Session>,
+    /// One buffer for each input, in words of 8 bytes so that every element type lies aligned.
+    joined: Vec<Vec<u64>>,
+}
+
+// === impl Instance ===
+
+impl Instance {
+    pub fn new(shared: &Shared) -> Result<Self> {
+        Ok(Self {
+            session: shared.executable().session()?,
+            joined: Vec::new(),
+        })
+    }
+
+    /// Answers everything that was taken.
+    pub fn run(&mut self, shared: &Shared, taken: Taken<Pending>) {
+        for pending in taken.expired {
+            let _ = pending.reply.send(Err(Error::deadline_exceeded(
+                "while the request waited; it was not run",
+            )));
+        }
+        for pending in taken.overdue {
+            let _ = pending.reply.send(Err(shared.queue_timeout()));
+        }
+        let batch = taken.batch;
+        if batch.len() > 1 && shared.gains_by_joining {
+            let rows = batch.iter().map(|pending| pending.work.rows).sum();
+            let started = Instant::now();
+            match self.run_joined(shared, &batch, rows) {
+                Ok(joined) => return deliver(shared, batch, joined, started, rows),
+                Err(error) => {
+                    tracing::debug!(model = %shared.model, version = %shared.version, error = error.message(),
+                        "a batch failed; its requests are run again one by one");
+                }
+            }
+        }
+        for pending in batch {
+            let started = Instant::now();
+            let outputs = self.run_alone(shared, &pending.work);
+            finish(shared, pending, outputs, started);
+        }
+    }
+
+    /// One request by itself, its bytes where they came.
+    fn run_alone(&mut self, shared: &Shared, work: &Work) -> Result<Vec<Tensor>> {
+        let views: smallvec::SmallVec<[View<'_>; 4]> = work
+            .inputs
+            .iter()
+            .map(|tensor| View {
+                dtype: tensor.dtype,
+                shape: &tensor.shape,
+                data: &tensor.data,
+            })
+            .collect();
+        let call = Call {
+            inputs: &views,
+            outputs: &work.outputs,
+            parameters: &work.parameters,
+        };
+        self.guarded(shared, |session| session.run(&call))
+    }
+
+    /// Several requests as one, along the first dimension. The outputs of all, for all rows.
+    fn run_joined(&mut self, shared: &Shared, batch: &[Pending], rows: usize) -> Result<Joined> {
+        let first = &batch[0].work;
+        let specs = &shared.signature.inputs;
+        let mut joined = std::mem::take(&mut self.joined);
+        joined.resize_with(specs.len(), Vec::new);
+        let mut lengths = smallvec::SmallVec::<[usize; 4]>::new();
+        for (place, (spec, buffer)) in specs.iter().zip(&mut joined).enumerate() {
+            lengths.push(if spec.batch { join(batch, place, buffer) } else { 0 });
+        }
+        let shapes: smallvec::SmallVec<[Shape; 4]> = specs
+            .iter()
+            .zip(&first.inputs)
+            .map(|(spec, tensor)| {
+                let mut shape = tensor.shape.clone();
+                if spec.batch {
+                    shape[0] = rows;
+                }
+                shape
+            })
+            .collect();
+        let views: smallvec::SmallVec<[View<'_>; 4]> = (0..specs.len())
+            .map(|place| {
+                let data: &[u8] = match specs[place].batch {
+                    true => &bytemuck::cast_slice(&joined[place])[..lengths[place]],
+                    false => &first.inputs[place].data,
+                };
+                View {
+                    dtype: first.inputs[place].dtype,
+                    shape: &shapes[place],
+                    data,
+                }
+            })
+            .collect();
+        let wanted = wanted_by_any(batch);
+        let call = Call {
+            inputs: &views,
+            outputs: &wanted,
+            parameters: &first.parameters,
+        };
+        let outputs = self.guarded(shared, |session| session.run(&call));
+        drop(views);
+        self.joined = joined;
+        let outputs = outputs?;
+        if let Some(short) = outputs.iter().find(|output| output.shape.first() != Some(&rows)) {
+            return Err(Error::internal(
+                "OUTPUT_ROWS",
+                format!("output '{}' does not have a row for each of the batch", short.name),
+            ));
+        }
+        Ok(Joined {
+            places: wanted,
+            outputs,
+        })
+    }
+
+    fn guarded<T>(&mut self, shared: &Shared, run: impl FnOnce(&mut dyn Session) -> Result<T>) -> Result<T> {
+        // The session is thrown away when it panicked, so nobody sees what it left half done.
+        match catch_unwind(AssertUnwindSafe(|| run(&mut *self.session))) {
+            Ok(result) => result,
+            Err(_) => {
+                self.session = shared.executable().session()?;
+                Err(Error::internal(
+                    "BACKEND_PANICKED",
+                    "the backend failed unexpectedly at this batch",
+                ))
+            }
+        }
+    }
+}
+
+/// The outputs of a joined run, and which outputs of the signature they are.
+struct Joined {
+    places: Vec<usize>,
+    outputs: Vec<Tensor>,
+}
+
+// === impl Pending ===
+
+impl Queued for Pending {
+    fn rows(&self) -> usize {
+        self.work.rows.max(1)
+    }
+
+    fn bytes(&self) -> usize {
+        self.work.inputs.iter().map(|tensor| tensor.data.len()).sum()
+    }
+
+    fn priority(&self) -> Priority {
+        self.work.priority
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.work.deadline
+    }
+
+    fn enqueued(&self) -> Instant {
+        self.enqueued
+    }
+
+    fn gone(&self) -> bool {
+        self.reply.is_closed()
+    }
+
+    /// Equal shapes but for the first dimension, equal bytes where an input does not batch, equal parameters.
+    fn joins(&self, other: &Self) -> bool {
+        let specs = &self.shared.signature.inputs;
+        self.shared.joinable
+            && self.work.parameters == other.work.parameters
+            && self
+                .work
+                .inputs
+                .iter()
+                .zip(&other.work.inputs)
+                .zip(specs)
+                .all(|((mine, theirs), spec)| match spec.batch {
+                    true => mine.shape[1..] == theirs.shape[1..],
+                    false => mine.shape == theirs.shape && mine.data == theirs.data,
+                })
+    }
+}
+
+/// Copies one input of all requests into the buffer; returns the bytes. One of the two copies we allow ourselves.
+fn join(batch: &[Pending], place: usize, buffer: &mut Vec<u64>) -> usize {
+    let length: usize = batch.iter().map(|pending| pending.work.inputs[place].data.len()).sum();
+    buffer.resize(length.div_ceil(8), 0);
+    let bytes: &mut [u8] = bytemuck::cast_slice_mut(buffer);
+    let mut at = 0;
+    for pending in batch {
+        let data = &pending.work.inputs[place].data;
+        bytes[at..at + data.len()].copy_from_slice(data);
+        at += data.len();
+    }
+    length
+}
+
+/// The union of what the callers want, in the signature's order; usually all want the same.
+fn wanted_by_any(batch: &[Pending]) -> Vec<usize> {
+    let first = &batch[0].work.outputs;
+    if batch.iter().all(|pending| pending.work.outputs == *first) {
+        return first.clone();
+    }
+    let mut wanted: Vec<usize> = batch
+        .iter()
+        .flat_map(|pending| pending.work.outputs.iter().copied())
+        .collect();
+    wanted.sort_unstable();
+    wanted.dedup();
+    wanted
+}
+
+/// Gives each caller its rows.
+fn deliver(shared: &Shared, batch: Vec<Pending>, joined: Joined, started: Instant, rows: usize) {
+    let took = started.elapsed();
+    shared.observe(rows, took);
+    let mut cutters: Vec<Cutter> = joined
+        .outputs
+        .into_iter()
+        .map(|output| Cutter::new(output, rows))
+        .collect();
+    for pending in batch {
+        // Every cutter moves on for every caller, wanted or not: the rows lie one after another.
+        let parts: Vec<Tensor> = cutters.iter_mut().map(|cutter| cutter.cut(pending.work.rows)).collect();
+        let outputs = pending.work.outputs.iter().map(|place| {
+            let at = joined
+                .places
+                .iter()
+                .position(|known| known == place)
+                .expect("a union: this is a bug");
+            parts[at].clone()
+        });
+        let outputs = outputs.collect();
+        let timing = timing(&pending, started, took, rows);
+        shared.metrics.queue_duration.observe(timing.queue_us as f64 * 1e-6);
+        let _ = pending.reply.send(Ok(Done { outputs, timing }));
+    }
+}
+
+fn finish(shared: &Shared, pending: Pending, outputs: Result<Vec<Tensor>>, started: Instant) {
+    let took = started.elapsed();
+    let rows = pending.work.rows;
+    if outputs.is_ok() {
+        shared.observe(rows, took);
+    }
+    let timing = timing(&pending, started, took, rows);
+    shared.metrics.queue_duration.observe(timing.queue_us as f64 * 1e-6);
+    let _ = pending.reply.send(outputs.map(|outputs| Done { outputs, timing }));
+}
+
+fn timing(pending: &Pending, started: Instant, took: Duration, rows: usize) -> Timing {
+    Timing {
+        queue_us: started.saturating_duration_since(pending.enqueued).as_micros() as u64,
+        compute_us: took.as_micros() as u64,
+        batch_rows: rows,
+    }
+}
+
+/// Cuts the rows of one output off its front, one caller after another.
+struct Cutter {
+    rest: Bytes,
+    template: Tensor,
+    /// Bytes of a row; `None` for BYTES.
+    row_bytes: Option<usize>,
+}
+
+// === impl Cutter ===
+
+impl Cutter {
+    fn new(output: Tensor, rows: usize) -> Self {
+        let row_bytes = match output.dtype {
+            DType::Bytes => None,
+            _ => Some(output.data.len() / rows.max(1)),
+        };
+        Self {
+            rest: output.data.clone(),
+            row_bytes,
+            template: Tensor {
+                data: Bytes::new(),
+                ..output
+            },
+        }
+    }
+
+    fn cut(&mut self, rows: usize) -> Tensor {
+        let length = self.row_bytes.map_or_else(
+            || {
+                let elements = rows * self.template.shape[1..].iter().product::<usize>();
+                BytesElements::new(&self.rest)
+                    .take(elements)
+                    .flatten()
+                    .map(|element| 4 + element.len())
+                    .sum()
+            },
+            |row_bytes| rows * row_bytes,
+        );
+        let mut tensor = Tensor {
+            data: self.rest.split_to(length),
+            ..self.template.clone()
+        };
+        tensor.shape[0] = rows;
+        tensor
+    }
+}

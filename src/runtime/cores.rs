@@ -1,0 +1,296 @@
+//! The data plane: a current-thread runtime on each core, and the batches that run in its event loop.
+//!
+//! Requests that are decoded in one turn of a core's loop lie in that core's queues; then the core's runner takes its turn:
+//! one batch of each model that waits, in turn, until the loop budget is spent. What does not fit waits for the next turn,
+//! after the sockets had theirs. So batches form by themselves, cost no thread hop, and no model holds up the others for
+//! longer than the budget and one batch.
+
+use std::{
+    cell::RefCell,
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::Notify;
+
+use super::{
+    batch::{Instance, Pending},
+    queue::Queue,
+    reaper::Reaper,
+    servable::{Shared, draining},
+};
+use crate::error::{Error, Result};
+
+/// The cores of the data plane.
+pub struct Cores {
+    inboxes: Vec<Arc<Inbox>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Round robin for work that comes from outside the data plane.
+    next: AtomicUsize,
+}
+
+/// How the rest of the process speaks to one core.
+struct Inbox {
+    jobs: Mutex<Vec<Job>>,
+    /// Wakes the core for its jobs.
+    wake: Notify,
+}
+
+enum Job {
+    Run(Box<dyn FnOnce() + Send>),
+    /// A servable left: its session goes to the reaper.
+    Retire(u64),
+    Stop,
+}
+
+thread_local! {
+    /// The state of this core; `None` on threads that are none.
+    static CORE: RefCell<Option<Core>> = const { RefCell::new(None) };
+}
+
+/// What one core owns. Touched by its own thread only, and never across an await.
+struct Core {
+    /// The table by servable: queue and session.
+    slots: HashMap<u64, Slot>,
+    /// Servables with something in their queue, in the order of their turns.
+    turns: VecDeque<u64>,
+    /// How many cores share a servable's limits.
+    cores: usize,
+    loop_budget: Duration,
+    /// Wakes the runner.
+    wake: Arc<Notify>,
+}
+
+struct Slot {
+    shared: Arc<Shared>,
+    queue: Queue<Pending>,
+    /// Made at the first request.
+    instance: Option<Instance>,
+}
+
+// === impl Cores ===
+
+impl Cores {
+    pub fn start(count: usize, loop_budget: Duration, reaper: &Reaper) -> Result<Self> {
+        let mut inboxes = Vec::with_capacity(count);
+        let mut threads = Vec::with_capacity(count);
+        for index in 0..count {
+            let inbox = Arc::new(Inbox {
+                jobs: Mutex::new(Vec::new()),
+                wake: Notify::new(),
+            });
+            inboxes.push(inbox.clone());
+            let reaper = reaper.clone();
+            let thread = std::thread::Builder::new()
+                .name(format!("core-{index}"))
+                .spawn(move || run_core(&inbox, count, loop_budget, &reaper))
+                .map_err(|error| Error::internal("THREAD", format!("could not start a core's thread: {error}")))?;
+            threads.push(thread);
+        }
+        Ok(Self {
+            inboxes,
+            threads: Mutex::new(threads),
+            next: AtomicUsize::new(0),
+        })
+    }
+
+    pub fn count(&self) -> usize {
+        self.inboxes.len()
+    }
+
+    /// Runs `make` on that core's thread, inside its runtime: what it spawns stays there.
+    pub fn spawn_on(&self, core: usize, make: Box<dyn FnOnce() + Send>) {
+        self.inboxes[core % self.inboxes.len()].send(Job::Run(make));
+    }
+
+    /// Queues the work on this core, or on the next one where the caller is not on a core.
+    pub(super) fn submit(&self, pending: Pending) -> Result<()> {
+        let elsewhere = CORE.with_borrow_mut(|core| match core {
+            Some(core) => core.submit(pending).map(|()| None).map_err(|refused| refused.1),
+            None => Ok(Some(pending)),
+        })?;
+        if let Some(pending) = elsewhere {
+            let core = self.next.fetch_add(1, Ordering::Relaxed);
+            self.spawn_on(core, Box::new(move || submit_here(pending)));
+        }
+        Ok(())
+    }
+
+    /// Tells every core to hand over the servable's session.
+    pub(super) fn retire(&self, id: u64) {
+        for inbox in &self.inboxes {
+            inbox.send(Job::Retire(id));
+        }
+    }
+
+    /// Drops the data-plane runtimes with whatever still runs in them, and waits for their threads.
+    pub fn stop(&self) {
+        for inbox in &self.inboxes {
+            inbox.send(Job::Stop);
+        }
+        let threads = std::mem::take(&mut *self.threads.lock().expect("no holder panics: this is a bug"));
+        for thread in threads {
+            if thread.join().is_err() {
+                tracing::error!("a core's thread ended with a panic");
+            }
+        }
+    }
+}
+
+// === impl Inbox ===
+
+impl Inbox {
+    fn send(&self, job: Job) {
+        self.jobs.lock().expect("no holder panics: this is a bug").push(job);
+        self.wake.notify_one();
+    }
+
+    fn take(&self) -> Vec<Job> {
+        std::mem::take(&mut *self.jobs.lock().expect("no holder panics: this is a bug"))
+    }
+}
+
+// === impl Core ===
+
+impl Core {
+    /// Queues the work, or gives it back with the refusal.
+    fn submit(&mut self, pending: Pending) -> Result<(), Box<(Pending, Error)>> {
+        let id = pending.shared.id;
+        let slot = self.slots.entry(id).or_insert_with(|| Slot {
+            queue: Queue::new(pending.shared.limits(self.cores)),
+            shared: pending.shared.clone(),
+            instance: None,
+        });
+        let was_empty = slot.queue.is_empty();
+        slot.queue.push(pending).map_err(|(pending, full)| {
+            let error = pending.shared.queue_full(full);
+            Box::new((pending, error))
+        })?;
+        if was_empty {
+            self.turns.push_back(id);
+            self.wake.notify_one();
+        }
+        Ok(())
+    }
+
+    /// One batch of each servable that waits, in turn, until nothing waits or the budget is spent. Whether something
+    /// still waits.
+    fn take_turn(&mut self) -> bool {
+        let started = Instant::now();
+        let mut now = started;
+        while let Some(id) = self.turns.pop_front() {
+            let Some(slot) = self.slots.get_mut(&id) else { continue };
+            let left = self.loop_budget.saturating_sub(now - started);
+            let fits = slot.shared.cost.rows_within(left, slot.shared.manifest.max_batch_size);
+            // The first batch of a turn always gets something done, whatever it costs.
+            if fits == 0 && now > started {
+                self.turns.push_front(id);
+                break;
+            }
+            slot.run(now, fits.max(1));
+            if !slot.queue.is_empty() {
+                self.turns.push_back(id);
+            }
+            now = Instant::now();
+        }
+        !self.turns.is_empty()
+    }
+
+    /// The servable left: nobody can submit to it any more.
+    fn retire(&mut self, id: u64) -> Option<Slot> {
+        let mut slot = self.slots.remove(&id)?;
+        for pending in slot.queue.drain() {
+            let _ = pending.reply.send(Err(draining()));
+        }
+        Some(slot)
+    }
+}
+
+// === impl Slot ===
+
+impl Slot {
+    fn run(&mut self, now: Instant, rows_max: usize) {
+        let taken = self.queue.take(now, rows_max);
+        self.shared.metrics.queue_rows.set(self.queue.rows() as i64);
+        let instance = match &mut self.instance {
+            Some(instance) => instance,
+            none => match Instance::new(&self.shared) {
+                Ok(instance) => none.insert(instance),
+                Err(error) => {
+                    for pending in taken.batch {
+                        let _ = pending.reply.send(Err(error.clone()));
+                    }
+                    return;
+                }
+            },
+        };
+        instance.run(&self.shared, taken);
+    }
+}
+
+/// For work from outside: nobody awaits the refusal here, so the reply carries it.
+fn submit_here(pending: Pending) {
+    CORE.with_borrow_mut(|core| {
+        let Some(core) = core else { return };
+        if let Err(refused) = core.submit(pending) {
+            let (pending, error) = *refused;
+            let _ = pending.reply.send(Err(error));
+        }
+    });
+}
+
+/// The thread of one core.
+fn run_core(inbox: &Inbox, cores: usize, loop_budget: Duration, reaper: &Reaper) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return tracing::error!(%error, "a core's runtime could not be made"),
+    };
+    let wake = Arc::new(Notify::new());
+    let core = Core {
+        slots: HashMap::new(),
+        turns: VecDeque::new(),
+        cores,
+        loop_budget,
+        wake: wake.clone(),
+    };
+    CORE.set(Some(core));
+    runtime.spawn(take_turns(wake));
+    runtime.block_on(follow(inbox, reaper));
+    // First the tasks, whose callers are told by the closing of their connections; then the sessions.
+    drop(runtime);
+    CORE.set(None);
+}
+
+/// Does what the rest of the process asks of this core, until it is told to stop.
+async fn follow(inbox: &Inbox, reaper: &Reaper) {
+    loop {
+        inbox.wake.notified().await;
+        for job in inbox.take() {
+            match job {
+                Job::Run(make) => make(),
+                Job::Retire(id) => {
+                    let slot = CORE.with_borrow_mut(|core| core.as_mut().and_then(|core| core.retire(id)));
+                    if let Some(slot) = slot {
+                        reaper.bury(Box::new(slot));
+                    }
+                }
+                Job::Stop => return,
+            }
+        }
+    }
+}
+
+/// The runner: a turn of batches, then a turn for the sockets.
+async fn take_turns(wake: Arc<Notify>) {
+    loop {
+        wake.notified().await;
+        while CORE.with_borrow_mut(|core| core.as_mut().is_some_and(Core::take_turn)) {
+            tokio::task::yield_now().await;
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! The drivers of the queue, on real cores and threads, over a backend whose behaviour each test writes.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use super::{Config, Done, Placement, Runtime, Servable, ServableConfig, Work};
+use crate::{
+    backend::{
+        Executable,
+        scripted::{FAILS, PANICS, Scripted},
+    },
+    error::Result,
+    model::{Features, Manifest, ModelName, ModelYaml, Parameters, Platform, Priority, Tensor, Version, VersionYaml},
+    telemetry::Metrics,
+};
+
+struct Bench {
+    runtime: Arc<Runtime>,
+    servable: Arc<Servable>,
+    runs: Arc<Mutex<Vec<Vec<f64>>>>,
+    gate: Arc<Mutex<()>>,
+}
+
+/// One row costs `micros`; past the budget of 1 ms it belongs on threads.
+fn bench(scripted: Scripted, micros: f64, yaml: &str) -> Bench {
+    let runtime = Runtime::start(&Config {
+        cores: 1,
+        loop_budget: Duration::from_millis(1),
+    })
+    .expect("it starts");
+    let model = ModelYaml::parse(yaml).expect("good yaml");
+    let manifest = Manifest::resolve(Platform::Onnx, model, VersionYaml::default()).expect("a good manifest");
+    let (runs, gate) = (scripted.runs.clone(), scripted.gate.clone());
+    let executable: Arc<dyn Executable> = Arc::new(scripted);
+    let signature = executable.signature().clone();
+    let servable = Servable::new(
+        &runtime,
+        ServableConfig {
+            model: ModelName::new("m").expect("a name"),
+            version: Version::new(1, 0, 0),
+            features: Features::new(&signature, None).expect("no normalizer"),
+            signature,
+            manifest,
+            executable,
+            batching_reason: String::new(),
+            cost: vec![(1, micros), (2, micros * 2.0)],
+            metrics: Metrics::new().version("m", "1.0.0"),
+        },
+    );
+    Bench {
+        runtime,
+        servable,
+        runs,
+        gate,
+    }
+}
+
+fn work(values: &[f64]) -> Work {
+    Work {
+        inputs: vec![Tensor::from_f64(
+            "x".into(),
+            [values.len()].into_iter().collect(),
+            values.to_vec(),
+        )],
+        rows: values.len(),
+        outputs: vec![0],
+        parameters: Parameters::default(),
+        priority: Priority::Normal,
+        deadline: None,
+    }
+}
+
+fn values(done: Result<Done>) -> Result<Vec<f64>, &'static str> {
+    done.map(|done| bytemuck::pod_collect_to_vec(&done.outputs[0].data))
+        .map_err(|error| error.reason())
+}
+
+impl Bench {
+    /// All of them decoded in one turn of the core's loop.
+    fn together(&self, works: Vec<Work>) -> Vec<Result<Vec<f64>, &'static str>> {
+        let (sender, receiver) = std::sync::mpsc::sync_channel(works.len());
+        let count = works.len();
+        let servable = self.servable.clone();
+        self.runtime.cores().spawn_on(
+            0,
+            Box::new(move || {
+                for (place, work) in works.into_iter().enumerate() {
+                    let (servable, sender) = (servable.clone(), sender.clone());
+                    tokio::spawn(async move {
+                        let done = values(servable.run(work).await);
+                        sender.send((place, done)).expect("the test waits");
+                    });
+                }
+            }),
+        );
+        let mut answers: Vec<_> = (0..count)
+            .map(|_| receiver.recv().expect("every work is answered"))
+            .collect();
+        answers.sort_by_key(|(place, _)| *place);
+        answers.into_iter().map(|(_, answer)| answer).collect()
+    }
+
+    fn runs(&self) -> Vec<Vec<f64>> {
+        self.runs.lock().expect("no holder panics").clone()
+    }
+}
+
+#[test]
+fn requests_of_one_turn_are_one_batch_and_each_gets_its_own_rows() {
+    let bench = bench(Scripted::new(true), 1.0, "");
+    let answers = bench.together(vec![work(&[1.0]), work(&[2.0, 3.0]), work(&[4.0])]);
+    assert_eq!(answers, [Ok(vec![2.0]), Ok(vec![4.0, 6.0]), Ok(vec![8.0])]);
+    assert_eq!(bench.runs(), [vec![1.0, 2.0, 3.0, 4.0]]);
+}
+
+#[test]
+fn a_model_that_does_not_batch_runs_each_request_whole_and_alone() {
+    let bench = bench(Scripted::new(false), 1.0, "");
+    let answers = bench.together(vec![work(&[1.0, 2.0]), work(&[3.0])]);
+    assert_eq!(answers, [Ok(vec![2.0, 4.0]), Ok(vec![6.0])]);
+    assert_eq!(bench.runs(), [vec![1.0, 2.0], vec![3.0]]);
+}
+
+#[test]
+fn rows_that_do_not_gain_by_joining_are_run_one_after_another() {
+    let bench = bench(
+        Scripted {
+            gains_by_joining: false,
+            ..Scripted::new(true)
+        },
+        1.0,
+        "",
+    );
+    bench.together(vec![work(&[1.0]), work(&[2.0])]);
+    assert_eq!(bench.runs(), [vec![1.0], vec![2.0]]);
+}
+
+#[test]
+fn only_the_guilty_request_gets_the_error() {
+    for guilty in [FAILS, PANICS] {
+        let bench = bench(Scripted::new(true), 1.0, "");
+        let answers = bench.together(vec![work(&[1.0]), work(&[guilty]), work(&[3.0])]);
+        let reason = if guilty == FAILS {
+            "BACKEND_FAILED"
+        } else {
+            "BACKEND_PANICKED"
+        };
+        assert_eq!(answers, [Ok(vec![2.0]), Err(reason), Ok(vec![6.0])]);
+    }
+}
+
+#[test]
+fn batches_keep_to_the_largest_size() {
+    let bench = bench(Scripted::new(true), 1.0, "batching: { max_batch_size: 2 }");
+    bench.together((0..5).map(|value| work(&[f64::from(value)])).collect());
+    assert_eq!(bench.runs().iter().map(Vec::len).collect::<Vec<_>>(), [2, 2, 1]);
+}
+
+#[test]
+fn a_full_queue_refuses_at_once_with_a_hint_when_to_come_back() {
+    let bench = bench(
+        Scripted::new(true),
+        1.0,
+        "batching: { max_batch_size: 2, max_queue: { rows: 3 } }",
+    );
+    let answers = bench.together((0..5).map(|value| work(&[f64::from(value)])).collect());
+    assert_eq!(answers.iter().filter(|answer| **answer == Err("QUEUE_FULL")).count(), 2);
+    assert_eq!(bench.runs().concat(), [0.0, 1.0, 2.0]);
+}
+
+#[test]
+fn dear_work_runs_on_threads_of_its_own_and_joins_what_waits_there() {
+    let bench = bench(Scripted::new(true), 5000.0, "");
+    assert_eq!(bench.servable.placement(), Placement::Threads);
+    let held = bench.gate.lock().expect("no holder panics");
+    let (servable, runs) = (bench.servable.clone(), bench.runs.clone());
+    let asking = std::thread::Builder::new().spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        runtime.block_on(async {
+            let ask = |value: f64| tokio::spawn(servable.clone().run(work(&[value])));
+            let answers = [ask(1.0), ask(2.0), ask(3.0)];
+            for (place, answer) in answers.into_iter().enumerate() {
+                let answer = values(answer.await.expect("no panic"));
+                assert_eq!(answer, Ok(vec![2.0 * (place as f64 + 1.0)]));
+            }
+        });
+    });
+    drop(held);
+    asking.expect("it starts").join().expect("all answered");
+    assert_eq!(runs.lock().expect("no holder panics").concat().len(), 3);
+}
+
+#[tokio::test]
+async fn work_that_waits_past_its_deadline_is_not_run() {
+    let bench = bench(Scripted::new(false), 5000.0, "batching: { queue_timeout: 10s }");
+    // A std mutex held across awaits, on purpose: the gate stands between the test and the model's thread.
+    let held = bench.gate.lock().expect("no holder panics");
+    let first = tokio::spawn(bench.servable.clone().run(work(&[1.0])));
+    tokio::task::yield_now().await;
+    let late = Work {
+        deadline: Some(Instant::now() + Duration::from_millis(20)),
+        ..work(&[2.0])
+    };
+    let late = values(bench.servable.clone().run(late).await);
+    assert_eq!(late, Err("DEADLINE_EXCEEDED"));
+    drop(held);
+    assert_eq!(values(first.await.expect("no panic")), Ok(vec![2.0]));
+    assert_eq!(values(bench.servable.clone().run(work(&[3.0])).await), Ok(vec![6.0]));
+    assert_eq!(bench.runs(), [vec![1.0], vec![3.0]]);
+}
+
+#[tokio::test]
+async fn work_whose_caller_left_is_not_run() {
+    let bench = bench(Scripted::new(false), 5000.0, "");
+    let held = bench.gate.lock().expect("no holder panics");
+    let first = tokio::spawn(bench.servable.clone().run(work(&[1.0])));
+    tokio::task::yield_now().await;
+    let cancelled = tokio::spawn(bench.servable.clone().run(work(&[2.0])));
+    tokio::task::yield_now().await;
+    cancelled.abort();
+    assert!(cancelled.await.expect_err("it was cancelled").is_cancelled());
+    drop(held);
+    assert!(first.await.expect("no panic").is_ok());
+    assert_eq!(values(bench.servable.clone().run(work(&[3.0])).await), Ok(vec![6.0]));
+    assert_eq!(bench.runs(), [vec![1.0], vec![3.0]]);
+}
+
+#[tokio::test]
+async fn a_queue_timeout_is_unavailable_and_not_run() {
+    let bench = bench(Scripted::new(false), 5000.0, "batching: { queue_timeout: 20ms }");
+    let held = bench.gate.lock().expect("no holder panics");
+    let first = tokio::spawn(bench.servable.clone().run(work(&[1.0])));
+    tokio::task::yield_now().await;
+    assert_eq!(
+        values(bench.servable.clone().run(work(&[2.0])).await),
+        Err("QUEUE_TIMEOUT")
+    );
+    drop(held);
+    assert!(first.await.expect("no panic").is_ok());
+}
+
+#[test]
+fn dropping_the_last_handle_frees_sessions_and_weights() {
+    for micros in [1.0, 5000.0] {
+        let bench = bench(Scripted::new(true), micros, "");
+        bench.together(vec![work(&[1.0])]);
+        let runs = Arc::downgrade(&bench.runs);
+        let Bench {
+            runtime,
+            servable,
+            runs: own,
+            ..
+        } = bench;
+        drop((servable, own));
+        let give_up = Instant::now() + Duration::from_secs(10);
+        while runs.strong_count() > 0 {
+            assert!(Instant::now() < give_up, "the weights are still held");
+            std::thread::yield_now();
+        }
+        runtime.stop();
+    }
+}

@@ -1,0 +1,208 @@
+//! Threads of a servable's own, for work that does not fit into a turn of the event loop.
+//!
+//! They pull: an idle one takes whatever waits, up to the limit. A request that still waits when its time is up is taken
+//! back by its caller, so "it was not run" is the truth; the ticket decides who was first.
+
+use std::{
+    sync::{
+        Arc, Condvar, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
+
+use tokio::sync::oneshot;
+
+use super::{
+    batch::{Instance, Pending},
+    queue::{Queue, Queued},
+    servable::{Done, Shared, draining, wait},
+};
+use crate::{
+    error::{Error, Result},
+    model::Priority,
+};
+
+/// The threads of one servable.
+pub struct Threads {
+    queue: Arc<ThreadQueue>,
+}
+
+/// Says whether the work has begun: taken once, by the thread that runs it or by the caller who gives up.
+pub struct Ticket(Arc<AtomicBool>);
+
+struct ThreadQueue {
+    state: Mutex<State>,
+    /// Signalled when something waits, and when the queue closes.
+    waiting: Condvar,
+    shared: Arc<Shared>,
+}
+
+struct State {
+    queue: Queue<Ticketed>,
+    closed: bool,
+}
+
+struct Ticketed {
+    pending: Pending,
+    ticket: Arc<AtomicBool>,
+}
+
+// === impl Threads ===
+
+impl Threads {
+    pub fn start(shared: &Arc<Shared>) -> Self {
+        let state = State {
+            queue: Queue::new(shared.limits(1)),
+            closed: false,
+        };
+        let queue = Arc::new(ThreadQueue {
+            state: Mutex::new(state),
+            waiting: Condvar::new(),
+            shared: shared.clone(),
+        });
+        for index in 0..shared.manifest.instances {
+            let queue = queue.clone();
+            let name = format!("run-{}-{index}", shared.model);
+            let started = std::thread::Builder::new()
+                .name(name.chars().take(15).collect())
+                .spawn(move || queue.work());
+            if let Err(error) = started {
+                tracing::error!(model = %shared.model, %error, "could not start a thread for the model");
+            }
+        }
+        Self { queue }
+    }
+
+    pub fn submit(&self, pending: Pending) -> Result<Ticket> {
+        let ticket = Arc::new(AtomicBool::new(false));
+        let mut state = self.queue.lock();
+        if state.closed {
+            return Err(draining());
+        }
+        let ticketed = Ticketed {
+            pending,
+            ticket: ticket.clone(),
+        };
+        state
+            .queue
+            .push(ticketed)
+            .map_err(|(_, full)| self.queue.shared.queue_full(full))?;
+        self.queue.shared.metrics.queue_rows.set(state.queue.rows() as i64);
+        drop(state);
+        self.queue.waiting.notify_one();
+        Ok(Ticket(ticket))
+    }
+
+    /// Waits for the answer; until the work begins no longer than the queue's time-out, and in all until the deadline.
+    pub async fn wait(
+        &self,
+        ticket: Ticket,
+        mut answer: oneshot::Receiver<Result<Done>>,
+        deadline: Option<Instant>,
+        queue_deadline: Instant,
+    ) -> Result<Done> {
+        let first = deadline.map_or(queue_deadline, |deadline| deadline.min(queue_deadline));
+        if let Ok(answered) = tokio::time::timeout_at(first.into(), &mut answer).await {
+            return answered.unwrap_or_else(|_| Err(draining()));
+        }
+        let waited_in_vain = !ticket.0.swap(true, Ordering::AcqRel);
+        match (waited_in_vain, deadline) {
+            (true, Some(deadline)) if deadline <= queue_deadline => {
+                Err(Error::deadline_exceeded("while the request waited; it was not run"))
+            }
+            (true, _) => Err(self.queue.shared.queue_timeout()),
+            (false, _) => wait(answer, deadline).await,
+        }
+    }
+
+    /// Lets the threads finish what waits and end.
+    pub fn close(&self) {
+        self.queue.lock().closed = true;
+        self.queue.waiting.notify_all();
+    }
+}
+
+// === impl ThreadQueue ===
+
+impl ThreadQueue {
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().expect("no holder panics: this is a bug")
+    }
+
+    /// The life of one thread: a session of its own, made here so that what a library ties to a thread is tied to this one.
+    fn work(&self) {
+        let mut instance = match Instance::new(&self.shared) {
+            Ok(instance) => instance,
+            Err(error) => return self.refuse_all(&error),
+        };
+        while let Some(taken) = self.next() {
+            instance.run(&self.shared, taken);
+        }
+    }
+
+    /// The next batch; `None` when the queue is closed and empty.
+    fn next(&self) -> Option<super::queue::Taken<Pending>> {
+        let mut state = self.lock();
+        loop {
+            if !state.queue.is_empty() {
+                let taken = state.queue.take(Instant::now(), self.shared.manifest.max_batch_size);
+                self.shared.metrics.queue_rows.set(state.queue.rows() as i64);
+                // Who gave up in this moment has been answered already.
+                let mut batch = taken.batch;
+                batch.retain(|ticketed| !ticketed.ticket.swap(true, Ordering::AcqRel));
+                let plain = |items: Vec<Ticketed>| items.into_iter().map(|ticketed| ticketed.pending).collect();
+                return Some(super::queue::Taken {
+                    batch: plain(batch),
+                    expired: plain(taken.expired),
+                    overdue: plain(taken.overdue),
+                });
+            }
+            if state.closed {
+                return None;
+            }
+            state = self.waiting.wait(state).expect("no holder panics: this is a bug");
+        }
+    }
+
+    fn refuse_all(&self, error: &Error) {
+        tracing::error!(model = %self.shared.model, error = error.message(), "a session could not be made");
+        while let Some(taken) = self.next() {
+            for pending in taken.batch {
+                let _ = pending.reply.send(Err(error.clone()));
+            }
+        }
+    }
+}
+
+// === impl Ticketed ===
+
+impl Queued for Ticketed {
+    fn rows(&self) -> usize {
+        self.pending.rows()
+    }
+
+    fn bytes(&self) -> usize {
+        self.pending.bytes()
+    }
+
+    fn priority(&self) -> Priority {
+        self.pending.priority()
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.pending.deadline()
+    }
+
+    fn enqueued(&self) -> Instant {
+        self.pending.enqueued()
+    }
+
+    fn gone(&self) -> bool {
+        self.pending.gone() || self.ticket.load(Ordering::Acquire)
+    }
+
+    fn joins(&self, other: &Self) -> bool {
+        self.pending.joins(&other.pending)
+    }
+}
