@@ -5,12 +5,11 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{
-    pending::{Problem, check},
-    print,
-};
+use super::print;
 use crate::{
+    app,
     config::{self, Given},
+    lifecycle::Problem,
     telemetry::logs::escape,
 };
 
@@ -35,7 +34,7 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let given = Given::read(|name| std::env::var_os(name), args.config.as_deref())?;
     let mut config = config::without_flags(given)?;
     config.store.model_store = Some(args.store.clone());
-    let problems = check(&config)?;
+    let problems = app::check(&config)?;
     let text = match args.json {
         true => serde_json::to_string_pretty(&problems.iter().map(to_json).collect::<Vec<_>>())? + "\n",
         false => sentences(&problems),

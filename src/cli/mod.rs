@@ -12,7 +12,6 @@ mod example;
 mod json;
 mod models;
 mod paste;
-mod pending;
 mod predict;
 mod proto;
 pub mod serve;
@@ -77,7 +76,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Example(args) => example::run(&args),
         Command::Models(args) => models::run(&args),
         Command::Describe(args) => describe::run(&args),
-        Command::ProbeChild => Ok(pending::run_child()),
+        Command::ProbeChild => Ok(crate::lifecycle::run_child()),
     };
     done.unwrap_or_else(|error| {
         // Our own messages are escaped where they hold foreign words; what is left are line ends that are meant.

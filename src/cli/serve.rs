@@ -8,14 +8,15 @@ use std::{
 use anyhow::bail;
 use clap::{ArgMatches, Args};
 
-use super::{pending as app, print};
+use super::{
+    banner::{Banner, Examples, banner},
+    print,
+};
 use crate::{
-    catalog::Snapshot,
-    config::{self, Config, Given, Listening, Setting},
+    app,
+    config::{self, Config, Given, Setting},
     telemetry::logs,
 };
-
-pub use super::banner::{Banner, Examples, banner};
 
 /// Serve a folder of models, or one file
 #[derive(Args)]
@@ -60,27 +61,21 @@ pub fn run(args: &ServeArgs, flags: &ArgMatches, program: &str) -> anyhow::Resul
     }
     config.check_exposure()?;
     logs::init(config.telemetry.log_format, &config.telemetry.log_level).map_err(anyhow::Error::msg)?;
-    let (known, program) = (config.clone(), program.to_string());
+    let (known, program) = (config.clone(), program.to_owned());
     app::serve(config, move |snapshot, listening| {
-        announce(&known, &program, snapshot, listening)
+        let shown = banner(&Banner {
+            snapshot,
+            listening,
+            source: known.source().unwrap_or(Path::new("")),
+            cores: known.machine.cores,
+            memory: known.machine.memory,
+            program: &program,
+            examples: Examples::find(snapshot, &known),
+        });
+        // The server serves on, whether somebody reads this or not.
+        let _ = print(&shown);
     })?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Prints what is served and where. A stdout that nobody reads ends nothing.
-fn announce(config: &Config, program: &str, snapshot: &Snapshot, listening: Listening) {
-    let text = banner(&Banner {
-        snapshot,
-        listening,
-        source: config.source().unwrap_or(Path::new("")),
-        cores: config.machine.cores,
-        memory: config.machine.memory,
-        program,
-        examples: Examples::find(snapshot, config),
-    });
-    if let Err(error) = print(&text) {
-        tracing::warn!(%error, "what is served could not be printed");
-    }
 }
 
 /// YAML, with who said it in a column of comments.

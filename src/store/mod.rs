@@ -5,7 +5,6 @@
 //! served. `lifecycle` reads the news and asks for copies.
 
 mod layout;
-mod pattern;
 mod scanner;
 mod single;
 mod verify;
@@ -13,8 +12,9 @@ mod watcher;
 
 use std::{path::PathBuf, time::Duration};
 
+use crate::model::Patterns;
+
 pub use layout::{ModelFolder, Stamp, StoreFile, StoreListing, TextFile, VersionFolder, platform_of};
-pub use pattern::Models;
 pub use scanner::Scanner;
 pub use verify::{PrivateDir, Verified, copy, digest};
 pub use watcher::{News, watch};
@@ -24,7 +24,7 @@ pub use watcher::{News, watch};
 pub struct Config {
     /// A folder of models, or the one file that is served alone.
     pub root: PathBuf,
-    pub models: Models,
+    pub models: Patterns,
     pub poll_interval: Duration,
     /// A folder without a full `version.yaml` is taken when nothing in it has changed for this long.
     pub settle: Duration,
@@ -48,7 +48,7 @@ impl Config {
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self {
             root: root.into(),
-            models: Models::default(),
+            models: Patterns::default(),
             poll_interval: Duration::from_secs(2),
             settle: Duration::from_secs(2),
             completeness: Completeness::default(),

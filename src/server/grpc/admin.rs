@@ -5,8 +5,8 @@ use tonic::{Request, Response, Status, async_trait};
 use super::convert::sconce::data_type;
 use crate::{
     catalog::{Catalog, ModelEntry, State, VersionEntry},
-    model::{self, Version},
-    runtime::Servable,
+    model::{self, Patterns, Version},
+    runtime::{Placement, Servable},
     server::proto::sconce::v1::{
         DescribeModelRequest, DescribeModelResponse, Execution, ListModelsRequest, ListModelsResponse, ModelSummary,
         Route, TensorSpec, VersionState, VersionStatus, admin_server::Admin,
@@ -28,12 +28,12 @@ impl Catalogue {
 #[async_trait]
 impl Admin for Catalogue {
     async fn list_models(&self, request: Request<ListModelsRequest>) -> Result<Response<ListModelsResponse>, Status> {
-        let pattern = request.into_inner().pattern;
+        let Ok(patterns) = request.into_inner().pattern.parse::<Patterns>();
         let snapshot = self.catalog.load();
         let named = snapshot
             .models
             .values()
-            .filter(|model| pattern.is_empty() || matches(pattern.as_bytes(), model.name.as_str().as_bytes()));
+            .filter(|model| patterns.admits(model.name.as_str()));
         let mut models: Vec<ModelSummary> = named.map(|model| summary(model)).collect();
         models.sort_unstable_by(|left, right| left.name.cmp(&right.name));
         Ok(Response::new(ListModelsResponse { models }))
@@ -144,90 +144,25 @@ fn spec(spec: &model::TensorSpec) -> TensorSpec {
 }
 
 fn execution(servable: &Servable, entry: &VersionEntry) -> Execution {
-    let config = servable.config();
-    let manifest = &config.manifest;
+    let manifest = servable.manifest();
     let narrow = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    let micros = |rows| servable.predicted(rows).as_secs_f64() * 1e6;
     Execution {
         platform: manifest.platform.as_str().to_owned(),
-        library: config.executable.library().to_owned(),
+        library: servable.library().to_owned(),
         device: manifest.device.clone(),
-        batching: config.signature.batches(),
-        batching_reason: config.batching_reason.clone(),
+        batching: servable.signature().batches(),
+        batching_reason: servable.batching_reason().to_owned(),
         max_batch_size: narrow(manifest.max_batch_size),
-        placement: String::new(),
-        one_row_us: config.cost.first().map(|&(_, micros)| micros).unwrap_or_default(),
-        full_batch_us: config.cost.last().map(|&(_, micros)| micros).unwrap_or_default(),
-        queue_rows: u32::try_from(config.metrics.queue_rows.get()).unwrap_or_default(),
+        placement: match servable.placement() {
+            Placement::Loop => "loop",
+            Placement::Threads => "threads",
+        }
+        .to_owned(),
+        one_row_us: micros(1),
+        full_batch_us: micros(manifest.max_batch_size),
+        queue_rows: u32::try_from(servable.metrics().queue_rows.get()).unwrap_or_default(),
         max_queue_rows: narrow(manifest.max_queue_rows),
         artifact_bytes: entry.artifact_bytes,
-    }
-}
-
-/// `*` stands for any text and `?` for one character. Steps back to the last star only, so no pattern takes long.
-fn matches(pattern: &[u8], name: &[u8]) -> bool {
-    let (mut at_pattern, mut at_name) = (0, 0);
-    // Where the last star stands, and how much of the name it has taken.
-    let mut star: Option<(usize, usize)> = None;
-    while at_name < name.len() {
-        match pattern.get(at_pattern) {
-            Some(b'*') => {
-                star = Some((at_pattern, at_name));
-                at_pattern += 1;
-            }
-            Some(&wanted) if wanted == b'?' || wanted == name[at_name] => {
-                at_pattern += 1;
-                at_name += 1;
-            }
-            _ => match &mut star {
-                Some((place, taken)) => {
-                    *taken += 1;
-                    (at_pattern, at_name) = (*place + 1, *taken);
-                }
-                None => return false,
-            },
-        }
-    }
-    pattern[at_pattern..].iter().all(|&left| left == b'*')
-}
-
-#[cfg(test)]
-mod tests {
-    use super::matches;
-
-    #[test]
-    fn a_pattern_is_stars_and_question_marks() {
-        let yes = [
-            ("*", ""),
-            ("fraud-*", "fraud-eu"),
-            ("*-?", "a-b-c"),
-            ("a*b*c", "aXbbXc"),
-            ("x", "x"),
-            ("**", "abc"),
-        ];
-        for (pattern, name) in yes {
-            assert!(
-                matches(pattern.as_bytes(), name.as_bytes()),
-                "{pattern} does not match {name}"
-            );
-        }
-        for (pattern, name) in [
-            ("fraud-*", "fraud"),
-            ("?", ""),
-            ("?", "ab"),
-            ("a*b", "abc"),
-            ("A", "a"),
-            ("", "a"),
-        ] {
-            assert!(
-                !matches(pattern.as_bytes(), name.as_bytes()),
-                "{pattern} matches {name}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_hostile_pattern_takes_no_time() {
-        let pattern = "a*".repeat(5_000) + "b";
-        assert!(!matches(pattern.as_bytes(), "a".repeat(128).as_bytes()));
     }
 }

@@ -19,9 +19,8 @@ pub fn platform(platform: Platform) -> &'static str {
 }
 
 pub fn of(found: &Found<'_>) -> ModelConfig {
-    let config = found.servable.config();
-    let manifest = &config.manifest;
-    let signature = &config.signature;
+    let manifest = found.servable.manifest();
+    let signature = found.servable.signature();
     let batches = signature.batches();
     let dynamic_batching = ModelDynamicBatching {
         priority_levels: 3,

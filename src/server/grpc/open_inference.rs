@@ -59,7 +59,7 @@ fn classify_outputs(catalog: &Catalog, answer: &mut Answer, reply: &Reply) -> Re
     let entry = snapshot.models.get(answer.served.model.as_str());
     let version = entry.and_then(|entry| entry.versions.get(&answer.served.version));
     let servable = version.and_then(|version| version.servable.as_deref());
-    let labels = servable.map_or(&[][..], |servable| &servable.config().manifest.classes);
+    let labels = servable.map_or(&[][..], |servable| &servable.manifest().classes);
     for output in &mut answer.outputs {
         let wanted = reply.classifications.iter().find(|(name, _)| **name == *output.name);
         let Some((_, count)) = wanted else { continue };
@@ -123,7 +123,7 @@ impl GrpcInferenceService for OpenInference {
         Ok(Response::new(ModelMetadataResponse {
             name: found.model.name.as_str().to_owned(),
             versions: ready.map(|(version, _)| version.to_string()).collect(),
-            platform: platform(found.servable.config().manifest.platform).to_owned(),
+            platform: platform(found.servable.manifest().platform).to_owned(),
             inputs: signature.inputs.iter().map(metadata).collect(),
             outputs: signature.outputs.iter().map(metadata).collect(),
         }))

@@ -1,14 +1,14 @@
-//! `--models 'fraud-*,early-signal'`: which models of the store this server looks at.
+//! Patterns over models' names: `--models 'fraud-*,early-signal'`, and those of ListModels.
 
 use std::{convert::Infallible, str::FromStr};
 
 /// Patterns of `*` (any text) and `?` (one character); no pattern at all means every model.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Models(Vec<String>);
+pub struct Patterns(Vec<String>);
 
-// === impl Models ===
+// === impl Patterns ===
 
-impl Models {
+impl Patterns {
     pub fn admits(&self, name: &str) -> bool {
         self.0.is_empty()
             || self
@@ -18,7 +18,13 @@ impl Models {
     }
 }
 
-impl FromStr for Models {
+impl From<Vec<String>> for Patterns {
+    fn from(patterns: Vec<String>) -> Self {
+        Self(patterns)
+    }
+}
+
+impl FromStr for Patterns {
     type Err = Infallible;
 
     /// Patterns with commas between them.
@@ -61,7 +67,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn admits(patterns: &str, name: &str) -> bool {
-        patterns.parse::<Models>().expect("cannot fail").admits(name)
+        patterns.parse::<Patterns>().expect("cannot fail").admits(name)
     }
 
     #[test]
