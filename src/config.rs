@@ -256,6 +256,18 @@ impl Config {
         self.edge.request_memory.unwrap_or(eighth)
     }
 
+    /// Ties the folders that the child is told to where this process was started: the child runs elsewhere.
+    fn anchor(&mut self) -> std::io::Result<()> {
+        self.machine.native_dir = std::path::absolute(&self.machine.native_dir)?;
+        for path in [&mut self.machine.work_dir, &mut self.loading.child_executable]
+            .into_iter()
+            .flatten()
+        {
+            *path = std::path::absolute(&*path)?;
+        }
+        Ok(())
+    }
+
     /// What is served: the one file or the folder of all models; `None` where nobody said.
     pub fn source(&self) -> Option<&Path> {
         self.model_file.as_deref().or(self.store.model_store.as_deref())

@@ -46,6 +46,7 @@ pub fn effective(flags: &ArgMatches, given: Given) -> anyhow::Result<(Config, Ve
     let matches = command().try_get_matches_from(line)?;
     let mut config = Config::from_arg_matches(&matches)?;
     config.defaults = given.defaults;
+    config.anchor()?;
     let request_memory = config.request_memory().to_string();
     for setting in settings.iter_mut().filter(|setting| setting.key == "request_memory") {
         setting.value.get_or_insert(request_memory.clone().into());
@@ -300,6 +301,10 @@ mod tests {
         assert_eq!(config.store.completeness, crate::config::Completeness::Manifest);
         assert_eq!(config.defaults.required, Some(true));
         assert!(load(&[], &[], "").unwrap().0.store.models.is_empty());
+        let (config, _) = load(&["--work-dir=w"], &[], "").unwrap();
+        assert!(
+            config.machine.native_dir.is_absolute() && config.machine.work_dir.is_some_and(|dir| dir.is_absolute())
+        );
     }
 
     #[test]
