@@ -14,7 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     catalog::{self, Catalog, Snapshot},
-    config::{Completeness, Config, Listening},
+    config::{Config, Listening},
     engine::{Engine, IdKey},
     lifecycle::{self, Lifecycle},
     runtime::{self, Runtime},
@@ -59,7 +59,7 @@ async fn serve_here(config: Config, announce: impl FnOnce(&Snapshot, Listening))
     let engine = Engine::new(catalog.clone(), metrics.clone(), id_key(&config)?);
     let server = Server::bind(edge_config(&config), engine, metrics.clone()).await?;
     let ports = server.ports();
-    let running = server.serve(runtime.cores().clone())?;
+    let running = server.serve(runtime.clone())?;
     let lifecycle = Lifecycle::start(
         lifecycle_config(&config),
         store_config(&config),
@@ -131,20 +131,15 @@ fn store_config(config: &Config) -> store::Config {
         models: config.store.models.clone().into(),
         poll_interval: config.store.poll_interval,
         settle: config.store.settle_time,
-        completeness: match config.store.completeness {
-            Completeness::Settle => store::Completeness::Settle,
-            Completeness::Manifest => store::Completeness::Manifest,
-        },
+        completeness: config.store.completeness,
         ..store::Config::new(root)
     }
 }
 
 fn lifecycle_config(config: &Config) -> lifecycle::Config {
-    // The child works in an empty folder: a relative path would mean something else there.
-    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let usual = lifecycle::Config::new(absolute(&config.machine.native_dir));
+    let usual = lifecycle::Config::new(&config.machine.native_dir);
     lifecycle::Config {
-        work_dir: config.machine.work_dir.as_deref().map_or(usual.work_dir, absolute),
+        work_dir: config.machine.work_dir.clone().unwrap_or(usual.work_dir),
         child_executable: config
             .loading
             .child_executable

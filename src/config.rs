@@ -21,6 +21,7 @@ use crate::{
         ModelYaml,
         units::{parse_duration, parse_size},
     },
+    store::Completeness,
     telemetry::logs::Format,
 };
 
@@ -69,13 +70,6 @@ pub struct StoreConfig {
     /// How long nothing in a version may change before it is taken
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_duration)]
     pub settle_time: Duration,
-}
-
-/// When a version without a complete version.yaml is taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Completeness {
-    Settle,
-    Manifest,
 }
 
 #[derive(Args, Clone, Debug)]

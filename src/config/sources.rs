@@ -298,7 +298,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(config.store.models, ["a*", "b"]);
-        assert_eq!(config.store.completeness, crate::config::Completeness::Manifest);
+        assert_eq!(config.store.completeness, crate::store::Completeness::Manifest);
         assert_eq!(config.defaults.required, Some(true));
         assert!(load(&[], &[], "").unwrap().0.store.models.is_empty());
         let (config, _) = load(&["--work-dir=w"], &[], "").unwrap();

@@ -33,8 +33,7 @@ pub struct Config {
 }
 
 /// What makes a version complete.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Completeness {
     /// `version.yaml` with all that it names, or the settle time.
     #[default]
