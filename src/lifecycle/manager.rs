@@ -48,6 +48,8 @@ pub struct Shown {
     /// Whether the server was ready once: models that come later do not make it unready.
     ready_once: bool,
     unready: Vec<String>,
+    /// Of the store's root, as they were logged.
+    problems: Vec<String>,
     started: Instant,
 }
 
@@ -107,6 +109,12 @@ impl Manager {
         let news = self.news.borrow_and_update().clone();
         if let Some(listing) = news.listing {
             self.shown.scanned = true;
+            if listing.problems != self.shown.problems {
+                for problem in &listing.problems {
+                    tracing::warn!(%problem, "the store holds something that is not a model");
+                }
+                self.shown.problems.clone_from(&listing.problems);
+            }
             self.ledger.take_listing(&listing, SystemTime::now());
         }
     }
@@ -189,6 +197,7 @@ impl Shown {
             scanned: false,
             ready_once: false,
             unready: Vec::new(),
+            problems: Vec::new(),
             started: Instant::now(),
         }
     }
