@@ -27,7 +27,7 @@ pub struct Case {
     /// The model's name, which is its folder in the bench's store.
     pub model: &'static str,
     pub platform: Platform,
-    pub loads: &'static [Load],
+    pub loads: Vec<Load>,
     /// One row each.
     pub requests: Vec<ModelInferRequest>,
     /// The answer to the first request, as the example file has it.
@@ -107,14 +107,14 @@ fn tiny() -> Result<Case> {
         name: "tiny ONNX",
         model: "tiny",
         platform: Platform::Onnx,
-        loads: &LOADS,
+        loads: LOADS.into(),
         requests: vec![request("tiny", inputs.collect::<sconce::error::Result<_>>()?)?],
         answer: answer(&example.response.outputs)?,
     })
 }
 
 /// The first row is the example's, whose answer is known; the others are drawn around the training data's mean.
-fn early_signal(name: &'static str, dtype: DType, loads: &'static [Load]) -> Result<Case> {
+fn early_signal(name: &'static str, dtype: DType, loads: &[Load]) -> Result<Case> {
     let read = |file: &str| fs::read_to_string(repository(EARLY_SIGNAL).join(file)).context(file.to_owned());
     let version = VersionYaml::parse(&read("version.yaml")?)?;
     let example = ExampleFile::parse(&read("example.json")?)?.examples.remove(0);
@@ -163,7 +163,7 @@ fn early_signal(name: &'static str, dtype: DType, loads: &'static [Load]) -> Res
         name,
         model: "early-signal",
         platform: Platform::Lightgbm,
-        loads,
+        loads: loads.into(),
         requests: requests.collect::<Result<_>>()?,
         answer: answer(&example.response.outputs)?,
     })

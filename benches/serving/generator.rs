@@ -14,13 +14,12 @@ use bytes::{BufMut, Bytes, BytesMut};
 use h2::client::{Builder, SendRequest};
 use hdrhistogram::Histogram;
 use http::{HeaderMap, Method, Request, header};
-use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use tokio::{net::TcpStream, task::JoinSet};
 
 use crate::{
     echo::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES},
-    process::Running,
+    process::{CpuUse, Running, own_cpu},
 };
 
 /// How many requests wait for an answer at any time, over how many connections.
@@ -37,11 +36,14 @@ pub struct Window {
     pub measured: Duration,
 }
 
+/// Says what is wrong with an encoded answer.
+pub type Check = dyn Fn(&[u8]) -> Result<()> + Send + Sync;
+
 /// What is sent, and what must come back.
 pub struct Traffic {
     /// gRPC frames of ModelInfer, sent in turn. The first one's answer is checked once a connection.
     pub messages: Vec<Bytes>,
-    pub check: Box<dyn Fn(&[u8]) -> Result<()> + Send + Sync>,
+    pub check: Box<Check>,
 }
 
 /// What one window showed.
@@ -55,6 +57,9 @@ pub struct Measured {
     /// Shares of one CPU that were used: what is at 1 is what bounds the throughput.
     pub server_busy: f64,
     pub generator_busy: f64,
+    /// Shares of the window in which they were ready and had no CPU: above a few hundredths, something else was running.
+    pub server_waited: f64,
+    pub generator_waited: f64,
 }
 
 /// What the workers share. Only the driver moves the phase on.
@@ -102,14 +107,14 @@ pub async fn closed_loop(
     }
     let timed = async {
         tokio::time::sleep(window.warm_up).await;
-        let (begun, server_begun, own_begun) = (Instant::now(), server.cpu_time()?, own_cpu_time());
+        let (begun, server_begun, own_begun) = (Instant::now(), server.cpu()?, own_cpu()?);
         shared.phase.store(COUNTING, Ordering::Relaxed);
         tokio::time::sleep(window.measured).await;
         shared.phase.store(OVER, Ordering::Relaxed);
         anyhow::Ok((
             begun.elapsed(),
-            server.cpu_time()? - server_begun,
-            own_cpu_time() - own_begun,
+            server.cpu()?.since(server_begun),
+            own_cpu()?.since(own_begun),
         ))
     };
     // A worker returns early only with an error.
@@ -151,17 +156,20 @@ pub fn frame(message: &impl prost::Message) -> Bytes {
 
 // === the inside ===
 
-fn summary(latencies: &Histogram<u64>, wall: Duration, server_cpu: Duration, own_cpu: Duration) -> Result<Measured> {
+fn summary(latencies: &Histogram<u64>, wall: Duration, server: CpuUse, own: CpuUse) -> Result<Measured> {
     let requests = latencies.len();
     ensure!(requests > 0, "no request was answered within the window");
     let us = |quantile| latencies.value_at_quantile(quantile) as f64 / 1e3;
+    let share = |time: Duration| time.as_secs_f64() / wall.as_secs_f64();
     Ok(Measured {
         requests_per_s: requests as f64 / wall.as_secs_f64(),
         p50_us: us(0.5),
         p99_us: us(0.99),
-        cpu_us: server_cpu.as_secs_f64() * 1e6 / requests as f64,
-        server_busy: server_cpu.as_secs_f64() / wall.as_secs_f64(),
-        generator_busy: own_cpu.as_secs_f64() / wall.as_secs_f64(),
+        cpu_us: server.ran.as_secs_f64() * 1e6 / requests as f64,
+        server_busy: share(server.ran),
+        generator_busy: share(own.ran),
+        server_waited: share(server.waited),
+        generator_waited: share(own.waited),
     })
 }
 
@@ -250,10 +258,4 @@ fn check_status(headers: &HeaderMap) -> Result<()> {
         .get("grpc-message")
         .map(|text| String::from_utf8_lossy(text.as_bytes()));
     bail!("status {status:?}: {}", message.unwrap_or_default());
-}
-
-/// CPU time of this thread, which is the whole generator.
-fn own_cpu_time() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32)
 }

@@ -48,7 +48,7 @@ struct Args {
     /// A look, not a measurement: one second a cell
     #[arg(long)]
     quick: bool,
-    /// Only what has this in its name: `startup`, or a case
+    /// Only what has this in its name: `startup`, or a cell as in `tiny ONNX, 8 in flight over 1`
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
     /// Measured seconds a cell, after one second of warm-up
@@ -164,10 +164,12 @@ impl Bench {
 
     async fn run(self) -> Result<()> {
         let mut report = Report::new(self.cpus, self.window.measured.as_secs_f64());
-        let cases: Vec<Case> = cases::all()?
-            .into_iter()
-            .filter(|case| self.selects(case.name))
-            .collect();
+        let mut cases = cases::all()?;
+        for case in &mut cases {
+            case.loads
+                .retain(|load| self.selects(&format!("{}, {load}", case.name)));
+        }
+        cases.retain(|case| !case.loads.is_empty());
         self.progress
             .set_length(cases.iter().map(|case| case.loads.len() as u64).sum());
         if self.selects("startup") && !self.args.floors {
@@ -175,6 +177,7 @@ impl Bench {
             let program = &self.args.server;
             report.startup_ms = server::startup(program, &self.native_dir, self.cpus.server, &self.folder).await?;
         }
+        self.progress.suspend(|| print!("{}", report.head()));
         let store = tempfile::tempdir()?;
         cases::make_store(store.path())?;
         let server = match self.args.floors || cases.is_empty() {
@@ -186,7 +189,7 @@ impl Bench {
         }
         self.progress.finish_and_clear();
         report.judge();
-        println!("\n{}", report.text());
+        print!("{}", report.verdict_text());
         let json = repository("target/bench/serving.json");
         report.write_json(&json)?;
         println!("\nwritten: {}", json.display());
@@ -224,7 +227,7 @@ impl Bench {
             cells: Vec::new(),
         };
         self.progress.suspend(|| println!("\n{}\n{HEAD}", report.heading()));
-        for &load in case.loads {
+        for &load in &case.loads {
             let cell = self.cell(case, load, &echo, server, &report).await;
             let cell = cell.with_context(|| format!("{}, {load}", case.name))?;
             self.progress.suspend(|| println!("{}", cell.row()));

@@ -38,6 +38,14 @@ pub struct Ports {
     pub metrics: Option<u16>,
 }
 
+/// A share of a CPU, user and system together.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CpuUse {
+    pub ran: Duration,
+    /// Ready to run, while something else had the CPU.
+    pub waited: Duration,
+}
+
 const PORTS_POLL: Duration = Duration::from_millis(1);
 
 // === impl Running ===
@@ -74,20 +82,18 @@ impl Running {
         }
     }
 
-    /// User and system time of all threads so far, in nanoseconds' resolution (`/proc/PID/stat` counts ticks of 10 ms).
-    pub fn cpu_time(&self) -> Result<Duration> {
-        let mut total_ns = 0;
+    /// What all threads had so far, in nanoseconds' resolution (`/proc/PID/stat` counts ticks of 10 ms).
+    pub fn cpu(&self) -> Result<CpuUse> {
+        let mut total = CpuUse::default();
         for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
             // A thread may end between the listing and the look.
             if let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) {
-                total_ns += parse_run_ns(&text).context("schedstat has no run time")?;
+                let thread = CpuUse::parse(&text)?;
+                total.ran += thread.ran;
+                total.waited += thread.waited;
             }
         }
-        Ok(Duration::from_nanos(total_ns))
-    }
-
-    pub fn id(&self) -> u32 {
-        self.child.id()
+        Ok(total)
     }
 }
 
@@ -141,7 +147,32 @@ pub fn launch(cpu: usize, program: &Path, args: &[OsString]) -> Result<()> {
     Err(Command::new(program).args(args).exec()).with_context(|| format!("cannot run {}", program.display()))
 }
 
-/// The first number of `schedstat`: nanoseconds on a CPU.
-fn parse_run_ns(schedstat: &str) -> Option<u64> {
-    schedstat.split_ascii_whitespace().next()?.parse().ok()
+/// What the calling thread had so far.
+pub fn own_cpu() -> Result<CpuUse> {
+    CpuUse::parse(&fs::read_to_string("/proc/thread-self/schedstat")?)
+}
+
+// === impl CpuUse ===
+
+impl CpuUse {
+    pub fn since(self, earlier: Self) -> Self {
+        Self {
+            ran: self.ran.saturating_sub(earlier.ran),
+            waited: self.waited.saturating_sub(earlier.waited),
+        }
+    }
+
+    /// `schedstat` begins with two numbers of nanoseconds: on a CPU, and ready but waiting for one.
+    fn parse(schedstat: &str) -> Result<Self> {
+        let mut numbers = schedstat
+            .split_ascii_whitespace()
+            .map_while(|number| number.parse().ok());
+        let (Some(ran_ns), Some(waited_ns)) = (numbers.next(), numbers.next()) else {
+            bail!("this kernel's schedstat says nothing of run times");
+        };
+        Ok(Self {
+            ran: Duration::from_nanos(ran_ns),
+            waited: Duration::from_nanos(waited_ns),
+        })
+    }
 }

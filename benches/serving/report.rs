@@ -87,6 +87,8 @@ const P99_IN_FLIGHT: usize = 8;
 const STARTUP_MS_MAX: f64 = 1000.0;
 /// From here on a thread counts as the bottleneck.
 const BUSY: f64 = 0.95;
+/// From here on something else was running on the bench's CPUs, and the cell is no measurement.
+const DISTURBED: f64 = 0.05;
 
 // === impl Served ===
 
@@ -158,16 +160,21 @@ impl Report {
         self.verdicts = verdicts;
     }
 
+    /// Where it was measured, and the startup.
+    pub fn head(&self) -> String {
+        let Machine { processor, kernel } = &self.machine;
+        let seconds = self.seconds_a_cell;
+        let mut head = format!("{processor}, {kernel}, commit {}, {seconds} s a cell\n", self.commit);
+        if let Some(slowest) = self.startup_ms.last() {
+            let median = self.startup_ms[self.startup_ms.len() / 2];
+            head += &format!("\nStartup with an empty store: {median:.0} ms (median), {slowest:.0} ms (slowest)\n");
+        }
+        head
+    }
+
     /// Everything as Markdown, which reads well on a terminal too.
     pub fn text(&self) -> String {
-        let mut text = format!(
-            "{}, {}, commit {}\n",
-            self.machine.processor, self.machine.kernel, self.commit
-        );
-        if let (Some(slowest), median) = (self.startup_ms.last(), self.startup_ms.get(self.startup_ms.len() / 2)) {
-            let median = median.copied().unwrap_or_default();
-            text += &format!("\nStartup with an empty store: {median:.0} ms (median), {slowest:.0} ms (slowest)\n");
-        }
+        let mut text = self.head();
         for case in &self.cases {
             text += &format!("\n{}\n", case.heading());
             text += &format!("\n{HEAD}\n");
@@ -178,19 +185,20 @@ impl Report {
         text + &self.verdict_text()
     }
 
-    fn verdict_text(&self) -> String {
+    /// The targets, one a line.
+    pub fn verdict_text(&self) -> String {
         if self.verdicts.is_empty() {
             return String::new();
         }
         let lines = self.verdicts.iter().map(|verdict| {
             let word = if verdict.met { "PASS" } else { "MISS" };
             format!(
-                "| {word} | {:32} | {:36} | {:>7.2} | {:>7.2} |\n",
+                "| {word} | {:32} | {:38} | {:>7.2} | {:>7.2} |\n",
                 verdict.target, verdict.cell, verdict.value, verdict.limit
             )
         });
         let head = format!(
-            "\n|      | {:32} | {:36} | {:>7} | {:>7} |\n|---|---|---|--:|--:|\n",
+            "\n|      | {:32} | {:38} | {:>7} | {:>7} |\n|---|---|---|--:|--:|\n",
             "target", "where", "is", "at most"
         );
         head + &lines.collect::<String>()
@@ -232,7 +240,7 @@ impl CaseReport {
 // === impl Cell ===
 
 pub const HEAD: &str = "\
-| in flight | conn. | echo req/s |  CPU µs | p50 µs | p99 µs | server req/s |  CPU µs | p50 µs | p99 µs | batch | library µs | CPU ratio | p99 ratio | req/s ratio | bound by |
+| in flight | conn. | echo req/s |  CPU µs | p50 µs | p99 µs | server req/s |  CPU µs | p50 µs | p99 µs | batch | library µs | CPU ratio | p99 ratio | req/s ratio | note           |
 |--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|";
 
 impl Cell {
@@ -250,9 +258,9 @@ impl Cell {
         );
         let Some(server) = &self.server else {
             return format!(
-                "| {echo} | {:>12} |         |        |        |       |            |           |           |             | {:8} |",
+                "| {echo} | {:>12} |         |        |        |       |            |           |           |             | {:14} |",
                 "",
-                bound(&self.echo)
+                note(&self.echo)
             );
         };
         let Measured {
@@ -272,18 +280,20 @@ impl Cell {
         } = server;
         format!(
             "| {echo} | {requests_per_s:>12.0} | {cpu_us:>7.2} | {p50_us:>6.0} | {p99_us:>6.0} | {batch_rows:>5.1} | {library_us:>10.2} \
-             | {cpu_ratio:>9.2} | {p99_ratio:>9.2} | {throughput_ratio:>11.2} | {:8} |",
-            bound(&server.measured)
+             | {cpu_ratio:>9.2} | {p99_ratio:>9.2} | {throughput_ratio:>11.2} | {:14} |",
+            note(&server.measured)
         )
     }
 }
 
-/// Which side's CPU was full.
-fn bound(measured: &Measured) -> &'static str {
+/// Which side's CPU was full, or that others took it.
+fn note(measured: &Measured) -> &'static str {
+    let waited = measured.server_waited.max(measured.generator_waited);
     match (measured.server_busy >= BUSY, measured.generator_busy >= BUSY) {
-        (true, true) => "both",
-        (true, false) => "server",
-        (false, true) => "generator",
+        _ if waited >= DISTURBED => "disturbed",
+        (true, true) => "both full",
+        (true, false) => "server full",
+        (false, true) => "generator full",
         (false, false) => "",
     }
 }
