@@ -13,7 +13,7 @@ pub use prediction_id::IdKey;
 use crate::{
     catalog::Catalog,
     error::{Error, Result},
-    model::{Answer, PredictRequest, Served},
+    model::{Answer, PredictRequest, Select, Served},
     runtime::{Servable, Work},
     telemetry::Metrics,
 };
@@ -43,13 +43,18 @@ impl Engine {
         &self.0.catalog
     }
 
+    /// The version that would answer such a call now. NOT_FOUND for what the store does not have, UNAVAILABLE for what is
+    /// being loaded, FAILED_PRECONDITION for what failed.
+    pub fn find(&self, model: &str, select: &Select) -> Result<(Served, Arc<Servable>)> {
+        router::pick(&self.0.catalog.load(), model, select)
+    }
+
     /// One call of Predict, counted and timed.
     pub async fn predict(&self, request: PredictRequest) -> Result<Answer> {
         let started = Instant::now();
         // 1. One picture: the servable is taken from it, and the picture let go, before the first await.
-        let picked = router::pick(&self.0.catalog.load(), &request.model, &request.select);
-        let (served, servable) = match picked {
-            Ok(picked) => picked,
+        let (served, servable) = match self.find(&request.model, &request.select) {
+            Ok(found) => found,
             Err(error) => {
                 // An unknown name must not become a label of a metric: callers could make as many as they like.
                 self.0.metrics.request("", "", error.code().as_str()).inc();

@@ -5,7 +5,6 @@ mod admin;
 mod classification;
 mod convert;
 mod health;
-mod lookup;
 mod model_config;
 mod open_inference;
 mod predict;

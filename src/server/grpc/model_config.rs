@@ -1,8 +1,9 @@
 //! A picture of a version in the shape of Triton's model configuration.
 
-use super::lookup::Found;
 use crate::{
+    catalog::ModelEntry,
     model::{DType, Platform, TensorSpec},
+    runtime::Servable,
     server::proto::inference::{
         DataType, ModelConfig, ModelDynamicBatching, ModelInput, ModelInstanceGroup, ModelOutput, ModelQueuePolicy,
         ModelTransactionPolicy, model_config::SchedulingChoice, model_instance_group::Kind,
@@ -18,9 +19,9 @@ pub fn platform(platform: Platform) -> &'static str {
     }
 }
 
-pub fn of(found: &Found<'_>) -> ModelConfig {
-    let manifest = found.servable.manifest();
-    let signature = found.servable.signature();
+pub fn of(model: &ModelEntry, servable: &Servable) -> ModelConfig {
+    let manifest = servable.manifest();
+    let signature = servable.signature();
     let batches = signature.batches();
     let dynamic_batching = ModelDynamicBatching {
         priority_levels: 3,
@@ -33,7 +34,7 @@ pub fn of(found: &Found<'_>) -> ModelConfig {
         ..ModelDynamicBatching::default()
     };
     ModelConfig {
-        name: found.model.name.as_str().to_owned(),
+        name: model.name.as_str().to_owned(),
         platform: platform(manifest.platform).to_owned(),
         backend: backend(manifest.platform).to_owned(),
         max_batch_size: if batches {
@@ -45,7 +46,7 @@ pub fn of(found: &Found<'_>) -> ModelConfig {
         output: signature.outputs.iter().map(|spec| output(spec, batches)).collect(),
         scheduling_choice: batches.then_some(SchedulingChoice::DynamicBatching(dynamic_batching)),
         instance_group: vec![instance_group(
-            &found.model.name.to_string(),
+            &model.name.to_string(),
             manifest.instances,
             &manifest.device,
         )],

@@ -1,12 +1,13 @@
 //! The Open Inference Protocol, `inference.GRPCInferenceService`.
 
+use std::sync::Arc;
+
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
 use super::{
     classification::classify,
     context,
     convert::oip::{self, Reply},
-    lookup,
     model_config::{self, platform},
     stream::Answers,
 };
@@ -14,7 +15,8 @@ use crate::{
     catalog::Catalog,
     engine::Engine,
     error::Result,
-    model::{Answer, TensorSpec},
+    model::{Answer, Served, TensorSpec},
+    runtime::Servable,
     server::{
         call::Arrival,
         phase::Phases,
@@ -40,6 +42,10 @@ const EXTENSIONS: [&str; 2] = ["classification", "model_configuration"];
 impl OpenInference {
     pub fn new(engine: Engine, phases: Phases) -> Self {
         Self { engine, phases }
+    }
+
+    fn find(&self, model: &str, version: String) -> Result<(Served, Arc<Servable>)> {
+        self.engine.find(model, &oip::select(version)?)
     }
 }
 
@@ -90,8 +96,7 @@ impl GrpcInferenceService for OpenInference {
 
     async fn model_ready(&self, request: Request<ModelReadyRequest>) -> Result<Response<ModelReadyResponse>, Status> {
         let request = request.into_inner();
-        let snapshot = self.engine.catalog().load();
-        let found = lookup::find(&snapshot, &request.name, &request.version);
+        let found = self.find(&request.name, request.version);
         let ready = self.phases.is_serving() && found.is_ok();
         Ok(Response::new(ModelReadyResponse { ready }))
     }
@@ -112,18 +117,15 @@ impl GrpcInferenceService for OpenInference {
         request: Request<ModelMetadataRequest>,
     ) -> Result<Response<ModelMetadataResponse>, Status> {
         let request = request.into_inner();
+        let (served, servable) = self.find(&request.name, request.version)?;
         let snapshot = self.engine.catalog().load();
-        let found = lookup::find(&snapshot, &request.name, &request.version)?;
-        let ready = found
-            .model
-            .versions
-            .iter()
-            .filter(|(_, entry)| entry.servable.is_some());
-        let signature = found.servable.signature();
+        let versions = snapshot.model(served.model.as_str())?.versions.iter();
+        let ready = versions.filter(|(_, entry)| entry.servable.is_some());
+        let signature = servable.signature();
         Ok(Response::new(ModelMetadataResponse {
-            name: found.model.name.as_str().to_owned(),
+            name: served.model.as_str().to_owned(),
             versions: ready.map(|(version, _)| version.to_string()).collect(),
-            platform: platform(found.servable.manifest().platform).to_owned(),
+            platform: platform(servable.manifest().platform).to_owned(),
             inputs: signature.inputs.iter().map(metadata).collect(),
             outputs: signature.outputs.iter().map(metadata).collect(),
         }))
@@ -134,9 +136,10 @@ impl GrpcInferenceService for OpenInference {
         request: Request<ModelConfigRequest>,
     ) -> Result<Response<ModelConfigResponse>, Status> {
         let request = request.into_inner();
+        let (served, servable) = self.find(&request.name, request.version)?;
         let snapshot = self.engine.catalog().load();
-        let found = lookup::find(&snapshot, &request.name, &request.version)?;
-        let config = Some(model_config::of(&found));
+        let model = snapshot.model(served.model.as_str())?;
+        let config = Some(model_config::of(model, &servable));
         Ok(Response::new(ModelConfigResponse { config }))
     }
 
