@@ -2,11 +2,14 @@
 
 use crate::{
     catalog::ModelEntry,
-    model::{DType, Platform, TensorSpec},
+    model::{DType, Platform, TensorSpec, VersionsPolicy},
     runtime::Servable,
     server::proto::inference::{
         DataType, ModelConfig, ModelDynamicBatching, ModelInput, ModelInstanceGroup, ModelOutput, ModelQueuePolicy,
-        ModelTransactionPolicy, model_config::SchedulingChoice, model_instance_group::Kind,
+        ModelTransactionPolicy, ModelVersionPolicy,
+        model_config::SchedulingChoice,
+        model_instance_group::Kind,
+        model_version_policy::{All, Latest, PolicyChoice, Specific},
     },
 };
 
@@ -37,6 +40,7 @@ pub fn of(model: &ModelEntry, servable: &Servable) -> ModelConfig {
         name: model.name.as_str().to_owned(),
         platform: platform(manifest.platform).to_owned(),
         backend: backend(manifest.platform).to_owned(),
+        version_policy: Some(version_policy(&model.policy)),
         max_batch_size: if batches {
             i32::try_from(manifest.max_batch_size).unwrap_or(i32::MAX)
         } else {
@@ -48,7 +52,7 @@ pub fn of(model: &ModelEntry, servable: &Servable) -> ModelConfig {
         instance_group: vec![instance_group(
             &model.name.to_string(),
             manifest.instances,
-            &manifest.device,
+            servable.device(),
         )],
         default_model_filename: manifest.platform.artifact().to_owned(),
         model_transaction_policy: Some(ModelTransactionPolicy { decoupled: false }),
@@ -61,6 +65,29 @@ fn backend(platform: Platform) -> &'static str {
         Platform::Onnx => "onnxruntime",
         Platform::Torchscript => "pytorch",
         Platform::Lightgbm => "lightgbm",
+    }
+}
+
+fn version_policy(policy: &VersionsPolicy) -> ModelVersionPolicy {
+    let choice = match policy {
+        VersionsPolicy::Latest(latest) => PolicyChoice::Latest(Latest {
+            num_versions: u32::try_from(latest.latest).unwrap_or(u32::MAX),
+        }),
+        VersionsPolicy::All(_) => PolicyChoice::All(All {}),
+        VersionsPolicy::Only(only) => PolicyChoice::Specific(Specific {
+            versions: only.only.iter().filter_map(whole_number).collect(),
+        }),
+    };
+    ModelVersionPolicy {
+        policy_choice: Some(choice),
+    }
+}
+
+/// The protocol knows no other versions.
+fn whole_number(version: &serde_yaml_ng::Value) -> Option<i64> {
+    match version {
+        serde_yaml_ng::Value::String(text) => text.parse().ok(),
+        number => number.as_i64(),
     }
 }
 
@@ -125,6 +152,7 @@ fn data_type(dtype: DType) -> DataType {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::ModelYaml;
 
     #[test]
     fn the_batch_dimension_is_left_out_only_where_it_is_one() {
@@ -133,6 +161,23 @@ mod tests {
         assert_eq!(dims(&spec, true), [-1, 19]);
         spec.batch = true;
         assert_eq!(dims(&spec, true), [19]);
+    }
+
+    #[test]
+    fn the_policy_says_what_its_numbers_can() {
+        let policy = |yaml: &str| {
+            let versions = ModelYaml::parse(yaml).expect("a model.yaml").versions;
+            version_policy(&versions.unwrap_or_default()).policy_choice
+        };
+        let latest = |num_versions| Some(PolicyChoice::Latest(Latest { num_versions }));
+        assert_eq!(policy(""), latest(1));
+        assert_eq!(policy("versions: { latest: 3 }"), latest(3));
+        assert_eq!(policy("versions: all"), Some(PolicyChoice::All(All {})));
+        let versions = vec![3, 20260801];
+        assert_eq!(
+            policy("versions: { only: [3, '20260801', 1.2.0, 1.5] }"),
+            Some(PolicyChoice::Specific(Specific { versions }))
+        );
     }
 
     #[test]
