@@ -58,23 +58,23 @@ impl Engine {
             Err(error) => {
                 // An unknown name must not become a label of a metric: callers could make as many as they like.
                 self.0.metrics.request("", "", error.code().as_str()).inc();
-                return Err(error);
+                return Err(error.with("model", &request.model));
             }
         };
         let metrics = servable.metrics().clone();
         let answer = self.answer(served.clone(), servable, request).await;
         metrics.request_duration.observe(started.elapsed().as_secs_f64());
-        match &answer {
-            Ok(_) => _ = metrics.ok.inc(),
+        match answer {
+            Ok(answer) => {
+                metrics.ok.inc();
+                Ok(answer)
+            }
             Err(error) => {
-                let version = served.version.to_string();
-                self.0
-                    .metrics
-                    .request(served.model.as_str(), &version, error.code().as_str())
-                    .inc();
+                let (model, version) = (served.model.as_str(), served.version.to_string());
+                self.0.metrics.request(model, &version, error.code().as_str()).inc();
+                Err(error.with("model", model).with("version", version))
             }
         }
-        answer
     }
 
     async fn answer(&self, served: Served, servable: Arc<Servable>, request: PredictRequest) -> Result<Answer> {

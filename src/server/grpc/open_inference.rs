@@ -5,10 +5,12 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
 use super::{
+    answered,
     classification::classify,
     context,
     convert::oip::{self, Reply},
     model_config::{self, platform},
+    of_request,
     stream::Answers,
 };
 use crate::{
@@ -18,7 +20,7 @@ use crate::{
     model::{Answer, Served, TensorSpec},
     runtime::Servable,
     server::{
-        call::Arrival,
+        call::{About, Arrival},
         phase::Phases,
         proto::inference::{
             ModelConfigRequest, ModelConfigResponse, ModelInferRequest, ModelInferResponse, ModelMetadataRequest,
@@ -52,7 +54,8 @@ impl OpenInference {
 /// One question, whichever way it came.
 pub async fn infer(engine: &Engine, message: ModelInferRequest, arrival: Arrival) -> Result<ModelInferResponse> {
     let (question, reply) = oip::request(message, arrival)?;
-    let mut answer = engine.predict(question).await?;
+    let answered = engine.predict(question).await;
+    let mut answer = answered.map_err(|error| of_request(error, &reply.id))?;
     if !reply.classifications.is_empty() {
         classify_outputs(engine.catalog(), &mut answer, &reply)?;
     }
@@ -146,7 +149,7 @@ impl GrpcInferenceService for OpenInference {
     async fn model_infer(&self, request: Request<ModelInferRequest>) -> Result<Response<ModelInferResponse>, Status> {
         let context = context(&request);
         let answer = infer(&self.engine, request.into_inner(), context.arrival).await?;
-        Ok(Response::new(answer))
+        Ok(answered(answer, about))
     }
 
     type ModelStreamInferStream = Answers;
@@ -161,6 +164,14 @@ impl GrpcInferenceService for OpenInference {
             self.engine.clone(),
             context,
         )))
+    }
+}
+
+fn about(answer: &ModelInferResponse) -> About {
+    About {
+        model: answer.model_name.clone(),
+        version: answer.model_version.clone(),
+        request_id: answer.id.clone(),
     }
 }
 

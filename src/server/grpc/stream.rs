@@ -17,7 +17,7 @@ use crate::{
     engine::Engine,
     error::Result,
     server::{
-        call::{Arrival, CallContext, panicked},
+        call::{self, Arrival, CallContext, panicked},
         connection::{ConnectionState, OpenCall},
         proto::inference::{ModelInferRequest, ModelInferResponse, ModelStreamInferResponse},
     },
@@ -37,6 +37,9 @@ pub struct Answers {
 
 /// A question that runs; it stops when nobody waits for it any more.
 struct Open(JoinHandle<ModelStreamInferResponse>);
+
+/// The errors of its questions are no status of the call's, which ends well: each has its own line in the log.
+const METHOD: &str = "/inference.GRPCInferenceService/ModelStreamInfer";
 
 /// More questions are read only when an earlier one is answered: a caller who does not read is not read either.
 const OPEN_MAX: usize = 64;
@@ -80,15 +83,19 @@ impl Answers {
             at: Instant::now(),
             ..self.context.arrival
         };
-        let connection = self.context.connection.clone();
+        let context = self.context.clone();
         Open(tokio::spawn(async move {
             let id = message.id.clone();
-            match answer(&engine, message, arrival, connection).await {
+            match answer(&engine, message, arrival, context.connection).await {
                 Ok(answer) => ModelStreamInferResponse {
                     error_message: String::new(),
                     infer_response: Some(answer),
                 },
-                Err(error) => failed(error.message(), id),
+                Err(error) => {
+                    let status = Status::from(error);
+                    call::log(METHOD, &context.trace, arrival.at, &status);
+                    failed(status.message(), id)
+                }
             }
         }))
     }
