@@ -20,9 +20,9 @@ pub struct Field {
 /// What one occurrence of a field is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Counts {
-    /// A tensor, a parameter, a name: hundreds of bytes, and nobody needs many.
+    /// A tensor, a parameter, an output's name: hundreds of bytes, and nobody needs many.
     Part,
-    /// A row, a value of one, a text of a tensor: data, of which there is much, and tens of bytes each.
+    /// A row, a value of one, a column's name, a text of a tensor: data, of which there is much, and tens of bytes each.
     Value,
     /// Not counted: it comes once, or later ones fall into the first.
     Nothing,
@@ -47,7 +47,7 @@ pub static PREDICT: [Field; 6] = [
     part(12, &[]),
 ];
 static TENSOR: [Field; 2] = [value(10, &[]), value(11, &[])];
-static TABLE: [Field; 1] = [part(1, &[])];
+static TABLE: [Field; 1] = [value(1, &[])];
 static STRUCT: [Field; 1] = [value(1, &ENTRY)];
 static ENTRY: [Field; 1] = [holder(2, &VALUE)];
 static VALUE: [Field; 2] = [holder(5, &STRUCT), holder(6, &LIST)];
@@ -88,7 +88,10 @@ impl Walk {
             Counts::Value => self.values += 1,
         }
         if self.parts > MESSAGE_PARTS_MAX {
-            return Err(too_many(MESSAGE_PARTS_MAX, "tensors, parameters, attributes and names"));
+            return Err(too_many(
+                MESSAGE_PARTS_MAX,
+                "tensors, parameters, attributes and names of outputs",
+            ));
         }
         if self.values > MESSAGE_VALUES_MAX {
             let what = "rows, values of rows, and texts; a table or raw contents hold more, or send several requests";

@@ -17,10 +17,10 @@ use crate::{
     catalog::Catalog,
     engine::Engine,
     error::Result,
-    model::{Answer, Served, TensorSpec},
+    model::{Answer, PredictRequest, Served, TensorSpec},
     runtime::Servable,
     server::{
-        call::{About, Arrival},
+        call::About,
         phase::Phases,
         proto::inference::{
             ModelConfigRequest, ModelConfigResponse, ModelInferRequest, ModelInferResponse, ModelMetadataRequest,
@@ -52,8 +52,7 @@ impl OpenInference {
 }
 
 /// One question, whichever way it came.
-pub async fn infer(engine: &Engine, message: ModelInferRequest, arrival: Arrival) -> Result<ModelInferResponse> {
-    let (question, reply) = oip::request(message, arrival)?;
+pub async fn infer(engine: &Engine, question: PredictRequest, reply: Reply) -> Result<ModelInferResponse> {
     let answered = engine.predict(question).await;
     let mut answer = answered.map_err(|error| of_request(error, &reply.id))?;
     if !reply.classifications.is_empty() {
@@ -148,7 +147,8 @@ impl GrpcInferenceService for OpenInference {
 
     async fn model_infer(&self, request: Request<ModelInferRequest>) -> Result<Response<ModelInferResponse>, Status> {
         let context = context(&request);
-        let answer = infer(&self.engine, request.into_inner(), context.arrival).await?;
+        let (question, reply) = oip::request(request.into_inner(), context.arrival)?;
+        let answer = infer(&self.engine, question, reply).await?;
         Ok(answered(answer, about))
     }
 
