@@ -1,0 +1,6 @@
+//! The integration tests: each module is named for what the server does, and starts the real one.
+
+mod harness;
+mod proto;
+
+mod predicts;
