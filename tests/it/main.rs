@@ -3,4 +3,5 @@
 mod harness;
 mod proto;
 
+mod bad_input;
 mod predicts;

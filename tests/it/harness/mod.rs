@@ -6,6 +6,7 @@
 pub mod calls;
 pub mod http;
 pub mod process;
+pub mod raw;
 pub mod store;
 pub mod tensors;
 
