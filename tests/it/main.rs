@@ -4,4 +4,8 @@ mod harness;
 mod proto;
 
 mod bad_input;
+mod health_and_http;
+mod joins_only_what_is_safe;
 mod predicts;
+mod starts;
+mod store_changes;
