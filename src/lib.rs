@@ -23,10 +23,16 @@
 //!
 //! A module uses only modules below it in this list; `tests/tidy.rs` keeps that.
 
-pub mod backend;
-pub mod catalog;
+pub mod cli;
+pub mod app;
+pub mod config;
+pub mod server;
 pub mod engine;
-pub mod error;
-pub mod model;
+pub mod lifecycle;
+pub mod store;
+pub mod catalog;
 pub mod runtime;
+pub mod backend;
+pub mod model;
 pub mod telemetry;
+pub mod error;

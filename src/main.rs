@@ -1,1 +1,10 @@
-fn main() {}
+//! The command `sconce`.
+
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    sconce::cli::run(std::env::args_os())
+}

@@ -123,10 +123,20 @@ pub struct MaxQueue {
 
 /// One warm-up run: `{zeros: 1}` or `{random: 64}`, with that many rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(try_from = "WarmupYaml", into = "WarmupYaml")]
 pub enum Warmup {
     Zeros(usize),
     Random(usize),
+}
+
+/// As it is written: an enum of serde's own would be a tag in YAML.
+#[derive(Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+struct WarmupYaml {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    zeros: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    random: Option<usize>,
 }
 
 /// Which versions of the store are loaded.
@@ -202,7 +212,7 @@ pub enum NormalizerMethod {
 }
 
 /// All of it resolved for one version.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct Manifest {
     pub platform: Platform,
     /// Declared inputs and outputs; what the artifact knows itself is checked against them.
@@ -273,6 +283,35 @@ impl From<MissingValue> for MissingYaml {
         match value {
             MissingValue::Nan => Self::Text("nan".into()),
             MissingValue::Value(value) => Self::Number(value),
+        }
+    }
+}
+
+// === impl Warmup ===
+
+impl TryFrom<WarmupYaml> for Warmup {
+    type Error = &'static str;
+
+    fn try_from(yaml: WarmupYaml) -> Result<Self, &'static str> {
+        match (yaml.zeros, yaml.random) {
+            (Some(rows @ 1..), None) => Ok(Self::Zeros(rows)),
+            (None, Some(rows @ 1..)) => Ok(Self::Random(rows)),
+            _ => Err("a warmup is {zeros: rows} or {random: rows}, with at least one row"),
+        }
+    }
+}
+
+impl From<Warmup> for WarmupYaml {
+    fn from(warmup: Warmup) -> Self {
+        match warmup {
+            Warmup::Zeros(rows) => Self {
+                zeros: Some(rows),
+                ..Self::default()
+            },
+            Warmup::Random(rows) => Self {
+                random: Some(rows),
+                ..Self::default()
+            },
         }
     }
 }

@@ -6,6 +6,7 @@ mod example;
 mod features;
 mod id;
 mod manifest;
+mod pattern;
 mod request;
 mod signature;
 mod tensor;
@@ -18,6 +19,7 @@ pub use manifest::{
     Batching, FeatureSpec, FileEntry, Instances, Manifest, MaxQueue, MissingValue, ModelYaml, Normalizer,
     NormalizerMethod, Platform, SpecYaml, VersionYaml, VersionsPolicy, Warmup, parse_yaml,
 };
+pub use pattern::Patterns;
 pub use request::{
     Answer, Contents, Data, Parameter, Parameters, PredictRequest, Priority, RouteReason, Row, Select, Served, Table,
     TensorInput, Timing, Value, length_prefixed,

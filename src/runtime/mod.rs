@@ -39,7 +39,7 @@ pub struct Config {
 
 /// The data plane and what frees its remains. One a process.
 pub struct Runtime {
-    cores: Cores,
+    cores: Arc<Cores>,
     reaper: Reaper,
     loop_budget: Duration,
     next_id: AtomicU64,
@@ -50,7 +50,7 @@ pub struct Runtime {
 impl Runtime {
     pub fn start(config: &Config) -> Result<Arc<Self>> {
         let reaper = Reaper::start()?;
-        let cores = Cores::start(config.cores, config.loop_budget, &reaper)?;
+        let cores = Arc::new(Cores::start(config.cores, config.loop_budget, &reaper)?);
         Ok(Arc::new(Self {
             cores,
             reaper,
@@ -59,7 +59,7 @@ impl Runtime {
         }))
     }
 
-    pub fn cores(&self) -> &Cores {
+    pub fn cores(&self) -> &Arc<Cores> {
         &self.cores
     }
 

@@ -76,13 +76,15 @@ pub fn cuda_devices() -> Result<i64> {
 /// One thread for an operator, in the calling thread: the server has one thread a core already.
 pub fn set_threads() -> Result<()> {
     // SAFETY: plain numbers.
-    checked(unsafe { torch_sys::at_set_num_threads(1) })
+    unsafe { torch_sys::at_set_num_threads(1) };
+    checked(())
 }
 
 /// One thread between operators, in the process. libtorch takes it once, before its first run.
 pub fn set_interop_threads() -> Result<()> {
     // SAFETY: plain numbers.
-    checked(unsafe { torch_sys::at_set_num_interop_threads(1) })
+    unsafe { torch_sys::at_set_num_interop_threads(1) };
+    checked(())
 }
 
 /// The value of a call that may have left an error in this thread.
@@ -315,13 +317,10 @@ impl Value {
         let length = checked(unsafe { torch_sys::ati_length(self.0) })?;
         let mut places: Vec<*mut C_tensor> = vec![ptr::null_mut(); usize::try_from(length).unwrap_or(0)];
         // SAFETY: it fills as many places as there are tensors.
-        let filled = checked(unsafe { torch_sys::ati_to_tensor_list(self.0, places.as_mut_ptr(), length) });
-        let tensors = places
-            .into_iter()
-            .filter(|tensor| !tensor.is_null())
-            .map(Tensor)
-            .collect();
-        filled.map(|()| tensors)
+        unsafe { torch_sys::ati_to_tensor_list(self.0, places.as_mut_ptr(), length) };
+        // Owned before the error is looked at, so that what was filled is freed.
+        let tensors = places.into_iter().filter(|tensor| !tensor.is_null()).map(Tensor);
+        checked(tensors.collect())
     }
 
     fn filled(

@@ -4,6 +4,7 @@
 //! library (`library`) and the model, and takes the signature from it. The weights are loaded once; sessions share them
 //! (`ffi::Model`). Every `unsafe` of the backend is in `ffi`.
 
+mod divisions;
 mod external_data;
 mod ffi;
 mod library;

@@ -1,10 +1,10 @@
 //! What we must know of an ONNX file before the library sees it: a walk through its protobuf, bounded and without copies.
 //!
 //! `onnx::open` calls `survey`. It collects every reference to external data, wherever tensors may hide (initializers,
-//! sparse ones, attributes, nested graphs, functions, training), and notes integer divisions by what a request brings.
+//! sparse ones, attributes, nested graphs, functions, training).
 //! Field numbers are those of onnx.proto, IR version 13.
 
-use std::collections::HashSet;
+use super::divisions;
 
 /// What a walk found.
 #[derive(Debug, Default)]
@@ -23,9 +23,6 @@ pub type Broken = &'static str;
 /// Graphs inside graphs. The library's own parser allows about as many.
 const DEPTH_MAX: usize = 32;
 
-const INT32: u64 = 6;
-const INT64: u64 = 7;
-
 /// `file` is a whole ModelProto.
 pub fn survey(file: &[u8]) -> Result<Survey<'_>, Broken> {
     let mut survey = Survey::default();
@@ -43,29 +40,19 @@ pub fn survey(file: &[u8]) -> Result<Survey<'_>, Broken> {
     let graph = graph.ok_or("it has no graph")?;
     survey.graph(graph, 0)?;
     survey.inputs_and_outputs(graph)?;
-    survey.division_notes(graph)?;
+    survey.divisions = divisions::by_request(graph)?;
     Ok(survey)
 }
 
 /// One field's value. Those of other wire types hold nothing we look for.
-enum Field<'a> {
+pub enum Field<'a> {
     Number(u64),
     Bytes(&'a [u8]),
     Other,
 }
 
 /// The fields of one message, in order.
-struct Fields<'a>(&'a [u8]);
-
-/// The parts of a NodeProto that a division note needs.
-#[derive(Default)]
-struct Node<'a> {
-    inputs: Vec<&'a str>,
-    outputs: Vec<&'a str>,
-    name: &'a str,
-    operator: &'a str,
-    cast_to: Option<u64>,
-}
+pub struct Fields<'a>(pub &'a [u8]);
 
 // === impl Survey ===
 
@@ -160,77 +147,6 @@ impl<'a> Survey<'a> {
             })
         })
     }
-
-    /// Follows integers of the main graph's inputs through the operators that hand them on. Cautious rather than complete:
-    /// it ends at other operators and at nested graphs.
-    fn division_notes(&mut self, graph: &'a [u8]) -> Result<(), Broken> {
-        let mut initialized: HashSet<&str> = HashSet::new();
-        for_each_message(graph, &[5], |tensor| {
-            initialized.insert(text_field(tensor, 8)?);
-            Ok(())
-        })?;
-        let mut from_request: HashSet<&str> = HashSet::new();
-        let mut integers: HashSet<&str> = HashSet::new();
-        for_each_message(graph, &[11], |info| {
-            let name = text_field(info, 1)?;
-            if !initialized.contains(name) {
-                from_request.insert(name);
-                if is_integer(info)? {
-                    integers.insert(name);
-                }
-            }
-            Ok(())
-        })?;
-        for_each_message(graph, &[1], |node| {
-            let node = Node::parse(node)?;
-            let divisor = node.inputs.get(1);
-            if matches!(node.operator, "Div" | "Mod")
-                && divisor.is_some_and(|divisor| from_request.contains(divisor) && integers.contains(divisor))
-            {
-                self.divisions.push((node.operator, node.name));
-            }
-            if node.inputs.iter().any(|input| from_request.contains(input)) {
-                from_request.extend(&node.outputs);
-                if node.gives_integers(&integers) {
-                    integers.extend(&node.outputs);
-                }
-            }
-            Ok(())
-        })
-    }
-}
-
-// === impl Node ===
-
-impl<'a> Node<'a> {
-    fn parse(node: &'a [u8]) -> Result<Self, Broken> {
-        let mut parsed = Node::default();
-        for field in Fields(node) {
-            match field? {
-                (1, Field::Bytes(name)) => parsed.inputs.push(text(name)?),
-                (2, Field::Bytes(name)) => parsed.outputs.push(text(name)?),
-                (3, Field::Bytes(name)) => parsed.name = text(name)?,
-                (4, Field::Bytes(name)) => parsed.operator = text(name)?,
-                (5, Field::Bytes(attribute)) if parsed.cast_to.is_none() && text_field(attribute, 1)? == "to" => {
-                    parsed.cast_to = number_field(attribute, 3)?;
-                }
-                _ => {}
-            }
-        }
-        Ok(parsed)
-    }
-
-    fn gives_integers(&self, integers: &HashSet<&str>) -> bool {
-        match self.operator {
-            "Cast" => matches!(self.cast_to, Some(INT32 | INT64)),
-            "Identity" | "Squeeze" | "Unsqueeze" | "Reshape" | "Flatten" | "Transpose" | "Gather" | "Slice"
-            | "Split" | "Concat" | "Expand" | "Tile" | "Add" | "Sub" | "Mul" | "Div" | "Mod" | "Neg" | "Abs"
-            | "Min" | "Max" | "ReduceSum" | "ReduceMax" | "ReduceMin" => {
-                self.inputs.first().is_some_and(|input| integers.contains(input))
-            }
-            _ => false,
-        }
-    }
 }
 
 // === impl Fields ===
@@ -298,7 +214,7 @@ fn once<'a>(place: &mut Option<&'a [u8]>, message: &'a [u8]) -> Result<(), Broke
     }
 }
 
-fn for_each_message<'a>(
+pub fn for_each_message<'a>(
     message: &'a [u8],
     numbers: &[u64],
     mut visit: impl FnMut(&'a [u8]) -> Result<(), Broken>,
@@ -313,7 +229,7 @@ fn for_each_message<'a>(
 }
 
 /// The last text of that number, as protobuf takes it; empty where there is none.
-fn text_field(message: &[u8], number: u64) -> Result<&str, Broken> {
+pub fn text_field(message: &[u8], number: u64) -> Result<&str, Broken> {
     let mut found = "";
     for_each_message(message, &[number], |bytes| {
         found = text(bytes)?;
@@ -322,7 +238,7 @@ fn text_field(message: &[u8], number: u64) -> Result<&str, Broken> {
     Ok(found)
 }
 
-fn number_field(message: &[u8], number: u64) -> Result<Option<u64>, Broken> {
+pub fn number_field(message: &[u8], number: u64) -> Result<Option<u64>, Broken> {
     let mut found = None;
     for field in Fields(message) {
         match field? {
@@ -333,26 +249,14 @@ fn number_field(message: &[u8], number: u64) -> Result<Option<u64>, Broken> {
     Ok(found)
 }
 
-fn text(bytes: &[u8]) -> Result<&str, Broken> {
+pub fn text(bytes: &[u8]) -> Result<&str, Broken> {
     std::str::from_utf8(bytes).map_err(|_| "a name is not UTF-8")
-}
-
-/// Whether a ValueInfoProto is an int32 or int64 tensor.
-fn is_integer(info: &[u8]) -> Result<bool, Broken> {
-    let mut integer = false;
-    for_each_message(info, &[2], |kind| {
-        for_each_message(kind, &[1], |tensor| {
-            integer |= matches!(number_field(tensor, 1)?, Some(INT32 | INT64));
-            Ok(())
-        })
-    })?;
-    Ok(integer)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::{onnx::tests::message, testing::fixture};
+    use crate::backend::{onnx::tests::build::message, testing::fixture};
 
     /// A tensor that lies elsewhere.
     fn external(place: &str) -> Vec<u8> {

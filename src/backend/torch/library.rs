@@ -80,7 +80,7 @@ pub fn get(native_dir: &Path) -> Result<&'static Library> {
     Ok(LIBRARY.get_or_init(|| library))
 }
 
-fn load(native_dir: &Path) -> Result<Library> {
+pub(super) fn load(native_dir: &Path) -> Result<Library> {
     let libtorch = native_dir.join("torch/lib");
     if LIBTORCH
         .iter()
@@ -178,7 +178,7 @@ impl Library {
         // SAFETY: the path is valid for the call, the place is ours.
         let status = unsafe { (self.plugin.open)(Slice::of(path), device, &mut module) };
         if status != abi::OK {
-            return Err(self.failure(status, super::INVALID_ARTIFACT, Code::FailedPrecondition));
+            return Err(self.failure(status, super::LOAD_FAILED, Code::FailedPrecondition));
         }
         Ok(Module { library: self, module })
     }

@@ -7,9 +7,11 @@
 //! One module is shared by all sessions: `forward` may run in many threads at once. It cannot be interrupted. The device
 //! `auto` is the CPU.
 
+#[allow(dead_code, reason = "one file for both sides")]
 #[path = "../../../backends/torch/src/abi.rs"]
 mod abi;
 mod archive;
+mod crc32;
 mod declaration;
 mod library;
 mod refusal;
@@ -27,12 +29,11 @@ use self::{
 use super::{Call, Executable, OpenSpec, Session, View, declared::from_declared};
 use crate::{
     error::{Code, Error, Result},
-    model::{DType, Signature, Tensor, TensorSpec},
+    model::{DType, Platform, Signature, Tensor, TensorSpec},
 };
 
-/// The artifact's file in the version's folder.
-const ARTIFACT: &str = "model.pt";
-const INVALID_ARTIFACT: &str = "INVALID_ARTIFACT";
+/// The reason of an archive that is damaged or that libtorch does not take.
+const LOAD_FAILED: &str = "LOAD_FAILED";
 /// Outputs up to this are copied, so that libtorch has its memory back at once; larger ones are lent.
 const COPIED_BYTES_MAX: usize = 4096;
 const CPU: i32 = -1;
@@ -72,12 +73,13 @@ impl Script {
                 )
             })?;
         }
-        let path = spec.dir.join(ARTIFACT);
+        let artifact = Platform::Torchscript.artifact();
+        let path = spec.dir.join(artifact);
         let mut file = File::open(&path).map_err(|error| {
             Error::new(
                 Code::FailedPrecondition,
-                INVALID_ARTIFACT,
-                format!("{ARTIFACT} cannot be read: {}", error.kind()),
+                LOAD_FAILED,
+                format!("{artifact} cannot be read: {}", error.kind()),
             )
         })?;
         archive::check(&mut file)?;

@@ -1,5 +1,7 @@
 //! The backend against the real library and the fixtures' answers.
 
+pub mod build;
+
 use std::{
     sync::mpsc::sync_channel,
     thread::Builder,
@@ -8,6 +10,7 @@ use std::{
 
 use bytes::Bytes;
 
+use self::build::{matrix_info, message, model, node, value_info};
 use super::*;
 use crate::{
     backend::{
@@ -25,54 +28,6 @@ fn tensor(dtype: DType, shape: &[usize], data: &[u8]) -> Tensor {
         Bytes::copy_from_slice(data),
     )
     .expect("it fits")
-}
-
-/// A protobuf message of length-delimited fields and numbers.
-pub(super) fn message(fields: &[(u8, &[u8])], numbers: &[(u8, u64)]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for &(number, data) in fields {
-        bytes.extend(varint(u64::from(number) << 3 | 2));
-        bytes.extend(varint(data.len() as u64));
-        bytes.extend(data);
-    }
-    for &(number, value) in numbers {
-        bytes.extend(varint(u64::from(number) << 3));
-        bytes.extend(varint(value));
-    }
-    bytes
-}
-
-fn varint(mut value: u64) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    while value >= 0x80 {
-        bytes.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    bytes.push(value as u8);
-    bytes
-}
-
-fn value_info(name: &str, element: u64) -> Vec<u8> {
-    let dims = message(&[(1, &message(&[(2, b"N")], &[]))], &[]);
-    let kind = message(&[(1, &message(&[(2, &dims)], &[(1, element)]))], &[]);
-    message(&[(1, name.as_bytes()), (2, &kind)], &[])
-}
-
-fn node(operator: &str, inputs: &[&str], output: &str) -> Vec<u8> {
-    let mut bytes: Vec<u8> = inputs
-        .iter()
-        .flat_map(|input| message(&[(1, input.as_bytes())], &[]))
-        .collect();
-    bytes.extend(message(
-        &[(2, output.as_bytes()), (3, b"n"), (4, operator.as_bytes())],
-        &[],
-    ));
-    bytes
-}
-
-/// A model of one graph, opset 17.
-fn model(graph: &[u8]) -> Vec<u8> {
-    message(&[(7, graph), (8, &message(&[], &[(2, 17)]))], &[(1, 9)])
 }
 
 #[test]
@@ -103,7 +58,13 @@ fn every_type_comes_out_bit_by_bit_as_it_went_in() {
         let mut session = session(&executable);
         let mut round_trip = |shape: &[usize], data: &[u8]| {
             let input = tensor(dtype, shape, data);
-            let outputs = run(&mut *session, signature, &[input.clone()], &Parameters::default()).expect("it runs");
+            let outputs = run(
+                &mut *session,
+                signature,
+                std::slice::from_ref(&input),
+                &Parameters::default(),
+            )
+            .expect("it runs");
             assert_eq!(
                 (&outputs[0].shape, &outputs[0].data),
                 (&input.shape, &input.data),
@@ -292,13 +253,47 @@ fn four_threads_on_one_copy_of_the_weights_answer_alike() {
 }
 
 #[test]
+fn sessions_share_one_copy_of_the_weights() {
+    // y = x W, W of 5 MiB.
+    let weights = message(
+        &[(8, b"w"), (9, &vec![0; 1024 * 1280 * 4])],
+        &[(1, 1024), (1, 1280), (2, 1)],
+    );
+    let (x, y) = (matrix_info("x", 1024), matrix_info("y", 1280));
+    let product = node("MatMul", &["x", "w"], "y");
+    let graph = message(&[(2, b"g"), (1, &product), (5, &weights), (11, &x), (12, &y)], &[]);
+    let executable = open_bytes(Platform::Onnx, &model(&graph), "").expect("a model");
+    let input = tensor(DType::Fp32, &[1, 1024], &[0; 4096]);
+    let before = resident_bytes();
+    let mut sessions: Vec<_> = (0..40).map(|_| session(&executable)).collect();
+    for session in &mut sessions {
+        run(
+            &mut **session,
+            executable.signature(),
+            std::slice::from_ref(&input),
+            &Parameters::default(),
+        )
+        .expect("it runs");
+    }
+    // Forty copies would be 200 MiB. Other tests run beside this one, so the bound is wide.
+    let grown = resident_bytes().saturating_sub(before);
+    assert!(grown < 60 << 20, "{grown} bytes for 40 sessions");
+}
+
+fn resident_bytes() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").expect("Linux");
+    let pages: usize = statm.split(' ').nth(1).expect("resident").parse().expect("a number");
+    pages * 4096
+}
+
+#[test]
 fn an_answer_outlives_session_and_model() {
     let executable = open_fixture(Platform::Onnx, "onnx/identity_float.onnx");
     let input = tensor(DType::Fp32, &[4, 4096], &[7; 4 * 4 * 4096]);
     let outputs = run(
         &mut *session(&executable),
         executable.signature(),
-        &[input.clone()],
+        std::slice::from_ref(&input),
         &Parameters::default(),
     );
     drop(executable);
@@ -314,7 +309,7 @@ fn an_input_that_is_also_the_output_is_copied() {
     let outputs = run(
         &mut *session(&executable),
         executable.signature(),
-        &[input.clone()],
+        std::slice::from_ref(&input),
         &Parameters::default(),
     )
     .expect("it runs");

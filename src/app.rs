@@ -1,0 +1,249 @@
+//! The only file that knows every part: builds bottom-up, drains top-down.
+//!
+//! Two planes: the cores (`runtime`) answer requests; one small runtime of its own, made here, does everything else.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use sha2::{Digest, Sha256};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::{
+    catalog::{self, Catalog, Snapshot},
+    config::{Completeness, Config, Listening},
+    engine::{Engine, IdKey},
+    lifecycle::{self, Lifecycle},
+    runtime::{self, Runtime},
+    server::{self, Ports, Running, Server},
+    store,
+    telemetry::Metrics,
+};
+
+/// Threads of the control plane: one more than the one that waits for signals, so that neither waits for the other.
+const CONTROL_THREADS: usize = 2;
+/// After this the models are announced as they stand, whatever still loads.
+const ANNOUNCE_AFTER: Duration = Duration::from_secs(60);
+const ID_KEY_BYTES_MIN: usize = 16;
+
+/// Serves until a signal says stop. `announce` is called once, when the models are ready or finally failed.
+pub fn serve(config: Config, announce: impl FnOnce(&Snapshot, Listening)) -> anyhow::Result<()> {
+    let control = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(CONTROL_THREADS)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .context("the control plane's runtime could not be made")?;
+    let served = control.block_on(serve_here(config, announce));
+    // A load that still runs is a child's or a library's: nobody waits for it any more.
+    control.shutdown_background();
+    served
+}
+
+/// Everything that would keep this store from being served well, for `sconce check`.
+pub fn check(config: &Config) -> crate::error::Result<Vec<lifecycle::Problem>> {
+    lifecycle::check(&lifecycle_config(config), &store_config(config))
+}
+
+async fn serve_here(config: Config, announce: impl FnOnce(&Snapshot, Listening)) -> anyhow::Result<()> {
+    let mut stop = Stop::listen()?;
+    let metrics = Metrics::new();
+    let runtime = Runtime::start(&runtime::Config {
+        cores: config.machine.cores,
+        loop_budget: config.machine.loop_budget,
+    })?;
+    let (publisher, catalog) = catalog::new();
+    let engine = Engine::new(catalog.clone(), metrics.clone(), id_key(&config)?);
+    let server = Server::bind(edge_config(&config), engine, metrics.clone()).await?;
+    let ports = server.ports();
+    let running = server.serve(runtime.cores().clone())?;
+    let lifecycle = Lifecycle::start(
+        lifecycle_config(&config),
+        store_config(&config),
+        publisher,
+        runtime.clone(),
+        metrics,
+    )?;
+    if let Some(file) = &config.listen.ports_file {
+        write_ports(file, ports)?;
+    }
+    tokio::select! {
+        () = settled(&catalog) => announce(&catalog.load(), listening(&config, ports)),
+        hurry = stop.first() => return drain(&config, running, lifecycle, &runtime, stop, hurry).await,
+    }
+    let hurry = stop.first().await;
+    drain(&config, running, lifecycle, &runtime, stop, hurry).await
+}
+
+/// Top-down: the edge says no, then closes; then nothing new is loaded; then the cores stop.
+async fn drain(
+    config: &Config,
+    running: Running,
+    lifecycle: Lifecycle,
+    runtime: &Runtime,
+    mut stop: Stop,
+    hurry: bool,
+) -> anyhow::Result<()> {
+    tracing::info!("draining: health says no from now on");
+    running.drain();
+    let in_order = async {
+        // Whoever presses Ctrl-C has no load balancer that must notice first.
+        if !hurry {
+            tokio::time::sleep(config.drain.pre_stop_delay).await;
+        }
+        running.shutdown(config.drain.grace).await;
+    };
+    let again = tokio::select! {
+        () = in_order => false,
+        _ = stop.first() => true,
+    };
+    drop(lifecycle);
+    runtime.stop();
+    anyhow::ensure!(
+        !again,
+        "stopped at once by a second signal: what was in flight was not finished"
+    );
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Returns when every selected model is ready or finally failed.
+async fn settled(catalog: &Catalog) {
+    let mut changes = catalog.changes();
+    let ready = async {
+        while !catalog.load().is_ready() {
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    if tokio::time::timeout(ANNOUNCE_AFTER, ready).await.is_err() {
+        tracing::warn!("some models are still being loaded; the others serve");
+    }
+}
+
+fn store_config(config: &Config) -> store::Config {
+    let root = config.source().map(Path::to_owned).unwrap_or_default();
+    store::Config {
+        models: config.store.models.clone().into(),
+        poll_interval: config.store.poll_interval,
+        settle: config.store.settle_time,
+        completeness: match config.store.completeness {
+            Completeness::Settle => store::Completeness::Settle,
+            Completeness::Manifest => store::Completeness::Manifest,
+        },
+        ..store::Config::new(root)
+    }
+}
+
+fn lifecycle_config(config: &Config) -> lifecycle::Config {
+    let usual = lifecycle::Config::new(&config.machine.native_dir);
+    lifecycle::Config {
+        work_dir: config.machine.work_dir.clone().unwrap_or(usual.work_dir),
+        child_executable: config
+            .loading
+            .child_executable
+            .clone()
+            .unwrap_or(usual.child_executable),
+        child_memory: config.loading.child_memory,
+        child_time: config.loading.child_time,
+        loads_at_once: config.loading.loads_at_once,
+        defaults: config.defaults.clone(),
+        native_dir: usual.native_dir,
+    }
+}
+
+fn edge_config(config: &Config) -> server::Config {
+    let (listen, edge) = (&config.listen, &config.edge);
+    server::Config {
+        host: listen.host,
+        admin_host: listen.admin_host,
+        ops_host: listen.ops_host,
+        grpc_port: listen.grpc_port,
+        grpc_admin_port: Some(listen.grpc_admin_port),
+        http_port: Some(listen.http_port),
+        metrics_port: Some(listen.metrics_port),
+        max_message_bytes: edge.max_message_bytes,
+        request_memory: config.request_memory(),
+        max_concurrent_streams: edge.max_concurrent_streams,
+        max_connections: edge.max_connections,
+        max_requests_in_flight: edge.max_requests_in_flight,
+        handshake_timeout: edge.handshake_timeout,
+        body_timeout: edge.body_timeout,
+        idle_timeout: edge.idle_timeout,
+        keepalive_interval: edge.keepalive_interval,
+        keepalive_timeout: edge.keepalive_timeout,
+        max_connection_age: edge.max_connection_age,
+        connection_age_grace: edge.connection_age_grace,
+        header_list_bytes: edge.header_list_bytes,
+        ..server::Config::default()
+    }
+}
+
+fn listening(config: &Config, ports: Ports) -> Listening {
+    let listen = &config.listen;
+    Listening {
+        grpc: SocketAddr::new(listen.host, ports.grpc),
+        grpc_admin: SocketAddr::new(listen.admin_host, ports.grpc_admin.unwrap_or(0)),
+        http: SocketAddr::new(listen.ops_host, ports.http.unwrap_or(0)),
+        metrics: SocketAddr::new(listen.ops_host, ports.metrics.unwrap_or(0)),
+    }
+}
+
+/// The first 16 bytes of the file's sha256, so that any secret of enough length will do.
+fn id_key(config: &Config) -> anyhow::Result<IdKey> {
+    let Some(file) = &config.telemetry.prediction_id_key_file else {
+        return Ok(IdKey::random());
+    };
+    let secret = std::fs::read(file).with_context(|| format!("prediction_id_key_file {}", file.display()))?;
+    let secret = secret.trim_ascii();
+    anyhow::ensure!(
+        secret.len() >= ID_KEY_BYTES_MIN,
+        "prediction_id_key_file {}: {} bytes, at least {ID_KEY_BYTES_MIN} are needed; `head -c 32 /dev/urandom | base64` makes one",
+        file.display(),
+        secret.len()
+    );
+    let digest: [u8; 32] = Sha256::digest(secret).into();
+    Ok(IdKey::new(
+        digest.first_chunk().copied().context("a digest has 32 bytes")?,
+    ))
+}
+
+/// Whole or not at all: whoever waits for the file reads it as soon as it is there.
+fn write_ports(file: &Path, ports: Ports) -> anyhow::Result<()> {
+    let mut beside = PathBuf::from(file);
+    beside.as_mut_os_string().push(".tmp");
+    let written = std::fs::write(&beside, serde_json::to_string(&ports)? + "\n");
+    written
+        .and_then(|()| std::fs::rename(&beside, file))
+        .with_context(|| format!("ports_file {}", file.display()))
+}
+
+/// The two signals that mean stop.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+// === impl Stop ===
+
+impl Stop {
+    fn listen() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("signals cannot be listened for");
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    /// The next one; whether it was a person's Ctrl-C.
+    async fn first(&mut self) -> bool {
+        tokio::select! {
+            _ = self.terminate.recv() => false,
+            _ = self.interrupt.recv() => true,
+        }
+    }
+}

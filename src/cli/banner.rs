@@ -1,0 +1,283 @@
+//! What `sconce serve` prints once it serves: the models, the addresses, and lines to paste.
+
+use std::{fmt::Write as _, path::Path};
+
+use super::{
+    paste,
+    stored::{self, Stored},
+    table::table,
+};
+use crate::{
+    catalog::{ModelEntry, Snapshot, State, VersionEntry},
+    config::{Config, Listening},
+    telemetry::logs::escape,
+};
+
+/// All that is shown.
+pub struct Banner<'a> {
+    pub snapshot: &'a Snapshot,
+    pub listening: Listening,
+    /// The store, or the one file.
+    pub source: &'a Path,
+    pub cores: usize,
+    pub memory: u64,
+    /// How this program was called, so that the lines call it the same way.
+    pub program: &'a str,
+    pub examples: Examples,
+}
+
+/// Of the first ready model that has them: any, and one of tensors alone for clients that know no rows.
+#[derive(Default)]
+pub struct Examples {
+    any: Option<Stored>,
+    tensors: Option<Stored>,
+}
+
+/// The text, its last line ended.
+pub fn banner(banner: &Banner<'_>) -> String {
+    let mut text = format!(
+        "Sconce {} serves {}\n\n",
+        env!("CARGO_PKG_VERSION"),
+        banner.source.display()
+    );
+    let models = sorted(banner.snapshot);
+    let rows: Vec<[String; 5]> = models.iter().flat_map(|model| model_rows(model)).collect();
+    text += &match rows.is_empty() {
+        true => "no models yet; it goes on looking\n".to_string(),
+        false => table(["MODEL", "VERSION", "PLATFORM", "STATE", ""], &rows),
+    };
+    let Listening {
+        grpc,
+        grpc_admin,
+        http,
+        metrics,
+    } = banner.listening;
+    let _ = write!(
+        text,
+        "\ngRPC inference  {grpc}\ngRPC admin      {grpc_admin}\nHTTP health     http://{http}/readyz\n\
+         metrics         http://{metrics}/metrics\ncores {}, memory {:.1} GiB\n",
+        banner.cores,
+        banner.memory as f64 / (1u64 << 30) as f64
+    );
+    let lines = lines(banner, &models);
+    if !lines.is_empty() {
+        let _ = write!(text, "\nTo paste:\n\n{}\n", lines.join("\n\n"));
+    }
+    text
+}
+
+fn lines(banner: &Banner<'_>, models: &[&ModelEntry]) -> Vec<String> {
+    let address = banner.listening.grpc;
+    let mut lines = Vec::new();
+    if let Some(stored) = &banner.examples.any {
+        lines.push(paste::example_line(banner.program, stored, banner.source, address));
+        lines.push(paste::predict_line(banner.program, stored, banner.source, address));
+    }
+    if let Some(stored) = &banner.examples.tensors {
+        lines.push(paste::python_lines(stored, address));
+    }
+    if lines.is_empty() {
+        let ready = models
+            .iter()
+            .find_map(|model| Some((model, ready_version(model)?.signature()?)));
+        lines.extend(ready.map(|(model, signature)| paste::grpcurl_line(model.name.as_str(), signature, address)));
+    }
+    lines
+}
+
+/// A line for each version that is or should be served, or one for a model that has none.
+fn model_rows(model: &ModelEntry) -> Vec<[String; 5]> {
+    let shown = model
+        .versions
+        .iter()
+        .rev()
+        .filter(|(_, version)| version.state != State::Available);
+    let mut rows: Vec<[String; 5]> = shown
+        .map(|(number, version)| {
+            [
+                model.name.to_string(),
+                number.to_string(),
+                version
+                    .platform
+                    .map(|platform| platform.to_string())
+                    .unwrap_or_default(),
+                state(version.state).into(),
+                why(version),
+            ]
+        })
+        .collect();
+    if let (true, message) = (rows.is_empty() || model.message.is_some(), model.message.clone()) {
+        let message = message.unwrap_or_else(|| "no version to serve".into());
+        rows.push([
+            model.name.to_string(),
+            String::new(),
+            String::new(),
+            String::new(),
+            message,
+        ]);
+    }
+    rows
+}
+
+fn state(state: State) -> &'static str {
+    match state {
+        State::Available => "available",
+        State::Loading => "loading",
+        State::Ready => "ready",
+        State::Draining => "draining",
+        State::Failed => "FAILED",
+    }
+}
+
+/// What is wrong with a version, or was noticed; in one cell.
+fn why(version: &VersionEntry) -> String {
+    match &version.cause {
+        Some(cause) => escape(cause.message()),
+        None => version.notes.join("; "),
+    }
+}
+
+fn sorted(snapshot: &Snapshot) -> Vec<&ModelEntry> {
+    let mut models: Vec<&ModelEntry> = snapshot.models.values().map(|model| &**model).collect();
+    models.sort_by(|a, b| a.name.cmp(&b.name));
+    models
+}
+
+fn ready_version(model: &ModelEntry) -> Option<&VersionEntry> {
+    model.versions.get(&model.stable?)
+}
+
+// === impl Examples ===
+
+impl Examples {
+    /// Looks into the store's folders of the ready models, in the order of their names.
+    pub fn find(snapshot: &Snapshot, config: &Config) -> Self {
+        let Some(store) = &config.store.model_store else {
+            return Self::default();
+        };
+        for model in sorted(snapshot).into_iter().filter(|model| model.is_ready()) {
+            let version = model.stable.map(|version| version.to_string());
+            let find = |wants_tensors: bool| {
+                let wanted = |_, example: &crate::model::Example| !wants_tensors || example.request.rows.is_empty();
+                stored::find(store, model.name.as_str(), version.as_deref(), wanted).ok()
+            };
+            if let Some(any) = find(false) {
+                return Self {
+                    any: Some(any),
+                    tensors: find(true),
+                };
+            }
+        }
+        Self::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        error::Error,
+        model::{ExampleFile, ModelName, Platform},
+    };
+    use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::SystemTime};
+
+    fn version(state: State, cause: Option<Error>) -> VersionEntry {
+        VersionEntry {
+            platform: Some(Platform::Lightgbm),
+            state,
+            since: SystemTime::UNIX_EPOCH,
+            cause,
+            notes: vec![],
+            metrics: BTreeMap::new(),
+            digest: String::new(),
+            artifact_bytes: 0,
+            servable: None,
+        }
+    }
+
+    fn snapshot() -> Snapshot {
+        let name = ModelName::new("early").unwrap();
+        let failed = version(State::Failed, Some(Error::internal("X", "cut\nshort")));
+        let entry = ModelEntry {
+            name: name.clone(),
+            versions: [
+                ("1".parse().unwrap(), version(State::Ready, None)),
+                ("2".parse().unwrap(), failed),
+                ("0.3".parse().unwrap(), version(State::Available, None)),
+            ]
+            .into(),
+            stable: Some("1".parse().unwrap()),
+            labels: BTreeMap::new(),
+            revision: 0,
+            message: None,
+        };
+        Snapshot {
+            models: [(name, Arc::new(entry))].into(),
+            ..Default::default()
+        }
+    }
+
+    fn stored() -> Option<Stored> {
+        let text = r#"{"examples": [{"request": {"inputs": []},
+            "response": {"outputs": [{"name": "p", "datatype": "FP64", "shape": [], "data": [0]}]}}]}"#;
+        Some(Stored {
+            model: ModelName::new("early").unwrap(),
+            version: "1".parse().unwrap(),
+            file: "my store/early/1/example.json".into(),
+            index: 0,
+            example: ExampleFile::parse(text).unwrap().examples.remove(0),
+        })
+    }
+
+    fn shown(examples: Examples) -> String {
+        let address = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+        banner(&Banner {
+            snapshot: &snapshot(),
+            listening: Listening {
+                grpc: address(7070),
+                grpc_admin: address(7071),
+                http: address(8080),
+                metrics: address(8082),
+            },
+            source: Path::new("my store"),
+            cores: 2,
+            memory: 3 << 29,
+            program: "target/release/sconce",
+            examples,
+        })
+    }
+
+    #[test]
+    fn it_shows_what_is_served_and_what_is_not_and_why() {
+        let text = shown(Examples::default());
+        assert!(
+            text.contains("early  2.0.0    lightgbm  FAILED  cut\\nshort\nearly  1.0.0    lightgbm  ready\n\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("gRPC inference  127.0.0.1:7070\n") && text.contains("memory 1.5 GiB"),
+            "{text}"
+        );
+        assert!(!text.contains("0.3.0") && !text.contains("To paste"), "{text}");
+    }
+
+    #[test]
+    fn the_lines_name_the_program_the_store_and_the_address() {
+        let text = shown(Examples {
+            any: stored(),
+            tensors: stored(),
+        });
+        assert!(text.contains(
+            "target/release/sconce example early --model-store 'my store' | grpcurl -plaintext -d @ 127.0.0.1:7070 sconce.v1.Inference/Predict\n"
+        ), "{text}");
+        assert!(
+            text.contains("\ntarget/release/sconce predict early --example --model-store 'my store'\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains(r#"infer("early", inputs, model_version="1.0.0")"#),
+            "{text}"
+        );
+        assert!(text.contains(r#"for name in ["p"]: print"#), "{text}");
+    }
+}

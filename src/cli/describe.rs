@@ -1,0 +1,281 @@
+//! `sconce describe`: one model of a running server, whole.
+
+use std::{collections::BTreeMap, fmt::Write as _, process::ExitCode, time::SystemTime};
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::{
+    client,
+    models::{AdminArgs, TIMEOUT, readiness, summary_json},
+    print,
+    proto::{DescribeModelRequest, DescribeModelResponse, Execution, TensorSpec, VersionStatus},
+    table::table,
+};
+use crate::telemetry::logs::escape;
+
+/// Show one model of a running server: its versions, inputs and outputs, and how they run
+#[derive(Args)]
+#[command(
+    after_help = "Examples:\n  sconce describe early-signal\n  sconce describe early-signal --json | jq '.versions[0].inputs'"
+)]
+pub struct DescribeArgs {
+    /// The model's name
+    model: String,
+    #[command(flatten)]
+    admin: AdminArgs,
+}
+
+pub fn run(args: &DescribeArgs) -> anyhow::Result<ExitCode> {
+    let model = client::block_on(async {
+        let client = client::admin(&args.admin.server).await?;
+        let answer = client::with_retries(|| {
+            let mut client = client.clone();
+            let request = DescribeModelRequest {
+                model: args.model.clone(),
+            };
+            async move { client.describe_model(client::call(request, TIMEOUT)).await }
+        });
+        Ok(answer.await?)
+    })?;
+    print(&match args.admin.json {
+        true => serde_json::to_string_pretty(&to_json(&model))? + "\n",
+        false => for_people(&model),
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn for_people(model: &DescribeModelResponse) -> String {
+    let mut text = String::new();
+    let summary = model.summary.clone().unwrap_or_default();
+    let _ = write!(text, "{}: {}", escape(&summary.name), readiness(&summary));
+    if !summary.stable.is_empty() {
+        let _ = write!(text, ", stable {}", escape(&summary.stable));
+    }
+    if !summary.message.is_empty() {
+        let _ = write!(text, "; {}", escape(&summary.message));
+    }
+    text.push('\n');
+    if let Some(route) = &model.route {
+        let labels = sorted(&route.labels)
+            .into_iter()
+            .map(|(label, version)| format!("{label} → {version}"));
+        let labels = labels.collect::<Vec<_>>().join(", ");
+        let stable = if route.stable.is_empty() {
+            "latest"
+        } else {
+            &route.stable
+        };
+        let _ = write!(text, "route: revision {}, stable: {}", route.revision, escape(stable));
+        let _ = writeln!(
+            text,
+            "{}{}",
+            if labels.is_empty() { "" } else { ", labels: " },
+            escape(&labels)
+        );
+    }
+    for version in &model.versions {
+        text += &version_for_people(version);
+    }
+    text
+}
+
+fn version_for_people(version: &VersionStatus) -> String {
+    let mut text = format!("\n{}: {}{}\n", escape(&version.version), state(version), since(version));
+    let mut line = |indented: String| {
+        let _ = writeln!(text, "  {}", escape(&indented));
+    };
+    if !version.message.is_empty() {
+        line(format!("{}: {}", version.reason, version.message));
+    }
+    for note in &version.notes {
+        line(format!("note: {note}"));
+    }
+    if let Some(execution) = &version.execution {
+        for fact in execution_for_people(execution) {
+            line(fact);
+        }
+    }
+    if !version.metrics.is_empty() {
+        let metrics = sorted(&version.metrics)
+            .into_iter()
+            .map(|(name, value)| format!("{name} {value}"));
+        line(format!("metrics: {}", metrics.collect::<Vec<_>>().join(", ")));
+    }
+    if !version.digest.is_empty() {
+        line(format!("digest: {}", version.digest));
+    }
+    let spec = |direction: &str, spec: &TensorSpec| {
+        [
+            format!("  {direction}"),
+            spec.name.clone(),
+            spec.dtype().as_str_name().to_string(),
+            format!("{:?}", spec.shape),
+            spec.feature_names.join(" "),
+        ]
+    };
+    let inputs = version.inputs.iter().map(|input| spec("in", input));
+    let specs: Vec<[String; 5]> = inputs
+        .chain(version.outputs.iter().map(|output| spec("out", output)))
+        .collect();
+    if !specs.is_empty() {
+        text += &table(["", "NAME", "TYPE", "SHAPE", "FEATURES"], &specs);
+    }
+    text
+}
+
+fn execution_for_people(execution: &Execution) -> [String; 3] {
+    let place = match execution.placement.as_str() {
+        "loop" => "in the event loop",
+        "threads" => "on threads of its own",
+        other => other,
+    };
+    let joined = if execution.batching { "joined" } else { "not joined" };
+    [
+        format!(
+            "{} ({}) on {}, {place}",
+            execution.platform, execution.library, execution.device
+        ),
+        format!("requests are {joined}: {}", execution.batching_reason),
+        format!(
+            "one row {:.1} us, {} rows {:.1} us; {} of {} rows wait",
+            execution.one_row_us,
+            execution.max_batch_size,
+            execution.full_batch_us,
+            execution.queue_rows,
+            execution.max_queue_rows
+        ),
+    ]
+}
+
+/// `ready`
+fn state(version: &VersionStatus) -> String {
+    let name = version.state().as_str_name();
+    name.trim_start_matches("VERSION_STATE_").to_ascii_lowercase()
+}
+
+/// ` since 2026-11-20T11:05:58Z`
+fn since(version: &VersionStatus) -> String {
+    let time = version.since.and_then(|since| SystemTime::try_from(since).ok());
+    time.map_or(String::new(), |time| {
+        format!(" since {}", humantime::format_rfc3339_seconds(time))
+    })
+}
+
+fn sorted<T>(map: &std::collections::HashMap<String, T>) -> BTreeMap<&String, &T> {
+    map.iter().collect()
+}
+
+/// The keys of the protocol; states and types by name.
+fn to_json(model: &DescribeModelResponse) -> Value {
+    let specs = |specs: &[TensorSpec]| -> Value {
+        let spec = |spec: &TensorSpec| {
+            json!({
+                "name": spec.name,
+                "dtype": spec.dtype().as_str_name(),
+                "shape": spec.shape,
+                "batch": spec.batch,
+                "feature_names": spec.feature_names,
+            })
+        };
+        specs.iter().map(spec).collect()
+    };
+    let version = |version: &VersionStatus| {
+        json!({
+            "version": version.version,
+            "state": state(version),
+            "since": version.since.and_then(|since| SystemTime::try_from(since).ok())
+                .map(|time| humantime::format_rfc3339_seconds(time).to_string()),
+            "reason": version.reason,
+            "message": version.message,
+            "notes": version.notes,
+            "inputs": specs(&version.inputs),
+            "outputs": specs(&version.outputs),
+            "execution": version.execution.as_ref().map(execution_json),
+            "metrics": sorted(&version.metrics),
+            "digest": version.digest,
+        })
+    };
+    json!({
+        "summary": model.summary.as_ref().map(summary_json),
+        "versions": model.versions.iter().map(version).collect::<Vec<_>>(),
+        "route": model.route.as_ref().map(|route| json!({
+            "revision": route.revision,
+            "stable": route.stable,
+            "labels": sorted(&route.labels),
+        })),
+    })
+}
+
+fn execution_json(execution: &Execution) -> Value {
+    json!({
+        "platform": execution.platform,
+        "library": execution.library,
+        "device": execution.device,
+        "batching": execution.batching,
+        "batching_reason": execution.batching_reason,
+        "max_batch_size": execution.max_batch_size,
+        "placement": execution.placement,
+        "one_row_us": execution.one_row_us,
+        "full_batch_us": execution.full_batch_us,
+        "queue_rows": execution.queue_rows,
+        "max_queue_rows": execution.max_queue_rows,
+        "artifact_bytes": execution.artifact_bytes,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::proto::{DataType, ModelSummary, VersionState};
+
+    fn model() -> DescribeModelResponse {
+        let failed = VersionStatus {
+            version: "1.1.0".into(),
+            state: VersionState::Failed.into(),
+            reason: "DIGEST_MISMATCH".into(),
+            message: "model.txt is not\nwhat it was".into(),
+            since: Some(SystemTime::UNIX_EPOCH.into()),
+            ..Default::default()
+        };
+        let ready = VersionStatus {
+            version: "1.0.0".into(),
+            state: VersionState::Ready.into(),
+            inputs: vec![TensorSpec {
+                name: "features".into(),
+                dtype: DataType::Fp64.into(),
+                shape: vec![-1, 2],
+                batch: true,
+                feature_names: vec!["a".into(), "b".into()],
+            }],
+            ..Default::default()
+        };
+        DescribeModelResponse {
+            summary: Some(ModelSummary {
+                name: "m".into(),
+                ready: true,
+                stable: "1.0.0".into(),
+                ..Default::default()
+            }),
+            versions: vec![failed, ready],
+            route: None,
+        }
+    }
+
+    #[test]
+    fn people_see_each_version_with_what_is_wrong() {
+        assert_eq!(
+            for_people(&model()),
+            "m: ready, stable 1.0.0\n\
+             \n1.1.0: failed since 1970-01-01T00:00:00Z\n  DIGEST_MISMATCH: model.txt is not\\nwhat it was\n\
+             \n1.0.0: ready\n      NAME      TYPE  SHAPE    FEATURES\n  in  features  FP64  [-1, 2]  a b\n"
+        );
+    }
+
+    #[test]
+    fn scripts_see_the_protocols_keys() {
+        let json = to_json(&model());
+        assert_eq!(json["versions"][0]["state"], "failed");
+        assert_eq!(json["versions"][1]["inputs"][0]["dtype"], "FP64");
+    }
+}

@@ -1,0 +1,100 @@
+//! The commands. Each file is one: its arguments first, then what it does.
+//!
+//! `serve` hands a `Config` to `app`; `predict`, `models` and `describe` are clients like any other and know the server by
+//! its protocol alone; `example` and `check` read the store's folder and need no server.
+
+mod banner;
+mod check;
+mod client;
+mod convert;
+mod describe;
+mod example;
+mod json;
+mod models;
+mod paste;
+mod predict;
+mod proto;
+pub mod serve;
+mod stored;
+mod table;
+
+use std::{ffi::OsString, io::Write, process::ExitCode};
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+/// Sconce serves ONNX, TorchScript and LightGBM models over gRPC and swaps them while it runs
+#[derive(Parser)]
+#[command(name = "sconce", version, after_help = AFTER_HELP)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Serve(Box<serve::ServeArgs>),
+    Check(check::CheckArgs),
+    Predict(predict::PredictArgs),
+    Example(example::ExampleArgs),
+    Models(models::ModelsArgs),
+    Describe(describe::DescribeArgs),
+    /// Opens versions for a server, one after another; the server starts it
+    #[command(hide = true)]
+    ProbeChild,
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  sconce serve --model-store model-store        serve a folder of models
+  sconce serve model.onnx                       serve one file
+  sconce check model-store                      say what is wrong in it, change nothing
+  sconce models                                 what a running server serves
+  sconce predict early-signal --file rows.csv   score a file
+  sconce example early-signal | grpcurl -plaintext -d @ 127.0.0.1:7070 sconce.v1.Inference/Predict";
+
+/// Runs the command line. 0: done; 1: it failed or found problems, and stderr or the output says which; 2: it was called wrongly.
+pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.collect();
+    let matches = match Cli::command().try_get_matches_from(&arguments) {
+        Ok(matches) => matches,
+        Err(error) => return usage(&error),
+    };
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    let program = arguments
+        .first()
+        .map_or("sconce".into(), |name| name.to_string_lossy().into_owned());
+    let done = match cli.command {
+        Command::Serve(args) => match matches.subcommand_matches("serve") {
+            Some(flags) => serve::run(&args, flags, &program),
+            None => Ok(ExitCode::SUCCESS),
+        },
+        Command::Check(args) => check::run(&args),
+        Command::Predict(args) => predict::run(&args),
+        Command::Example(args) => example::run(&args),
+        Command::Models(args) => models::run(&args),
+        Command::Describe(args) => describe::run(&args),
+        Command::ProbeChild => Ok(crate::lifecycle::run_child()),
+    };
+    done.unwrap_or_else(|error| {
+        // Our own messages are escaped where they hold foreign words; what is left are line ends that are meant.
+        let _ = writeln!(std::io::stderr(), "error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn usage(error: &clap::Error) -> ExitCode {
+    let _ = error.print();
+    u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
+}
+
+/// Writes to stdout. A reader that went away (`sconce models | head`) is no error.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,98 @@
+//! `sconce predict`: scores a file through a running server, or tries a model's own example.
+
+mod batch;
+mod output;
+mod score;
+mod tried;
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use clap::Args;
+
+use super::{
+    client, convert,
+    proto::{self, predict_request::Select},
+    stored::ExampleChoice,
+};
+use crate::model::{Parameter, units::parse_duration};
+
+/// Score a CSV or JSON-lines file through a running server
+///
+/// CSV: the first line names the features; an empty cell is a missing value. JSON lines: one object of features a line; null
+/// is a missing value. The outputs are appended to each row, in the order of the input.
+#[derive(Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct PredictArgs {
+    /// The model's name
+    model: String,
+    /// What to score: a .csv or .jsonl file, or - for stdin
+    #[arg(long, short, value_name = "FILE", required_unless_present = "example")]
+    file: Option<PathBuf>,
+    /// The server's inference address
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        env = "SCONCE_SERVER",
+        default_value = "127.0.0.1:7070"
+    )]
+    server: String,
+    /// Where the scored rows go (default: stdout); in the form of the input
+    #[arg(long, short, value_name = "FILE", conflicts_with = "example")]
+    output: Option<PathBuf>,
+    /// Rows of one call
+    #[arg(long, value_name = "ROWS", default_value = "64", value_parser = clap::value_parser!(u32).range(1..))]
+    batch: u32,
+    /// Calls at once
+    #[arg(long, value_name = "CALLS", default_value = "8", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    in_flight: u32,
+    /// How long one call may take
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
+    timeout: Duration,
+    /// The version that answers (default: the model's route decides; with --example the highest that has examples)
+    #[arg(long, conflicts_with = "label")]
+    version: Option<String>,
+    /// The label of the version that answers
+    #[arg(long, conflicts_with = "example")]
+    label: Option<String>,
+    /// A parameter for the model's library, e.g. predict_type=raw; may be repeated
+    #[arg(long, value_name = "NAME=VALUE", value_parser = convert::parse_parameter, conflicts_with = "example")]
+    parameter: Vec<(String, Parameter)>,
+    /// Send the model's own example from the store and compare the answer with the expected one
+    #[arg(long, conflicts_with = "file")]
+    example: bool,
+    #[command(flatten, next_help_heading = "With --example")]
+    choice: ExampleChoice,
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  sconce predict early-signal --file rows.csv --output scored.csv
+  cat rows.jsonl | sconce predict early-signal --file - --version 1.0.0 --parameter predict_type=raw
+  sconce predict early-signal --example";
+
+pub fn run(args: &PredictArgs) -> anyhow::Result<ExitCode> {
+    client::block_on(async {
+        match &args.file {
+            Some(file) => score::score(args, file).await,
+            None => tried::try_example(args).await,
+        }
+    })
+}
+
+// === impl PredictArgs ===
+
+impl PredictArgs {
+    /// A request for one batch, still without its data.
+    fn request(&self) -> proto::PredictRequest {
+        let version = self.version.clone().map(Select::Version);
+        let parameters = self.parameter.iter().cloned();
+        proto::PredictRequest {
+            model: self.model.clone(),
+            select: version.or(self.label.clone().map(Select::Label)),
+            parameters: parameters
+                .map(|(name, value)| (name, convert::parameter(value)))
+                .collect(),
+            ..Default::default()
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! `sconce serve`: the configuration from its four sources, and the server.
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::bail;
+use clap::{ArgMatches, Args};
+
+use super::{
+    banner::{Banner, Examples, banner},
+    print,
+};
+use crate::{
+    app,
+    config::{self, Config, Given, Setting},
+    telemetry::logs,
+};
+
+/// Serve a folder of models, or one file
+#[derive(Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct ServeArgs {
+    /// One model file instead of a store: model.onnx, model.pt or model.txt
+    #[arg(value_name = "MODEL_FILE", conflicts_with = "model_store")]
+    model_file: Option<PathBuf>,
+    /// The YAML file of options, their names with underscores [env: SCONCE_CONFIG]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Show every option, what holds and who said it, and end
+    #[arg(long)]
+    print_config: bool,
+    // Read here for its help and its flags' texts; the other sources come in below.
+    #[command(flatten)]
+    flags: Config,
+}
+
+const AFTER_HELP: &str = "\
+Every option is also an environment variable (SCONCE_GRPC_PORT for --grpc-port) and a key of the file (grpc_port).
+A flag wins over the environment, that over the file, that over the default.
+
+Examples:
+  sconce serve --model-store model-store
+  sconce serve model.onnx --grpc-port 0
+  sconce serve --config sconce.yaml --print-config";
+
+pub fn run(args: &ServeArgs, flags: &ArgMatches, program: &str) -> anyhow::Result<ExitCode> {
+    let given = Given::read(|name| std::env::var_os(name), args.config.as_deref())?;
+    let (mut config, settings) = config::effective(flags, given)?;
+    if args.print_config {
+        print(&printed(&settings))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(model_file) = &args.model_file {
+        config.model_file = Some(model_file.clone());
+        config.store.model_store = None;
+    }
+    if config.source().is_none() {
+        bail!("nothing to serve: give --model-store DIR, or a file as in `sconce serve model.onnx`");
+    }
+    config.check_exposure()?;
+    logs::init(config.telemetry.log_format, &config.telemetry.log_level).map_err(anyhow::Error::msg)?;
+    let (known, program) = (config.clone(), program.to_owned());
+    app::serve(config, move |snapshot, listening| {
+        let shown = banner(&Banner {
+            snapshot,
+            listening,
+            source: known.source().unwrap_or(Path::new("")),
+            cores: known.machine.cores,
+            memory: known.machine.memory,
+            program: &program,
+            examples: Examples::find(snapshot, &known),
+        });
+        // The server serves on, whether somebody reads this or not.
+        let _ = print(&shown);
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// YAML, with who said it in a column of comments.
+fn printed(settings: &[Setting]) -> String {
+    let lines: Vec<String> = settings.iter().map(Setting::yaml).collect();
+    let width = lines
+        .iter()
+        .map(|line| line.chars().count())
+        .filter(|&width| width <= 48)
+        .max()
+        .unwrap_or(0);
+    let lines = lines
+        .iter()
+        .zip(settings)
+        .map(|(line, setting)| format!("{line:width$}  # {}\n", setting.source));
+    lines.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_printed_sources_stand_in_a_column() {
+        let setting = |key: &str, value: Option<&str>, source| Setting {
+            key: key.into(),
+            value: value.map(Into::into),
+            source,
+        };
+        let settings = [
+            setting("grpc_port", Some("7070"), config::Source::Flag),
+            setting("work_dir", None, config::Source::Default),
+        ];
+        assert_eq!(
+            printed(&settings),
+            "grpc_port: 7070  # flag\nwork_dir: null   # default\n"
+        );
+    }
+}

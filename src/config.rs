@@ -1,0 +1,297 @@
+//! The server's configuration: each option once, as a field with its default and its sentence.
+//!
+//! A field `grpc_port` is the flag `--grpc-port`, the environment variable `SCONCE_GRPC_PORT` and the key `grpc_port` of the
+//! file; the flag wins over the environment, that over the file, that over the default. Names, help, the file's keys and
+//! docs/configuration.md all follow from the fields here. Every part gets its own struct; `app` hands them out.
+
+mod machine;
+mod sources;
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::{Args, ValueEnum};
+
+use crate::{
+    model::{
+        ModelYaml,
+        units::{parse_duration, parse_size},
+    },
+    telemetry::logs::Format,
+};
+
+pub use sources::{Given, Setting, Source, effective, keys, reference, without_flags};
+
+/// All of it.
+#[derive(Args, Clone, Debug)]
+pub struct Config {
+    #[command(flatten, next_help_heading = "What is served")]
+    pub store: StoreConfig,
+    #[command(flatten, next_help_heading = "Addresses and ports")]
+    pub listen: ListenConfig,
+    #[command(flatten, next_help_heading = "The machine")]
+    pub machine: MachineConfig,
+    #[command(flatten, next_help_heading = "Limits of requests and connections")]
+    pub edge: EdgeConfig,
+    #[command(flatten, next_help_heading = "Loading")]
+    pub loading: LoadingConfig,
+    #[command(flatten, next_help_heading = "Ending")]
+    pub drain: DrainConfig,
+    #[command(flatten, next_help_heading = "Logs and ids")]
+    pub telemetry: TelemetryConfig,
+    /// One file instead of a store: the positional argument of `sconce serve`.
+    #[arg(skip)]
+    pub model_file: Option<PathBuf>,
+    /// What every model.yaml leaves out: `defaults:` of the file, in the shape of model.yaml.
+    #[arg(skip)]
+    pub defaults: ModelYaml,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct StoreConfig {
+    /// The folder of all models
+    #[arg(long, value_name = "DIR")]
+    pub model_store: Option<PathBuf>,
+    /// Serve only models whose names match one of these patterns with * and ?, with commas between them (default: all)
+    #[arg(long, value_name = "PATTERN", value_delimiter = ',', action = clap::ArgAction::Set)]
+    pub models: Vec<String>,
+    /// How often the store is looked at
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_duration)]
+    pub poll_interval: Duration,
+    /// When a version counts as complete: nothing in it changed for settle_time, or version.yaml is there
+    #[arg(long, value_name = "HOW", default_value = "settle")]
+    pub completeness: Completeness,
+    /// How long nothing in a version may change before it is taken
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_duration)]
+    pub settle_time: Duration,
+}
+
+/// When a version without a complete version.yaml is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Completeness {
+    Settle,
+    Manifest,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct ListenConfig {
+    /// The address of inference
+    #[arg(long, value_name = "IP", default_value = "127.0.0.1", value_parser = parse_address)]
+    pub host: IpAddr,
+    /// The address of the admin ports
+    #[arg(long, value_name = "IP", default_value = "127.0.0.1", value_parser = parse_address)]
+    pub admin_host: IpAddr,
+    /// The address of HTTP health and metrics, which carry no model data
+    #[arg(long, value_name = "IP", default_value = "127.0.0.1", value_parser = parse_address)]
+    pub ops_host: IpAddr,
+    /// gRPC inference; 0 takes any free port, here and below
+    #[arg(long, value_name = "PORT", default_value = "7070")]
+    pub grpc_port: u16,
+    /// gRPC admin
+    #[arg(long, value_name = "PORT", default_value = "7071")]
+    pub grpc_admin_port: u16,
+    /// HTTP health: /livez and /readyz
+    #[arg(long, value_name = "PORT", default_value = "8080")]
+    pub http_port: u16,
+    /// Prometheus metrics: /metrics
+    #[arg(long, value_name = "PORT", default_value = "8082")]
+    pub metrics_port: u16,
+    /// Write the bound ports here, as JSON, once all are bound
+    #[arg(long, value_name = "FILE")]
+    pub ports_file: Option<PathBuf>,
+    /// Let inference and admin leave loopback without authentication, because something in front of them authenticates
+    #[arg(long, value_name = "BOOL", default_value = "false", default_missing_value = "true",
+          num_args = 0..=1, require_equals = true, action = clap::ArgAction::Set)]
+    pub insecure_no_auth: bool,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct MachineConfig {
+    /// Cores for inference (default: what the cgroup and the affinity mask allow)
+    #[arg(long, value_name = "N", default_value_t = machine::cores(), hide_default_value = true,
+          value_parser = parse_cores)]
+    pub cores: usize,
+    /// Memory to plan with (default: the cgroup's limit, or else the machine's memory)
+    #[arg(long, value_name = "SIZE", default_value_t = machine::memory_bytes(), hide_default_value = true,
+          value_parser = parse_size)]
+    pub memory: u64,
+    /// Where the native libraries are (default: the folder `native` here or beside the program)
+    #[arg(long, value_name = "DIR", default_value_os_t = machine::native_dir(), hide_default_value = true)]
+    pub native_dir: PathBuf,
+    /// Where versions are copied to before they are opened (default: sconce in the user's cache folder)
+    #[arg(long, value_name = "DIR")]
+    pub work_dir: Option<PathBuf>,
+    /// How long one turn of a core's event loop may spend running models
+    #[arg(long, value_name = "TIME", default_value = "1ms", value_parser = parse_duration)]
+    pub loop_budget: Duration,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct EdgeConfig {
+    /// The largest message, in and out
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = parse_bytes::<usize>)]
+    pub max_message_bytes: usize,
+    /// What all messages being received may claim together (default: an eighth of memory)
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes::<usize>)]
+    request_memory: Option<usize>,
+    /// Open inference connections
+    #[arg(long, value_name = "N", default_value = "4096")]
+    pub max_connections: usize,
+    /// Open calls of one connection
+    #[arg(long, value_name = "N", default_value = "128")]
+    pub max_concurrent_streams: u32,
+    /// Calls being worked on, over all connections
+    #[arg(long, value_name = "N", default_value = "4096")]
+    pub max_requests_in_flight: usize,
+    /// The largest list of headers of one call
+    #[arg(long, value_name = "SIZE", default_value = "16KiB", value_parser = parse_bytes::<u32>)]
+    pub header_list_bytes: u32,
+    /// From the accepted connection to its HTTP/2 preface
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_duration)]
+    pub handshake_timeout: Duration,
+    /// From a call's headers to the end of its message
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_duration)]
+    pub body_timeout: Duration,
+    /// A connection without a call is closed after this
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = parse_duration)]
+    pub idle_timeout: Duration,
+    /// How often a quiet connection is pinged
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
+    pub keepalive_interval: Duration,
+    /// How long a ping may stay unanswered
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_duration)]
+    pub keepalive_timeout: Duration,
+    /// A connection is asked to go at about this age, so that callers spread over new replicas
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = parse_duration)]
+    pub max_connection_age: Duration,
+    /// How long its last calls may then take
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
+    pub connection_age_grace: Duration,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct LoadingConfig {
+    /// Versions that are loaded at once
+    #[arg(long, value_name = "N", default_value = "2")]
+    pub loads_at_once: usize,
+    /// The address space of the child that opens a version first
+    #[arg(long, value_name = "SIZE", default_value = "4GiB", value_parser = parse_size)]
+    pub child_memory: u64,
+    /// How long it may take over one version
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
+    pub child_time: Duration,
+    /// The program that is run as that child (default: this one)
+    #[arg(long, value_name = "FILE")]
+    pub child_executable: Option<PathBuf>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct DrainConfig {
+    /// After SIGTERM calls are still served for this long, while health already says no
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
+    pub pre_stop_delay: Duration,
+    /// How long accepted work then has
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
+    pub grace: Duration,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct TelemetryConfig {
+    /// Logs as text or as JSON, one line each, to stderr
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub log_format: Format,
+    /// What is logged: a level, or levels by module, e.g. info,sconce::lifecycle=debug
+    #[arg(long, value_name = "FILTER", default_value = "info", value_parser = parse_level)]
+    pub log_level: String,
+    /// The key of the prediction ids' checksum, the same on all replicas (default: one of this process's own)
+    #[arg(long, value_name = "FILE")]
+    pub prediction_id_key_file: Option<PathBuf>,
+}
+
+/// What `ListenConfig` became once all ports were bound.
+#[derive(Clone, Copy, Debug)]
+pub struct Listening {
+    pub grpc: SocketAddr,
+    pub grpc_admin: SocketAddr,
+    pub http: SocketAddr,
+    pub metrics: SocketAddr,
+}
+
+/// Inference or admin would be open to whoever reaches the address. The text names all ways out.
+#[derive(Debug, PartialEq)]
+pub struct Exposed(String);
+
+// === impl Config ===
+
+impl Config {
+    /// Refuses inference and admin beyond loopback without authentication.
+    pub fn check_exposure(&self) -> Result<(), Exposed> {
+        if self.listen.insecure_no_auth {
+            return Ok(());
+        }
+        for (what, option, host) in [
+            ("inference", "--host", self.listen.host),
+            ("admin", "--admin-host", self.listen.admin_host),
+        ] {
+            if !host.to_canonical().is_loopback() {
+                return Err(Exposed(format!(
+                    "{what} on {host} ({option}) has no authentication: whoever reaches that address may call it. Ways out:\n  \
+                     * leave {option} at 127.0.0.1 and put in front of it what authenticates: a sidecar, a proxy, \
+                     an SSH tunnel, `kubectl port-forward`\n  \
+                     * --insecure-no-auth, where something else keeps strangers away: a service mesh, a network policy"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes that all messages being received may claim together.
+    pub fn request_memory(&self) -> usize {
+        let eighth = usize::try_from(self.machine.memory / 8).unwrap_or(usize::MAX);
+        self.edge.request_memory.unwrap_or(eighth)
+    }
+
+    /// What is served: the one file or the folder of all models; `None` where nobody said.
+    pub fn source(&self) -> Option<&Path> {
+        self.model_file.as_deref().or(self.store.model_store.as_deref())
+    }
+}
+
+// === impl Exposed ===
+
+impl std::fmt::Display for Exposed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Exposed {}
+
+fn parse_address(text: &str) -> Result<IpAddr, String> {
+    match text {
+        "localhost" => Ok(Ipv4Addr::LOCALHOST.into()),
+        _ => text
+            .parse()
+            .map_err(|_| "write an IP address, e.g. 127.0.0.1, 0.0.0.0 or ::".to_string()),
+    }
+}
+
+fn parse_cores(text: &str) -> Result<usize, String> {
+    text.parse()
+        .ok()
+        .filter(|cores| (1..=1024).contains(cores))
+        .ok_or_else(|| "write a number from 1 to 1024".to_string())
+}
+
+/// A size in a type that may be too small for it.
+fn parse_bytes<T: TryFrom<u64>>(text: &str) -> Result<T, String> {
+    T::try_from(parse_size(text)?).map_err(|_| format!("'{text}' is too large"))
+}
+
+fn parse_level(text: &str) -> Result<String, String> {
+    crate::telemetry::logs::check_level(text)?;
+    Ok(text.into())
+}

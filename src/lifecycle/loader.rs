@@ -1,0 +1,314 @@
+//! From a listed version to a servable: copy and check, try in the child, open here, warm up.
+//!
+//! Loads run on a few threads at nice 19, each with a child of its own. A thread knows one version at a time and nothing of
+//! the others; what comes of it goes back to the manager as a message.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
+    sync::{
+        Arc, Mutex,
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+    time::Duration,
+};
+
+use tokio::sync::mpsc;
+
+use super::{
+    job::{Job, Report},
+    probe::{ProbeConfig, Prober},
+    remembered::{self, Remembered},
+    trial,
+};
+use crate::{
+    backend::{self, Executable, LIBRARY_MISSING, OpenSpec, Session},
+    error::{Code, Error, Result},
+    model::{Manifest, ModelName, ModelYaml, Parameters, Platform, Signature, Version, VersionYaml},
+    runtime::{Runtime, Servable, ServableConfig},
+    store::{self, PrivateDir, Verified, VersionFolder, platform_of},
+    telemetry::Metrics,
+};
+
+/// What the manager asks for.
+#[derive(Clone, Debug)]
+pub struct LoadJob {
+    pub model: ModelName,
+    pub version: Version,
+    pub task: Task,
+    /// The files, and the options, that this is about: they come back with the answer.
+    pub source: Arc<VersionFolder>,
+    pub options: Arc<ModelYaml>,
+    /// What the version's digest was when it served before: a version never changes.
+    pub known_digest: Option<String>,
+    /// The library's stamp when it was found missing.
+    pub missing_library: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Task {
+    Load,
+    /// Only hash the files in the store.
+    Recheck,
+}
+
+/// What came of it.
+pub struct LoadDone<T = Servable> {
+    pub model: ModelName,
+    pub version: Version,
+    pub source: Arc<VersionFolder>,
+    pub options: Arc<ModelYaml>,
+    pub outcome: Outcome<T>,
+}
+
+pub enum Outcome<T = Servable> {
+    Loaded(Loaded<T>),
+    /// The digest that the files have now.
+    Rechecked(String),
+    Failed {
+        error: Error,
+        /// Of the library, where it is what is missing.
+        missing_library: Option<u64>,
+    },
+}
+
+/// A version ready to serve.
+pub struct Loaded<T = Servable> {
+    pub servable: Arc<T>,
+    pub platform: Platform,
+    pub digest: String,
+    pub bytes: u64,
+    pub notes: Vec<String>,
+    pub metrics: std::collections::BTreeMap<String, f64>,
+}
+
+/// What all loader threads share.
+pub struct Loader {
+    pub store: store::Config,
+    pub probe: ProbeConfig,
+    pub child_time: Duration,
+    pub native_dir: PathBuf,
+    pub copies: PathBuf,
+    pub remembered: Remembered,
+    pub runtime: Arc<Runtime>,
+    pub metrics: Arc<Metrics>,
+}
+
+/// An executable and the private copy of its files: libraries may have mapped them.
+struct Kept {
+    executable: Arc<dyn Executable>,
+    _dir: PrivateDir,
+}
+
+/// Deeper than the child's, so that what passes there has room here.
+const STACK_BYTES: usize = 4 << 20;
+const WARMUP_BUDGET: Duration = Duration::from_millis(200);
+
+/// Starts `count` threads. They end when the sender is dropped.
+pub fn start(loader: Loader, count: usize, done: mpsc::Sender<LoadDone>) -> Result<SyncSender<LoadJob>> {
+    let (jobs, taken) = sync_channel(count);
+    let taken = Arc::new(Mutex::new(taken));
+    let loader = Arc::new(loader);
+    for number in 1..=count {
+        let (loader, taken, done) = (loader.clone(), taken.clone(), done.clone());
+        std::thread::Builder::new()
+            .name(format!("load-{number}"))
+            .stack_size(STACK_BYTES)
+            .spawn(move || work(&loader, &taken, &done))
+            .map_err(|error| Error::internal("THREAD_UNAVAILABLE", format!("a loader thread: {error}")))?;
+    }
+    Ok(jobs)
+}
+
+/// Reads and resolves what is written about a version. Also what `check` looks at.
+pub fn manifest_of(source: &VersionFolder, options: &ModelYaml) -> Result<(Manifest, VersionYaml)> {
+    if let Some((reason, sentence)) = &source.refused {
+        return Err(Error::new(Code::FailedPrecondition, reason, sentence));
+    }
+    let yaml = match source.version_yaml.as_ref().map(|file| &file.text) {
+        None => VersionYaml::default(),
+        Some(Ok(text)) => VersionYaml::parse(text)?,
+        Some(Err(why)) => return Err(Error::invalid("INVALID_MANIFEST", format!("version.yaml: {why}"))),
+    };
+    let declared = yaml.platform.or(options.platform);
+    let platform = declared.or_else(|| platform_of(source)).ok_or_else(|| {
+        let names = Platform::ALL.map(Platform::artifact).join(", ");
+        Error::new(
+            Code::FailedPrecondition,
+            "NO_ARTIFACT",
+            format!("the version has no artifact; one of {names} is expected"),
+        )
+    })?;
+    if !source.files.contains_key(platform.artifact()) {
+        return Err(Error::new(
+            Code::FailedPrecondition,
+            "NO_ARTIFACT",
+            format!("platform {platform} needs the file {}", platform.artifact()),
+        ));
+    }
+    let manifest = Manifest::resolve(platform, options.clone(), yaml.clone())?;
+    Ok((manifest, yaml))
+}
+
+fn work(loader: &Loader, jobs: &Mutex<Receiver<LoadJob>>, done: &mpsc::Sender<LoadDone>) {
+    // Only this thread: on Linux a nice value is a thread's own.
+    if let Err(error) = rustix::process::setpriority_process(None, 19) {
+        tracing::debug!(%error, "loads run at the usual priority");
+    }
+    let mut prober = Prober::new(loader.probe.clone());
+    loop {
+        let job = jobs.lock().expect("no holder panics: this is a bug").recv();
+        let Ok(job) = job else {
+            return;
+        };
+        let outcome = catch_unwind(AssertUnwindSafe(|| loader.answer(&mut prober, &job))).unwrap_or_else(|_| {
+            prober = Prober::new(loader.probe.clone());
+            Outcome::Failed {
+                error: Error::internal("LOAD_PANICKED", "the loader panicked: this is a bug of the server"),
+                missing_library: None,
+            }
+        });
+        let answer = LoadDone {
+            model: job.model,
+            version: job.version,
+            source: job.source,
+            options: job.options,
+            outcome,
+        };
+        if done.blocking_send(answer).is_err() {
+            return;
+        }
+    }
+}
+
+// === impl Loader ===
+
+impl Loader {
+    fn answer(&self, prober: &mut Prober, job: &LoadJob) -> Outcome {
+        let result = match job.task {
+            Task::Recheck => store::digest(&self.store, &job.source).map(Outcome::Rechecked),
+            Task::Load => self.load(prober, job).map(Outcome::Loaded),
+        };
+        result.unwrap_or_else(|error| Outcome::Failed {
+            missing_library: (error.reason() == LIBRARY_MISSING)
+                .then(|| manifest_of(&job.source, &job.options).ok())
+                .flatten()
+                .map(|(manifest, _)| remembered::library_stamp(&self.native_dir, manifest.platform)),
+            error,
+        })
+    }
+
+    fn load(&self, prober: &mut Prober, job: &LoadJob) -> Result<Loaded> {
+        let (manifest, yaml) = manifest_of(&job.source, &job.options)?;
+        if let Some(stamp) = job.missing_library
+            && stamp == remembered::library_stamp(&self.native_dir, manifest.platform)
+        {
+            // Nothing was installed since: no need to copy the version in order to hear it again.
+            return Err(backend::library_missing(
+                manifest.platform.as_str(),
+                "the version loads as soon as its library is there",
+            ));
+        }
+        let Verified { dir, digest, bytes } = store::copy(&self.store, &job.source, &yaml.files, &self.copies)?;
+        if job.known_digest.as_ref().is_some_and(|known| *known != digest) {
+            return Err(mutated());
+        }
+        let report = self.probe(prober, &dir, &digest, &manifest)?;
+        let executable = backend::open(OpenSpec {
+            dir: dir.path(),
+            manifest: &manifest,
+            native_dir: &self.native_dir,
+        })?;
+        trial::warm_up(&*executable, &manifest, &report, WARMUP_BUDGET)?;
+        let features = trial::features(dir.path(), &manifest, executable.signature())?;
+        let notes = executable.notes().to_vec();
+        let signature = joined_as_shown(executable.signature().clone(), report.joinable);
+        let platform = manifest.platform;
+        let metrics = manifest.metrics.clone();
+        let config = ServableConfig {
+            model: job.model.clone(),
+            version: job.version,
+            manifest,
+            executable: Arc::new(Kept { executable, _dir: dir }),
+            signature,
+            features,
+            batching_reason: report.batching_reason,
+            cost: report.cost,
+            metrics: self.metrics.version(job.model.as_str(), &job.version.to_string()),
+        };
+        Ok(Loaded {
+            servable: Servable::new(&self.runtime, config),
+            platform,
+            digest,
+            bytes,
+            notes,
+            metrics,
+        })
+    }
+
+    /// What the child says of the version, now or when it last had the same before it.
+    fn probe(&self, prober: &mut Prober, dir: &PrivateDir, digest: &str, manifest: &Manifest) -> Result<Report> {
+        let mut manifest = manifest.clone();
+        manifest.metrics.clear();
+        let key = remembered::key(digest, &manifest, &self.native_dir, self.probe.limits);
+        if let Some(report) = self.remembered.recall(&key) {
+            return Ok(report);
+        }
+        // The child never touches the accelerator.
+        manifest.device = "cpu".into();
+        let report = prober.probe(&Job {
+            dir: dir.path().to_owned(),
+            manifest,
+            native_dir: self.native_dir.clone(),
+            time_limit: self.child_time,
+        })?;
+        self.remembered.keep(&key, &report);
+        Ok(report)
+    }
+}
+
+/// The same version with other bytes.
+pub fn mutated() -> Error {
+    Error::new(
+        Code::FailedPrecondition,
+        "VERSION_MUTATED",
+        "the files of this version have changed since it was loaded; a version never changes: publish a new one",
+    )
+}
+
+/// Where joining was not shown to be safe, nothing batches.
+fn joined_as_shown(mut signature: Signature, joinable: bool) -> Signature {
+    if !joinable {
+        let specs = signature.inputs.iter_mut().chain(&mut signature.outputs);
+        specs.for_each(|spec| spec.batch = false);
+    }
+    signature
+}
+
+// === impl Kept ===
+
+impl Executable for Kept {
+    fn signature(&self) -> &Signature {
+        self.executable.signature()
+    }
+
+    fn notes(&self) -> &[String] {
+        self.executable.notes()
+    }
+
+    fn library(&self) -> &str {
+        self.executable.library()
+    }
+
+    fn gains_by_joining(&self) -> bool {
+        self.executable.gains_by_joining()
+    }
+
+    fn check_parameters(&self, parameters: &Parameters) -> Result<()> {
+        self.executable.check_parameters(parameters)
+    }
+
+    fn session(&self) -> Result<Box<dyn Session>> {
+        self.executable.session()
+    }
+}

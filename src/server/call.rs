@@ -1,0 +1,238 @@
+//! One call from the moment it is let in until the last byte of its answer is gone: whatever happens inside, a panic
+//! included, the caller gets a status of ours.
+
+use std::{
+    convert::Infallible,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Instant,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Response};
+use http_body::{Body, Frame, SizeHint};
+use tonic::Status;
+
+use super::{
+    budget::Ledger,
+    connection::{ConnectionState, OpenCall},
+    grpc::status,
+    method::Method,
+    trace::Trace,
+};
+use crate::error::Error;
+
+/// What a handler may know of its call beside the message. Travels in the request's extensions.
+#[derive(Clone)]
+pub struct CallContext {
+    pub arrival: Arrival,
+    /// What the messages claim. A stream gives back the oldest message with each answer.
+    pub ledger: Arc<Ledger>,
+    /// Where each message of a stream finds its place among the calls in flight.
+    pub connection: Arc<ConnectionState>,
+}
+
+/// The times of a call.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival {
+    pub at: Instant,
+    /// After this moment nobody waits for the answer.
+    pub deadline: Option<Instant>,
+}
+
+/// The answer to come.
+pub struct Call(Step);
+
+/// The answer, and the call's place among the open ones, until it is sent.
+pub struct ResponseBody {
+    inner: tonic::body::Body,
+    /// `None` where the answer is complete in its headers.
+    ending: Option<Ending>,
+}
+
+/// What is known of a call for its end.
+pub struct Ending {
+    pub method: &'static Method,
+    pub trace: Trace,
+    pub open: OpenCall,
+    pub arrived: Instant,
+}
+
+enum Step {
+    Working { work: Work, ending: Option<Ending> },
+    Answered(Option<Response<ResponseBody>>),
+}
+
+type Work = Pin<Box<dyn Future<Output = Result<Response<tonic::body::Body>, Infallible>> + Send>>;
+
+// === impl Call ===
+
+impl Call {
+    pub fn working(work: Work, ending: Ending) -> Self {
+        Self(Step::Working {
+            work,
+            ending: Some(ending),
+        })
+    }
+
+    /// An answer without a handler; it is complete in its headers.
+    pub fn answered(response: Response<tonic::body::Body>) -> Self {
+        let response = response.map(|inner| ResponseBody { inner, ending: None });
+        Self(Step::Answered(Some(response)))
+    }
+}
+
+impl Future for Call {
+    type Output = Result<Response<ResponseBody>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.get_mut().0 {
+            Step::Answered(response) => Poll::Ready(Ok(response.take().expect("polled after its end: this is a bug"))),
+            Step::Working { work, ending } => {
+                let response = match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
+                    Ok(polled) => match ready!(polled) {
+                        Ok(response) => response,
+                        Err(never) => match never {},
+                    },
+                    Err(_) => {
+                        if let Some(ending) = ending {
+                            ending.open.connection().count_panic();
+                        }
+                        Status::from(panicked()).into_http()
+                    }
+                };
+                let ending = ending.take().expect("polled after its end: this is a bug");
+                Poll::Ready(Ok(ending.finish(response)))
+            }
+        }
+    }
+}
+
+// === impl Ending ===
+
+impl Ending {
+    fn finish(self, mut response: Response<tonic::body::Body>) -> Response<ResponseBody> {
+        // A failed call is complete in its headers; the library leaves the status itself beside them.
+        if let Some(status) = response.extensions_mut().remove::<Status>() {
+            let status = self.settle(&status, response.headers_mut());
+            self.log(&status);
+        }
+        response.map(|inner| ResponseBody {
+            inner,
+            ending: Some(self),
+        })
+    }
+
+    /// Gives a status of the library's own our code, in the headers or trailers that carry it.
+    fn settle(&self, status: &Status, headers: &mut HeaderMap) -> Status {
+        let Some(error) = status::of_library(status) else {
+            return status.clone();
+        };
+        let ours = Status::from(error);
+        // Adding fails only for bytes that no header may hold; the message is percent-encoded.
+        let _ = ours.add_header(headers);
+        ours
+    }
+
+    /// One line, only where it is asked for. Texts of errors hold no input value.
+    pub fn log(&self, status: &Status) {
+        log(self.method.path, &self.trace, self.arrived, status);
+    }
+}
+
+/// One line for a call that failed: the server's own failures always, the rest where debugging is on.
+pub fn log(method: &str, trace: &Trace, arrived: Instant, status: &Status) {
+    let own_fault = status.code() == tonic::Code::Internal;
+    if !(own_fault && tracing::enabled!(tracing::Level::WARN) || tracing::enabled!(tracing::Level::DEBUG)) {
+        return;
+    }
+    let (trace_id, parent_id) = trace.ids().unzip();
+    let reason = status::reason(status).unwrap_or_default();
+    let (code, text) = (status.code(), status.message());
+    let millis = arrived.elapsed().as_secs_f64() * 1e3;
+    if own_fault {
+        tracing::warn!(
+            method,
+            ?code,
+            reason,
+            text,
+            millis,
+            trace_id,
+            parent_id,
+            "a call failed"
+        );
+    } else {
+        tracing::debug!(
+            method,
+            ?code,
+            reason,
+            text,
+            millis,
+            trace_id,
+            parent_id,
+            "a call was refused"
+        );
+    }
+}
+
+/// Says nothing of what panicked: that is for the log, not for the caller.
+pub fn panicked() -> Error {
+    Error::internal("PANIC", "the server failed at this call; the log says more")
+}
+
+// === impl ResponseBody ===
+
+impl ResponseBody {
+    fn settle_trailers(&self, trailers: &mut HeaderMap) {
+        let (Some(ending), Some(status)) = (&self.ending, Status::from_header_map(trailers)) else {
+            return;
+        };
+        if status.code() != tonic::Code::Ok {
+            let status = ending.settle(&status, trailers);
+            ending.log(&status);
+        }
+    }
+
+    fn panic_trailers(&mut self) -> HeaderMap {
+        let status = Status::from(panicked());
+        let mut trailers = HeaderMap::new();
+        let _ = status.add_header(&mut trailers);
+        if let Some(ending) = &self.ending {
+            ending.open.connection().count_panic();
+            ending.log(&status);
+        }
+        self.inner = tonic::body::Body::empty();
+        trailers
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = self.get_mut();
+        // The handlers of streams run here.
+        let polled = catch_unwind(AssertUnwindSafe(|| Pin::new(&mut this.inner).poll_frame(cx)));
+        let Ok(polled) = polled else {
+            return Poll::Ready(Some(Ok(Frame::trailers(this.panic_trailers()))));
+        };
+        let mut frame = ready!(polled);
+        if let Some(Ok(frame)) = &mut frame
+            && let Some(trailers) = frame.trailers_mut()
+        {
+            this.settle_trailers(trailers);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

@@ -1,0 +1,125 @@
+//! Protocol to words and back, one file for each dialect. What both need stands here.
+//!
+//! Knows no model: whether names, types and shapes fit is for the signature to say. What is checked here is what only the
+//! protocol can get wrong.
+
+pub mod oip;
+pub mod sconce;
+
+use std::time::{Duration, Instant};
+
+use bytemuck::{AnyBitPattern, pod_collect_to_vec};
+use half::{bf16, f16};
+
+use crate::{
+    error::{Error, Result},
+    model::{DType, Shape, Tensor},
+    server::call::Arrival,
+};
+
+/// How the answer is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    Raw,
+    Typed,
+    Rows,
+}
+
+const REQUEST_ID_BYTES_MAX: usize = 256;
+/// More than any library here takes; a longer list is an attack on whoever multiplies it.
+const RANK_MAX: usize = 32;
+
+pub fn check_request_id(id: &str) -> Result<()> {
+    if id.len() <= REQUEST_ID_BYTES_MAX {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        "REQUEST_ID_TOO_LONG",
+        format!(
+            "a request id has at most {REQUEST_ID_BYTES_MAX} bytes, {} came",
+            id.len()
+        ),
+    ))
+}
+
+/// Dimensions as a request says them: none is negative, none is left open.
+pub fn shape(tensor: &str, dims: &[i64]) -> Result<Shape> {
+    if dims.len() > RANK_MAX {
+        return Err(invalid_shape(
+            tensor,
+            &format!("{} dimensions came, at most {RANK_MAX} are taken", dims.len()),
+        ));
+    }
+    dims.iter()
+        .map(|&dim| {
+            usize::try_from(dim).map_err(|_| invalid_shape(tensor, "a dimension of a request cannot be negative"))
+        })
+        .collect()
+}
+
+pub fn dims(shape: &[usize]) -> Vec<i64> {
+    shape.iter().map(|&dim| dim as i64).collect()
+}
+
+/// The deadline that comes first: the call's, or `timeout` after its arrival.
+pub fn earlier(arrival: Arrival, timeout: Option<Duration>) -> Option<Instant> {
+    let own = timeout.and_then(|timeout| arrival.at.checked_add(timeout));
+    match (arrival.deadline, own) {
+        (Some(deadline), Some(own)) => Some(deadline.min(own)),
+        (deadline, own) => deadline.or(own),
+    }
+}
+
+/// The elements of a tensor whose type is `T`; the bytes may lie at any address.
+pub fn elements<T: AnyBitPattern + bytemuck::NoUninit>(tensor: &Tensor) -> Vec<T> {
+    pod_collect_to_vec(&tensor.data)
+}
+
+/// The elements as doubles; `None` for BYTES. Beyond 2^53 integers lose their last digits.
+pub fn doubles(tensor: &Tensor) -> Option<Vec<f64>> {
+    fn wide<T: AnyBitPattern + bytemuck::NoUninit>(tensor: &Tensor, widen: impl Fn(T) -> f64) -> Vec<f64> {
+        elements::<T>(tensor).into_iter().map(widen).collect()
+    }
+    Some(match tensor.dtype {
+        DType::Bool | DType::Uint8 => wide::<u8>(tensor, f64::from),
+        DType::Uint16 => wide::<u16>(tensor, f64::from),
+        DType::Uint32 => wide::<u32>(tensor, f64::from),
+        DType::Uint64 => wide::<u64>(tensor, |value| value as f64),
+        DType::Int8 => wide::<i8>(tensor, f64::from),
+        DType::Int16 => wide::<i16>(tensor, f64::from),
+        DType::Int32 => wide::<i32>(tensor, f64::from),
+        DType::Int64 => wide::<i64>(tensor, |value| value as f64),
+        DType::Fp16 => wide::<f16>(tensor, f64::from),
+        DType::Bf16 => wide::<bf16>(tensor, f64::from),
+        DType::Fp32 => wide::<f32>(tensor, f64::from),
+        DType::Fp64 => elements(tensor),
+        DType::Bytes => return None,
+    })
+}
+
+fn invalid_shape(tensor: &str, message: &str) -> Error {
+    Error::invalid("INVALID_SHAPE", format!("tensor '{tensor}': {message}")).with("tensor", tensor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_earlier_deadline_wins() {
+        let now = Instant::now();
+        let second = Duration::from_secs(1);
+        let earlier = |deadline, timeout| earlier(Arrival { at: now, deadline }, timeout);
+        assert_eq!(earlier(None, None), None);
+        assert_eq!(earlier(Some(now + 2 * second), Some(second)), Some(now + second));
+        assert_eq!(earlier(Some(now + second), Some(2 * second)), Some(now + second));
+        assert_eq!(earlier(None, Some(Duration::MAX)), None);
+    }
+
+    #[test]
+    fn a_shape_is_a_claim_that_is_checked() {
+        assert_eq!(shape("x", &[2, 0, 3]).expect("fine")[..], [2, 0, 3]);
+        assert_eq!(shape("x", &[-1, 3]).expect_err("negative").reason(), "INVALID_SHAPE");
+        assert_eq!(shape("x", &[1; 33]).expect_err("too many").reason(), "INVALID_SHAPE");
+    }
+}

@@ -1,0 +1,128 @@
+//! The gRPC services: each file turns its protocol into the words of `model`, asks the engine or the catalog, and turns the
+//! answer back.
+
+mod admin;
+mod classification;
+mod convert;
+mod health;
+mod lookup;
+mod model_config;
+mod open_inference;
+mod predict;
+mod reflection;
+pub mod status;
+mod stream;
+
+use std::{convert::Infallible, pin::Pin, sync::Arc};
+
+use http::{Request, Response};
+use tonic::{codec::CompressionEncoding, codegen::Service as _};
+use tonic_health::pb::health_server::HealthServer;
+
+use self::{
+    admin::Catalogue, health::CatalogHealth, open_inference::OpenInference, predict::Predict, reflection::Reflection,
+};
+use super::{
+    body::RequestBody,
+    call::CallContext,
+    method::Service,
+    phase::Phases,
+    proto::{
+        inference::grpc_inference_service_server::GrpcInferenceServiceServer,
+        sconce::v1::{admin_server::AdminServer, inference_server::InferenceServer},
+    },
+};
+use crate::{engine::Engine, error::Result};
+
+/// All services. A connection has its own, so that the counts of their handles are not shared between cores.
+#[derive(Clone)]
+pub struct Services {
+    parts: Parts,
+    open_inference: GrpcInferenceServiceServer<OpenInference>,
+    inference: InferenceServer<Predict>,
+}
+
+/// What they are made of.
+#[derive(Clone)]
+struct Parts {
+    engine: Engine,
+    phases: Phases,
+    reflection: Arc<Reflection>,
+    message_bytes_max: usize,
+}
+
+/// The answer to come of any service.
+pub type Answering = Pin<Box<dyn Future<Output = Result<Response<tonic::body::Body>, Infallible>> + Send>>;
+
+/// A request or a stream of health or admin is a name or two.
+const SMALL_MESSAGE_BYTES_MAX: usize = 1 << 20;
+
+// === impl Services ===
+
+impl Services {
+    pub fn new(engine: Engine, phases: Phases, message_bytes_max: usize) -> Result<Self> {
+        Ok(Self::of(Parts {
+            engine,
+            phases,
+            reflection: Arc::new(Reflection::new()?),
+            message_bytes_max,
+        }))
+    }
+
+    pub fn for_connection(&self) -> Self {
+        Self::of(self.parts.clone())
+    }
+
+    fn of(parts: Parts) -> Self {
+        let open_inference = OpenInference::new(parts.engine.clone(), parts.phases.clone());
+        let limit = parts.message_bytes_max;
+        Self {
+            open_inference: GrpcInferenceServiceServer::new(open_inference)
+                .accept_compressed(CompressionEncoding::Gzip)
+                .max_decoding_message_size(limit),
+            inference: InferenceServer::new(Predict::new(parts.engine.clone()))
+                .accept_compressed(CompressionEncoding::Gzip)
+                .max_decoding_message_size(limit),
+            parts,
+        }
+    }
+
+    /// Hands the request to its service. Answers are compressed only for a caller who compresses: most clients announce that
+    /// they could unpack gzip, and few want to wait for it.
+    pub fn dispatch(&self, service: Service, compress: bool, request: Request<RequestBody>) -> Answering {
+        match service {
+            Service::OpenInference if compress => self
+                .open_inference
+                .clone()
+                .send_compressed(CompressionEncoding::Gzip)
+                .call(request),
+            Service::OpenInference => self.open_inference.clone().call(request),
+            Service::Inference if compress => self
+                .inference
+                .clone()
+                .send_compressed(CompressionEncoding::Gzip)
+                .call(request),
+            Service::Inference => self.inference.clone().call(request),
+            Service::Admin => AdminServer::new(Catalogue::new(self.parts.engine.catalog().clone()))
+                .max_decoding_message_size(SMALL_MESSAGE_BYTES_MAX)
+                .call(request),
+            Service::Health => {
+                let health = CatalogHealth::new(self.parts.engine.catalog().clone(), self.parts.phases.clone());
+                HealthServer::new(health)
+                    .max_decoding_message_size(SMALL_MESSAGE_BYTES_MAX)
+                    .call(request)
+            }
+            Service::ReflectionV1 => self.parts.reflection.v1(request),
+            Service::ReflectionV1Alpha => self.parts.reflection.v1alpha(request),
+        }
+    }
+}
+
+/// What the layer put into the request. It is kept until the answer is there: with it, the memory of the message is given back.
+fn context<T>(request: &tonic::Request<T>) -> CallContext {
+    request
+        .extensions()
+        .get::<CallContext>()
+        .expect("every request passes the layer: this is a bug")
+        .clone()
+}

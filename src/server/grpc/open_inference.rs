@@ -1,0 +1,170 @@
+//! The Open Inference Protocol, `inference.GRPCInferenceService`.
+
+use tonic::{Request, Response, Status, Streaming, async_trait};
+
+use super::{
+    classification::classify,
+    context,
+    convert::oip::{self, Reply},
+    lookup,
+    model_config::{self, platform},
+    stream::Answers,
+};
+use crate::{
+    catalog::Catalog,
+    engine::Engine,
+    error::Result,
+    model::{Answer, TensorSpec},
+    server::{
+        call::Arrival,
+        phase::Phases,
+        proto::inference::{
+            ModelConfigRequest, ModelConfigResponse, ModelInferRequest, ModelInferResponse, ModelMetadataRequest,
+            ModelMetadataResponse, ModelReadyRequest, ModelReadyResponse, ServerLiveRequest, ServerLiveResponse,
+            ServerMetadataRequest, ServerMetadataResponse, ServerReadyRequest, ServerReadyResponse,
+            grpc_inference_service_server::GrpcInferenceService, model_metadata_response::TensorMetadata,
+        },
+    },
+};
+
+pub struct OpenInference {
+    engine: Engine,
+    phases: Phases,
+}
+
+/// The published names of what is really there.
+const EXTENSIONS: [&str; 2] = ["classification", "model_configuration"];
+
+// === impl OpenInference ===
+
+impl OpenInference {
+    pub fn new(engine: Engine, phases: Phases) -> Self {
+        Self { engine, phases }
+    }
+}
+
+/// One question, whichever way it came.
+pub async fn infer(engine: &Engine, message: ModelInferRequest, arrival: Arrival) -> Result<ModelInferResponse> {
+    let (question, reply) = oip::request(message, arrival)?;
+    let mut answer = engine.predict(question).await?;
+    if !reply.classifications.is_empty() {
+        classify_outputs(engine.catalog(), &mut answer, &reply)?;
+    }
+    Ok(oip::response(answer, reply))
+}
+
+fn classify_outputs(catalog: &Catalog, answer: &mut Answer, reply: &Reply) -> Result<()> {
+    let snapshot = catalog.load();
+    // A version that left while it answered has no labels any more; its numbers are still right.
+    let entry = snapshot.models.get(answer.served.model.as_str());
+    let version = entry.and_then(|entry| entry.versions.get(&answer.served.version));
+    let servable = version.and_then(|version| version.servable.as_deref());
+    let labels = servable.map_or(&[][..], |servable| &servable.manifest().classes);
+    for output in &mut answer.outputs {
+        let wanted = reply.classifications.iter().find(|(name, _)| **name == *output.name);
+        let Some((_, count)) = wanted else { continue };
+        let batches = match servable {
+            Some(servable) => {
+                let signature = servable.signature();
+                signature
+                    .output(&output.name)
+                    .is_some_and(|place| signature.outputs[place].batch)
+            }
+            None => output.shape.first() == Some(&answer.rows),
+        };
+        *output = classify(output, *count, batches, labels)?;
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl GrpcInferenceService for OpenInference {
+    async fn server_live(&self, _: Request<ServerLiveRequest>) -> Result<Response<ServerLiveResponse>, Status> {
+        Ok(Response::new(ServerLiveResponse { live: true }))
+    }
+
+    async fn server_ready(&self, _: Request<ServerReadyRequest>) -> Result<Response<ServerReadyResponse>, Status> {
+        let ready = self.phases.is_serving() && self.engine.catalog().load().is_ready();
+        Ok(Response::new(ServerReadyResponse { ready }))
+    }
+
+    async fn model_ready(&self, request: Request<ModelReadyRequest>) -> Result<Response<ModelReadyResponse>, Status> {
+        let request = request.into_inner();
+        let snapshot = self.engine.catalog().load();
+        let found = lookup::find(&snapshot, &request.name, &request.version);
+        let ready = self.phases.is_serving() && found.is_ok();
+        Ok(Response::new(ModelReadyResponse { ready }))
+    }
+
+    async fn server_metadata(
+        &self,
+        _: Request<ServerMetadataRequest>,
+    ) -> Result<Response<ServerMetadataResponse>, Status> {
+        Ok(Response::new(ServerMetadataResponse {
+            name: env!("CARGO_PKG_NAME").to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            extensions: EXTENSIONS.map(str::to_owned).to_vec(),
+        }))
+    }
+
+    async fn model_metadata(
+        &self,
+        request: Request<ModelMetadataRequest>,
+    ) -> Result<Response<ModelMetadataResponse>, Status> {
+        let request = request.into_inner();
+        let snapshot = self.engine.catalog().load();
+        let found = lookup::find(&snapshot, &request.name, &request.version)?;
+        let ready = found
+            .model
+            .versions
+            .iter()
+            .filter(|(_, entry)| entry.servable.is_some());
+        let signature = found.servable.signature();
+        Ok(Response::new(ModelMetadataResponse {
+            name: found.model.name.as_str().to_owned(),
+            versions: ready.map(|(version, _)| version.to_string()).collect(),
+            platform: platform(found.servable.manifest().platform).to_owned(),
+            inputs: signature.inputs.iter().map(metadata).collect(),
+            outputs: signature.outputs.iter().map(metadata).collect(),
+        }))
+    }
+
+    async fn model_config(
+        &self,
+        request: Request<ModelConfigRequest>,
+    ) -> Result<Response<ModelConfigResponse>, Status> {
+        let request = request.into_inner();
+        let snapshot = self.engine.catalog().load();
+        let found = lookup::find(&snapshot, &request.name, &request.version)?;
+        let config = Some(model_config::of(&found));
+        Ok(Response::new(ModelConfigResponse { config }))
+    }
+
+    async fn model_infer(&self, request: Request<ModelInferRequest>) -> Result<Response<ModelInferResponse>, Status> {
+        let context = context(&request);
+        let answer = infer(&self.engine, request.into_inner(), context.arrival).await?;
+        Ok(Response::new(answer))
+    }
+
+    type ModelStreamInferStream = Answers;
+
+    async fn model_stream_infer(
+        &self,
+        request: Request<Streaming<ModelInferRequest>>,
+    ) -> Result<Response<Answers>, Status> {
+        let context = context(&request);
+        Ok(Response::new(Answers::new(
+            request.into_inner(),
+            self.engine.clone(),
+            context,
+        )))
+    }
+}
+
+fn metadata(spec: &TensorSpec) -> TensorMetadata {
+    TensorMetadata {
+        name: (*spec.name).to_owned(),
+        datatype: spec.dtype.as_str().to_owned(),
+        shape: spec.shape.clone(),
+    }
+}

@@ -1,0 +1,402 @@
+//! One look at a store after the other, through a handle that cannot leave its root.
+//!
+//! A link inside that leads out of the root is refused; one that stays inside (Kubernetes' `..data`) is followed, and so is
+//! the root itself. Names that begin with a dot are never looked at.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    io::{self, Read},
+    sync::Arc,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use cap_std::{
+    ambient_authority,
+    fs::{Dir, DirEntry, Metadata, MetadataExt, OpenOptions, OpenOptionsExt},
+};
+
+use super::{
+    Config,
+    layout::{FILES_MAX, ModelFolder, Moment, Stamp, StoreFile, StoreListing, TextFile, VersionFolder, YAML_BYTES_MAX},
+    single,
+};
+use crate::model::{ModelName, Version};
+
+/// Looks at a store, and remembers the last look.
+pub struct Scanner {
+    config: Config,
+    last: Arc<StoreListing>,
+    /// Models and versions that were gone at the last look, which is not enough to believe it.
+    gone_once: HashSet<(ModelName, Option<Version>)>,
+}
+
+/// What one look needs everywhere.
+struct Look<'a> {
+    root: &'a Dir,
+    config: &'a Config,
+    moment: Moment,
+}
+
+/// Deep enough for anybody, and an end for links that go round.
+const DEPTH_MAX: usize = 8;
+
+// === impl Scanner ===
+
+impl Scanner {
+    pub fn new(config: Config) -> Self {
+        Self {
+            config,
+            last: Arc::default(),
+            gone_once: HashSet::new(),
+        }
+    }
+
+    /// Lists the store. What was there before and is gone now stays in the listing until a second look confirms it; a look
+    /// that shows no model at all, where there were some, is an error.
+    pub fn scan(&mut self, now: Instant, wall: SystemTime) -> io::Result<Arc<StoreListing>> {
+        let moment = Moment {
+            now,
+            wall_ns: nanoseconds(wall),
+        };
+        let seen = if self.config.root.is_file() {
+            single::list(&self.config, &self.last, moment)?
+        } else {
+            // Opened anew each time: the store may have been mounted again, or the root be a link that moved.
+            let root = Dir::open_ambient_dir(&self.config.root, ambient_authority())?;
+            let look = Look {
+                root: &root,
+                config: &self.config,
+                moment,
+            };
+            look.store(&self.last)?
+        };
+        if seen.models.is_empty() && !self.last.models.is_empty() {
+            return Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                "the store shows no model at all; what is loaded stays",
+            ));
+        }
+        let listing = Arc::new(self.with_doubtful(seen));
+        if !listing.is_same(&self.last) {
+            self.last = listing;
+        }
+        Ok(self.last.clone())
+    }
+
+    /// Adds what is gone for the first time.
+    fn with_doubtful(&mut self, mut seen: StoreListing) -> StoreListing {
+        let before = std::mem::take(&mut self.gone_once);
+        let mut doubt = |model: &ModelName, version: Option<Version>| {
+            let key = (model.clone(), version);
+            let first = !before.contains(&key);
+            if first {
+                self.gone_once.insert(key);
+            }
+            first
+        };
+        for (name, old) in &self.last.models {
+            let Some(new) = seen.models.get_mut(name) else {
+                if doubt(name, None) {
+                    seen.models.insert(name.clone(), old.clone());
+                }
+                continue;
+            };
+            let gone = old
+                .versions
+                .iter()
+                .filter(|(number, _)| !new.versions.contains_key(number))
+                .filter(|(number, _)| doubt(name, Some(**number)));
+            let gone: Vec<_> = gone.map(|(number, folder)| (*number, folder.clone())).collect();
+            if !gone.is_empty() {
+                Arc::make_mut(new).versions.extend(gone);
+            }
+            if new.is_same(old) {
+                *new = old.clone();
+            }
+        }
+        seen
+    }
+}
+
+// === impl Look ===
+
+impl Look<'_> {
+    fn store(&self, last: &StoreListing) -> io::Result<StoreListing> {
+        let mut listing = StoreListing::default();
+        for entry in self.root.entries()? {
+            let entry = entry?;
+            let Some(name) = utf8_name(&entry, &mut listing.problems) else {
+                continue;
+            };
+            if name.starts_with('.') || !self.config.models.admits(&name) {
+                continue;
+            }
+            match self.metadata(&entry, &name) {
+                Ok(metadata) if metadata.is_dir() => {}
+                Ok(_) => continue,
+                Err(error) => {
+                    listing.problems.push(format!("'{name}': {}", say(&error)));
+                    continue;
+                }
+            }
+            let Ok(model) = ModelName::new(&name) else {
+                listing.problems.push(format!(
+                    "folder '{name}' is not a model: a name has 1 to 128 of A-Z a-z 0-9 . _ -"
+                ));
+                continue;
+            };
+            let before = last.models.get(&model);
+            let folder = self.model(&name, before.map(Arc::as_ref));
+            match folder {
+                Ok(folder) => match before {
+                    Some(before) if before.is_same(&folder) => listing.models.insert(model, before.clone()),
+                    _ => listing.models.insert(model, Arc::new(folder)),
+                },
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                // What cannot be read now has not gone: the last good look at it holds.
+                Err(error) => {
+                    let mut folder = before.map(|before| (**before).clone()).unwrap_or_default();
+                    folder.problems = vec![format!("the folder cannot be read: {}", say(&error))];
+                    listing.models.insert(model, Arc::new(folder))
+                }
+            };
+        }
+        listing.problems.sort();
+        Ok(listing)
+    }
+
+    fn model(&self, model: &str, last: Option<&ModelFolder>) -> io::Result<ModelFolder> {
+        let mut folder = ModelFolder::default();
+        for entry in self.root.read_dir(model)? {
+            let entry = entry?;
+            let Some(name) = utf8_name(&entry, &mut folder.problems) else {
+                continue;
+            };
+            if name.starts_with('.') {
+                continue;
+            }
+            let path = format!("{model}/{name}");
+            let metadata = match self.metadata(&entry, &path) {
+                Ok(metadata) => metadata,
+                Err(error) => {
+                    folder.problems.push(format!("'{name}': {}", say(&error)));
+                    continue;
+                }
+            };
+            if name == "model.yaml" {
+                let before = last.and_then(|last| last.model_yaml.as_ref());
+                folder.model_yaml = Some(self.text(&path, &metadata, before));
+            }
+            if !metadata.is_dir() {
+                continue;
+            }
+            let Ok(number) = name.parse::<Version>() else {
+                folder.problems.push(format!(
+                    "folder '{name}' is not a version: one to four numbers with dots between them"
+                ));
+                continue;
+            };
+            let before = last.and_then(|last| last.versions.get(&number));
+            match self.version(&path, &name, before) {
+                Ok(version) => insert_version(&mut folder, number, version),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    folder
+                        .problems
+                        .push(format!("version '{name}' cannot be read: {}", say(&error)));
+                    folder.versions.extend(before.map(|before| (number, before.clone())));
+                }
+            }
+        }
+        folder.problems.sort();
+        for (number, version) in &mut folder.versions {
+            match last.and_then(|last| last.versions.get(number)) {
+                Some(before) if before.is_same(version) => *version = before.clone(),
+                _ => {}
+            }
+        }
+        Ok(folder)
+    }
+
+    fn version(&self, path: &str, name: &str, last: Option<&Arc<VersionFolder>>) -> io::Result<Arc<VersionFolder>> {
+        let mut version = VersionFolder {
+            folder: name.to_owned(),
+            files: BTreeMap::new(),
+            version_yaml: None,
+            refused: None,
+            newest_ns: i64::MIN,
+            steady_since: self.moment.now,
+            complete: false,
+        };
+        self.walk(path, "", 0, &mut version)?;
+        if let Some(file) = version.files.get("version.yaml") {
+            let before = last.and_then(|last| last.version_yaml.as_ref());
+            version.version_yaml = Some(self.text_stamped(&file.path, file.stamp, before));
+        }
+        Ok(finished(version, last, self.config, self.moment))
+    }
+
+    /// Takes in the files of one folder of a version and of those below it.
+    fn walk(&self, path: &str, prefix: &str, depth: usize, version: &mut VersionFolder) -> io::Result<()> {
+        if depth > DEPTH_MAX {
+            version.refused = Some((
+                "UNSUPPORTED_FILE",
+                format!("folders are nested deeper than {DEPTH_MAX}"),
+            ));
+            return Ok(());
+        }
+        let folder = self.root.metadata(path)?;
+        version.newest_ns = version.newest_ns.max(stamp_of(&folder).modified_ns);
+        for entry in self.root.read_dir(path)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let Some(name) = name.to_str() else {
+                version.refused = Some(("UNSUPPORTED_FILE", "a file's name is not UTF-8".into()));
+                continue;
+            };
+            if name.starts_with('.') {
+                continue;
+            }
+            let (path, name) = (format!("{path}/{name}"), format!("{prefix}{name}"));
+            let metadata = match self.metadata(&entry, &path) {
+                Ok(metadata) => metadata,
+                Err(error) => {
+                    version.refused = Some(("UNSUPPORTED_FILE", format!("'{name}': {}", say(&error))));
+                    continue;
+                }
+            };
+            if metadata.is_dir() {
+                self.walk(&path, &format!("{name}/"), depth + 1, version)?;
+            } else if !metadata.is_file() {
+                version.refused = Some(("UNSUPPORTED_FILE", format!("'{name}' is not a plain file")));
+            } else if version.files.len() >= FILES_MAX {
+                version.refused = Some(("UNSUPPORTED_FILE", format!("it has more than {FILES_MAX} files")));
+                return Ok(());
+            } else {
+                let stamp = stamp_of(&metadata);
+                version.newest_ns = version.newest_ns.max(stamp.changed_ns);
+                version.files.insert(name, StoreFile { path, stamp });
+            }
+        }
+        Ok(())
+    }
+
+    /// Of what an entry leads to.
+    fn metadata(&self, entry: &DirEntry, path: &str) -> io::Result<Metadata> {
+        match entry.file_type()?.is_symlink() {
+            true => self.root.metadata(path),
+            false => entry.metadata(),
+        }
+    }
+
+    fn text(&self, path: &str, metadata: &Metadata, last: Option<&TextFile>) -> TextFile {
+        self.text_stamped(path, stamp_of(metadata), last)
+    }
+
+    fn text_stamped(&self, path: &str, stamp: Stamp, last: Option<&TextFile>) -> TextFile {
+        match last {
+            Some(last) if last.is_still(stamp) => last.clone(),
+            _ => TextFile {
+                stamp,
+                read_ns: self.moment.wall_ns,
+                text: read_text(self.root, path).map(Into::into),
+            },
+        }
+    }
+}
+
+/// The end of every look at a version: since when it stands still, and whether it may be taken.
+pub(super) fn finished(
+    mut version: VersionFolder,
+    last: Option<&Arc<VersionFolder>>,
+    config: &Config,
+    moment: Moment,
+) -> Arc<VersionFolder> {
+    let unchanged = last.filter(|last| last.has_files_of(&version));
+    if let Some(last) = unchanged {
+        version.steady_since = last.steady_since;
+    }
+    version.complete =
+        unchanged.is_some_and(|last| last.complete) || version.is_complete(moment, config.settle, config.completeness);
+    Arc::new(version)
+}
+
+fn insert_version(folder: &mut ModelFolder, number: Version, version: Arc<VersionFolder>) {
+    let Some(other) = folder.versions.get_mut(&number) else {
+        folder.versions.insert(number, version);
+        return;
+    };
+    // A folder's entries come in any order; the answer must not depend on it.
+    let (first, second) = match other.folder < version.folder {
+        true => (&*other, &version),
+        false => (&version, &*other),
+    };
+    let sentence = format!(
+        "folders '{}' and '{}' are the same version {number}",
+        first.folder, second.folder
+    );
+    let both = VersionFolder {
+        refused: Some(("DUPLICATE_VERSION", sentence)),
+        ..(**first).clone()
+    };
+    *other = Arc::new(both);
+}
+
+pub(super) fn stamp_of(metadata: &Metadata) -> Stamp {
+    let ns = |seconds: i64, nanoseconds: i64| seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds);
+    Stamp {
+        size: metadata.len(),
+        modified_ns: ns(metadata.mtime(), metadata.mtime_nsec()),
+        changed_ns: ns(metadata.ctime(), metadata.ctime_nsec()),
+        inode: metadata.ino(),
+    }
+}
+
+/// Opens a plain file under the root; a pipe that somebody put there does not make us wait.
+pub(super) fn open_plain(root: &Dir, path: &str) -> io::Result<cap_std::fs::File> {
+    let mut options = OpenOptions::new();
+    options
+        .read(true)
+        .custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32);
+    let file = root.open_with(path, &options)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a plain file")),
+    }
+}
+
+pub(super) fn read_text(root: &Dir, path: &str) -> Result<String, String> {
+    let mut text = String::new();
+    open_plain(root, path)
+        .and_then(|file| file.take(YAML_BYTES_MAX + 1).read_to_string(&mut text))
+        .map_err(|error| say(&error))?;
+    match text.len() as u64 > YAML_BYTES_MAX {
+        true => Err("it is larger than 1 MiB".into()),
+        false => Ok(text),
+    }
+}
+
+/// An error of the file system in words without a path.
+pub(super) fn say(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "it leads nowhere".into(),
+        io::ErrorKind::PermissionDenied => "it may not be read, or leads out of the store".into(),
+        io::ErrorKind::InvalidData => "it is not UTF-8 text".into(),
+        _ => error.to_string(),
+    }
+}
+
+fn utf8_name(entry: &DirEntry, problems: &mut Vec<String>) -> Option<String> {
+    match entry.file_name().into_string() {
+        Ok(name) => Some(name),
+        Err(name) => {
+            problems.push(format!("the name {name:?} is not UTF-8"));
+            None
+        }
+    }
+}
+
+fn nanoseconds(wall: SystemTime) -> i64 {
+    let since = wall.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}

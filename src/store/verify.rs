@@ -1,0 +1,188 @@
+//! The private copy of a version: the only bytes that are ever opened.
+//!
+//! What is hashed is what is opened: nobody else can write into the copy, no link in it leads anywhere, and taking the
+//! store away cannot pull a mapped file from under a library.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{self, Read, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::Path,
+};
+
+use cap_std::{ambient_authority, fs::Dir};
+use sha2::{Digest, Sha256};
+
+use super::{
+    Config,
+    layout::{StoreFile, VersionFolder},
+    scanner::{open_plain, say, stamp_of},
+    single,
+};
+use crate::{
+    error::{Code, Error, Result},
+    model::FileEntry,
+};
+
+/// A folder that only this process can enter, and that goes when its last user is gone.
+#[derive(Debug)]
+pub struct PrivateDir(tempfile::TempDir);
+
+/// A version, copied and checked.
+#[derive(Debug)]
+pub struct Verified {
+    pub dir: PrivateDir,
+    /// sha256 over the names and digests of all files, in hexadecimal.
+    pub digest: String,
+    pub bytes: u64,
+}
+
+const BUFFER_BYTES: usize = 256 << 10;
+
+// === impl PrivateDir ===
+
+impl PrivateDir {
+    /// A new one inside `parent`.
+    pub fn new(parent: &Path) -> Result<Self> {
+        tempfile::Builder::new()
+            .prefix("v-")
+            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700))
+            .tempdir_in(parent)
+            .map(Self)
+            .map_err(|error| trouble("the work folder", &error))
+    }
+
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+/// Copies a version into a new folder inside `work`, hashing while it copies.
+///
+/// `named` is what version.yaml says of the files. DIGEST_MISMATCH and MISSING_FILE name the file; STILL_CHANGING is a file
+/// that is not the one that was listed.
+pub fn copy(
+    config: &Config,
+    version: &VersionFolder,
+    named: &BTreeMap<String, FileEntry>,
+    work: &Path,
+) -> Result<Verified> {
+    check_named(version, named)?;
+    let dir = PrivateDir::new(work)?;
+    let mut made = "";
+    let digest = each_file(config, version, named, |name| {
+        if let Some((folders, _)) = name.rsplit_once('/')
+            && made != folders
+        {
+            let mut builder = fs::DirBuilder::new();
+            builder.recursive(true).mode(0o700).create(dir.path().join(folders))?;
+            made = folders;
+        }
+        let mut options = fs::OpenOptions::new();
+        options.write(true).create_new(true).mode(0o600);
+        Ok(Some(options.open(dir.path().join(name))?))
+    })?;
+    Ok(Verified {
+        dir,
+        digest,
+        bytes: version.bytes(),
+    })
+}
+
+/// The digest of a version as it stands in the store, without a copy.
+pub fn digest(config: &Config, version: &VersionFolder) -> Result<String> {
+    each_file(config, version, &BTreeMap::new(), |_| Ok(None))
+}
+
+fn check_named(version: &VersionFolder, named: &BTreeMap<String, FileEntry>) -> Result<()> {
+    for (name, entry) in named {
+        let Some(file) = version.files.get(name) else {
+            return Err(failed(
+                "MISSING_FILE",
+                format!("version.yaml names '{name}', which is not there"),
+            ));
+        };
+        if entry.size.is_some_and(|size| size != file.stamp.size) {
+            let size = entry.size.unwrap_or_default();
+            return Err(failed(
+                "DIGEST_MISMATCH",
+                format!("'{name}' has {} bytes, version.yaml says {size}", file.stamp.size),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Reads every file once, hashes it, writes it where `target` says, and returns the digest of all.
+fn each_file<'a>(
+    config: &Config,
+    version: &'a VersionFolder,
+    named: &BTreeMap<String, FileEntry>,
+    mut target: impl FnMut(&'a str) -> io::Result<Option<fs::File>>,
+) -> Result<String> {
+    let root = Dir::open_ambient_dir(single::root_of(&config.root), ambient_authority())
+        .map_err(|error| trouble("the store", &error))?;
+    let mut total = Sha256::new();
+    let mut buffer = vec![0; BUFFER_BYTES];
+    for (name, file) in &version.files {
+        let mut copy = target(name).map_err(|error| trouble(&format!("the copy of '{name}'"), &error))?;
+        let found = hash_file(&root, name, file, copy.as_mut(), &mut buffer)?;
+        if let Some(entry) = named.get(name)
+            && !entry.sha256.eq_ignore_ascii_case(&found)
+        {
+            return Err(failed(
+                "DIGEST_MISMATCH",
+                format!("the sha256 of '{name}' is {found}, version.yaml says {}", entry.sha256),
+            ));
+        }
+        total.update(name.as_bytes());
+        total.update([0]);
+        total.update(found.as_bytes());
+        total.update([0]);
+    }
+    Ok(hex::encode(total.finalize()))
+}
+
+fn hash_file(
+    root: &Dir,
+    name: &str,
+    file: &StoreFile,
+    mut copy: Option<&mut fs::File>,
+    buffer: &mut [u8],
+) -> Result<String> {
+    let unreadable = |error: io::Error| trouble(&format!("'{name}'"), &error);
+    let mut source = open_plain(root, &file.path).map_err(unreadable)?;
+    let mut hasher = Sha256::new();
+    loop {
+        let count = source.read(buffer).map_err(unreadable)?;
+        if count == 0 {
+            break;
+        }
+        hasher.update(&buffer[..count]);
+        if let Some(copy) = copy.as_deref_mut() {
+            copy.write_all(&buffer[..count])
+                .map_err(|error| trouble(&format!("the copy of '{name}'"), &error))?;
+        }
+    }
+    if stamp_of(&source.metadata().map_err(unreadable)?) != file.stamp {
+        return Err(failed("STILL_CHANGING", format!("'{name}' changed while it was read")));
+    }
+    Ok(hex::encode(hasher.finalize()))
+}
+
+fn failed(reason: &'static str, message: String) -> Error {
+    Error::new(Code::FailedPrecondition, reason, message)
+}
+
+fn trouble(what: &str, error: &io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::new(
+            Code::ResourceExhausted,
+            "NO_SPACE",
+            "the disk of the work folder is full; free some space or set another work folder",
+        ),
+        io::ErrorKind::NotFound => failed("MISSING_FILE", format!("{what}: it is not there any more")),
+        _ => failed("UNREADABLE", format!("{what}: {}", say(error))),
+    }
+}
