@@ -1,0 +1,11 @@
+//! The integration tests: each module is named for what the server does, and starts the real one.
+
+mod harness;
+mod proto;
+
+mod bad_input;
+mod health_and_http;
+mod joins_only_what_is_safe;
+mod predicts;
+mod starts;
+mod store_changes;
