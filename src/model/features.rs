@@ -59,8 +59,8 @@ impl Features {
     pub fn bind(&self, signature: &Signature, data: Data) -> Result<Bound> {
         let mut bound = match data {
             Data::Tensors(tensors) => signature.bind(tensors)?,
-            Data::Rows(rows) => self.from_rows(signature, rows)?,
-            Data::Table(table) => self.from_table(signature, table)?,
+            Data::Rows(rows) => self.bind_rows(signature, rows)?,
+            Data::Table(table) => self.bind_table(signature, table)?,
         };
         if let Some(scaling) = &self.scaling {
             let tensor = &mut bound.inputs[scaling.input];
@@ -69,7 +69,7 @@ impl Features {
         Ok(bound)
     }
 
-    fn from_rows(&self, signature: &Signature, rows: Vec<Row>) -> Result<Bound> {
+    fn bind_rows(&self, signature: &Signature, rows: Vec<Row>) -> Result<Bound> {
         self.check_rows_possible(signature)?;
         let count = rows.len();
         let mut filled = self.blank(signature, count);
@@ -83,7 +83,7 @@ impl Features {
         self.finish(signature, filled, count)
     }
 
-    fn from_table(&self, signature: &Signature, table: Table) -> Result<Bound> {
+    fn bind_table(&self, signature: &Signature, table: Table) -> Result<Bound> {
         self.check_rows_possible(signature)?;
         let width = table.names.len();
         if width == 0 || !table.values.len().is_multiple_of(width) {

@@ -220,7 +220,10 @@ impl Slot {
     fn run(&mut self, now: Instant, rows_max: usize) {
         let before = self.queue.rows();
         let taken = self.queue.take(now, rows_max);
-        self.shared.metrics.queue_rows.dec_by((before - self.queue.rows()) as i64);
+        self.shared
+            .metrics
+            .queue_rows
+            .dec_by((before - self.queue.rows()) as i64);
         let instance = match &mut self.instance {
             Some(instance) => instance,
             none => match Instance::new(&self.shared) {

@@ -149,7 +149,10 @@ impl ThreadQueue {
             if !state.queue.is_empty() {
                 let before = state.queue.rows();
                 let taken = state.queue.take(Instant::now(), self.shared.manifest.max_batch_size);
-                self.shared.metrics.queue_rows.dec_by((before - state.queue.rows()) as i64);
+                self.shared
+                    .metrics
+                    .queue_rows
+                    .dec_by((before - state.queue.rows()) as i64);
                 // Who gave up in this moment has been answered already.
                 let mut batch = taken.batch;
                 batch.retain(|ticketed| !ticketed.ticket.swap(true, Ordering::AcqRel));
