@@ -14,7 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     catalog::{self, Catalog, Snapshot},
-    config::{Completeness, Config, Listening},
+    config::{Config, Listening},
     engine::{Engine, IdKey},
     lifecycle::{self, Lifecycle},
     runtime::{self, Runtime},
@@ -59,7 +59,7 @@ async fn serve_here(config: Config, announce: impl FnOnce(&Snapshot, Listening))
     let engine = Engine::new(catalog.clone(), metrics.clone(), id_key(&config)?);
     let server = Server::bind(edge_config(&config), engine, metrics.clone()).await?;
     let ports = server.ports();
-    let running = server.serve(runtime.cores().clone())?;
+    let running = server.serve(runtime.clone())?;
     let lifecycle = Lifecycle::start(
         lifecycle_config(&config),
         store_config(&config),
@@ -131,10 +131,7 @@ fn store_config(config: &Config) -> store::Config {
         models: config.store.models.clone().into(),
         poll_interval: config.store.poll_interval,
         settle: config.store.settle_time,
-        completeness: match config.store.completeness {
-            Completeness::Settle => store::Completeness::Settle,
-            Completeness::Manifest => store::Completeness::Manifest,
-        },
+        completeness: config.store.completeness,
         ..store::Config::new(root)
     }
 }

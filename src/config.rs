@@ -5,6 +5,7 @@
 //! docs/configuration.md all follow from the fields here. Every part gets its own struct; `app` hands them out.
 
 mod machine;
+mod setting;
 mod sources;
 
 use std::{
@@ -13,17 +14,19 @@ use std::{
     time::Duration,
 };
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use crate::{
     model::{
         ModelYaml,
         units::{parse_duration, parse_size},
     },
+    store::Completeness,
     telemetry::logs::Format,
 };
 
-pub use sources::{Given, Setting, Source, effective, keys, reference, without_flags};
+pub use setting::{Setting, Source};
+pub use sources::{Given, effective, keys, reference, without_flags};
 
 /// All of it.
 #[derive(Args, Clone, Debug)]
@@ -67,13 +70,6 @@ pub struct StoreConfig {
     /// How long nothing in a version may change before it is taken
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_duration)]
     pub settle_time: Duration,
-}
-
-/// When a version without a complete version.yaml is taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Completeness {
-    Settle,
-    Manifest,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -252,6 +248,18 @@ impl Config {
     pub fn request_memory(&self) -> usize {
         let eighth = usize::try_from(self.machine.memory / 8).unwrap_or(usize::MAX);
         self.edge.request_memory.unwrap_or(eighth)
+    }
+
+    /// Ties the folders that the child is told to where this process was started: the child runs elsewhere.
+    fn anchor(&mut self) -> std::io::Result<()> {
+        self.machine.native_dir = std::path::absolute(&self.machine.native_dir)?;
+        for path in [&mut self.machine.work_dir, &mut self.loading.child_executable]
+            .into_iter()
+            .flatten()
+        {
+            *path = std::path::absolute(&*path)?;
+        }
+        Ok(())
     }
 
     /// What is served: the one file or the folder of all models; `None` where nobody said.

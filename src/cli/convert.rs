@@ -83,7 +83,7 @@ fn kind(value: Value) -> Kind {
     }
 }
 
-fn tensor(input: TensorInput) -> proto::Tensor {
+pub fn tensor(input: TensorInput) -> proto::Tensor {
     let mut tensor = proto::Tensor {
         name: input.name,
         dtype: input.dtype.map_or(0, |dtype| data_type(dtype).into()),

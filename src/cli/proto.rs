@@ -1,14 +1,3 @@
-//! The messages and clients that `build.rs` made of `proto/`.
+//! The messages and clients that the server's own protocol files were made into: the commands are callers like any other.
 
-#![allow(
-    dead_code,
-    clippy::all,
-    reason = "generated: what is not used yet is there all the same"
-)]
-
-tonic::include_proto!("sconce.v1");
-
-/// What an error carries beside its code and its message.
-pub mod rpc {
-    tonic::include_proto!("google.rpc");
-}
+pub use crate::server::proto::{google::rpc, inference as oip, sconce::v1::*};

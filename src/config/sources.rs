@@ -6,7 +6,6 @@
 use std::{
     collections::BTreeMap,
     ffi::OsString,
-    fmt,
     path::{Path, PathBuf},
 };
 
@@ -15,7 +14,10 @@ use clap::{ArgMatches, Args, Command, FromArgMatches, parser::ValueSource};
 use serde::Deserialize;
 use serde_yaml_ng::{Mapping, Value};
 
-use super::Config;
+use super::{
+    Config,
+    setting::{Setting, Source, plain, variable_name},
+};
 use crate::model::ModelYaml;
 
 /// What environment and file say.
@@ -24,24 +26,6 @@ pub struct Given {
     values: BTreeMap<String, (OsString, Source)>,
     /// `defaults:` of the file.
     defaults: ModelYaml,
-}
-
-/// One option: what holds, and where that was said.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Setting {
-    pub key: String,
-    /// As it was written; `None` where nobody said anything and the default is worked out later.
-    pub value: Option<OsString>,
-    pub source: Source,
-}
-
-/// The strongest first.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Source {
-    Flag,
-    Environment,
-    File { name: String, line: usize },
-    Default,
 }
 
 /// The one key of the file that is no option.
@@ -62,6 +46,7 @@ pub fn effective(flags: &ArgMatches, given: Given) -> anyhow::Result<(Config, Ve
     let matches = command().try_get_matches_from(line)?;
     let mut config = Config::from_arg_matches(&matches)?;
     config.defaults = given.defaults;
+    config.anchor()?;
     let request_memory = config.request_memory().to_string();
     for setting in settings.iter_mut().filter(|setting| setting.key == "request_memory") {
         setting.value.get_or_insert(request_memory.clone().into());
@@ -175,59 +160,8 @@ impl Given {
     }
 }
 
-// === impl Setting ===
-
-impl Setting {
-    /// `grpc_port: 7070` of `--print-config`.
-    pub fn yaml(&self) -> String {
-        let value = match &self.value {
-            None => "null".into(),
-            Some(value) => scalar(&value.to_string_lossy()),
-        };
-        format!("{}: {value}", self.key)
-    }
-
-    /// An error that says where the value stands.
-    fn try_alone(&self) -> anyhow::Result<()> {
-        let Some(argument) = self.argument() else {
-            return Ok(());
-        };
-        let Err(error) = command().try_get_matches_from([argument]) else {
-            return Ok(());
-        };
-        let text = error.to_string();
-        let lines = text.lines().map(str::trim).take_while(|line| !line.is_empty());
-        let what = lines.collect::<Vec<_>>().join(" ");
-        let what = what.strip_prefix("error: ").unwrap_or(&what);
-        match &self.source {
-            Source::Environment => bail!("{}: {what}", variable_name(&self.key)),
-            Source::File { name, line } => bail!("{name}:{line}: {}: {what}", self.key),
-            Source::Flag | Source::Default => bail!("{what}"),
-        }
-    }
-
-    /// `--grpc-port=7070`
-    fn argument(&self) -> Option<OsString> {
-        let mut argument = OsString::from(format!("--{}=", self.key.replace('_', "-")));
-        argument.push(self.value.as_ref()?);
-        Some(argument)
-    }
-}
-
-// === impl Source ===
-
-impl fmt::Display for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Source::Flag => f.write_str("flag"),
-            Source::Environment => f.write_str("environment"),
-            Source::File { name, line } => write!(f, "file {name}:{line}"),
-            Source::Default => f.write_str("default"),
-        }
-    }
-}
-
-fn command() -> Command {
+/// The options as a command line of their own.
+pub(super) fn command() -> Command {
     Config::augment_args(Command::new("sconce").no_binary_name(true))
 }
 
@@ -245,32 +179,6 @@ fn setting(key: &str, flags: &ArgMatches, given: &Given) -> Setting {
         key: key.into(),
         value,
         source,
-    }
-}
-
-fn variable_name(key: &str) -> String {
-    format!("SCONCE_{}", key.to_uppercase())
-}
-
-/// A scalar as text.
-fn plain(value: &Value) -> Option<String> {
-    match value {
-        Value::String(text) => Some(text.clone()),
-        Value::Number(number) => Some(number.to_string()),
-        Value::Bool(flag) => Some(flag.to_string()),
-        _ => None,
-    }
-}
-
-/// The text as a YAML scalar that reads back as that text, without quotes where it can be.
-fn scalar(text: &str) -> String {
-    let read: Option<Value> = serde_yaml_ng::from_str(text).ok();
-    match read.as_ref().and_then(plain) {
-        Some(read) if read == text => text.into(),
-        _ => Value::from(text)
-            .as_str()
-            .map(|text| format!("{text:?}"))
-            .unwrap_or_default(),
     }
 }
 
@@ -390,9 +298,13 @@ mod tests {
         )
         .unwrap();
         assert_eq!(config.store.models, ["a*", "b"]);
-        assert_eq!(config.store.completeness, crate::config::Completeness::Manifest);
+        assert_eq!(config.store.completeness, crate::store::Completeness::Manifest);
         assert_eq!(config.defaults.required, Some(true));
         assert!(load(&[], &[], "").unwrap().0.store.models.is_empty());
+        let (config, _) = load(&["--work-dir=w"], &[], "").unwrap();
+        assert!(
+            config.machine.native_dir.is_absolute() && config.machine.work_dir.is_some_and(|dir| dir.is_absolute())
+        );
     }
 
     #[test]

@@ -6,18 +6,18 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Instant, SystemTime},
 };
 
 use super::{
-    aspire::{self, Candidate},
     loader::{LoadDone, LoadJob, Outcome, Task},
+    model_state::ModelState,
     policy::{self, Action, Urgency},
-    state::{Failure, LoadState, ModelState, Served, VersionState},
+    state::{Failure, LoadState, Served, VersionState},
 };
 use crate::{
     model::{ModelName, ModelYaml, Version},
-    store::{ModelFolder, StoreListing},
+    store::StoreListing,
 };
 
 /// What the manager knows. `T` is the servable; tests use something simpler.
@@ -44,9 +44,6 @@ struct Ticket {
     version: Version,
     task: Task,
 }
-
-/// How often what drains is looked at.
-const DRAIN_LOOK: Duration = Duration::from_millis(100);
 
 // === impl Ledger ===
 
@@ -276,97 +273,5 @@ fn act<T>(name: &ModelName, model: &mut ModelState<T>, action: Action, queue: &m
     }
 }
 
-// === impl ModelState ===
-
-impl<T> ModelState<T> {
-    fn take_folder(&mut self, folder: &Arc<ModelFolder>, defaults: &ModelYaml, wall: SystemTime) {
-        if self.yaml.is_none() || self.read != folder.model_yaml {
-            self.read = folder.model_yaml.clone();
-            self.take_yaml(defaults);
-        }
-        for (number, source) in &folder.versions {
-            let version = self.versions.entry(*number).or_insert_with(|| VersionState::new(wall));
-            version.source = Some(source.clone());
-        }
-        for (number, version) in &mut self.versions {
-            if !folder.versions.contains_key(number) {
-                // The same number may come again with other bytes: it was away.
-                version.source = None;
-                version.known_digest = None;
-            }
-        }
-        self.folder = Some(folder.clone());
-    }
-
-    /// A bad edit keeps the last good one, and is shown.
-    fn take_yaml(&mut self, defaults: &ModelYaml) {
-        let parsed = match self.read.as_ref().map(|file| &file.text) {
-            None => Ok(ModelYaml::default()),
-            Some(Ok(text)) => ModelYaml::parse(text).map_err(|error| error.message().to_owned()),
-            Some(Err(why)) => Err(format!("model.yaml: {why}")),
-        };
-        let yaml = match parsed {
-            Ok(yaml) => yaml.over(defaults),
-            Err(message) => {
-                self.message = Some(message);
-                return;
-            }
-        };
-        self.message = aspire::aspired(yaml.versions.as_ref(), &[])
-            .err()
-            .map(|error| error.message().to_owned());
-        if self.message.is_some() {
-            return;
-        }
-        let options = ModelYaml {
-            versions: None,
-            required: None,
-            ..yaml.clone()
-        };
-        if *self.options != options {
-            self.options = Arc::new(options);
-        }
-        self.yaml = Some(yaml);
-    }
-
-    fn aspire(&mut self) {
-        let candidates: Vec<Candidate> = self
-            .versions
-            .iter()
-            .filter(|(_, version)| version.is_candidate())
-            .map(|(number, version)| Candidate {
-                version: *number,
-                failed: version.has_failed(),
-            })
-            .collect();
-        let aspired = match (&self.folder, &self.yaml) {
-            (Some(_), Some(yaml)) => aspire::aspired(yaml.versions.as_ref(), &candidates).unwrap_or_default(),
-            _ => BTreeSet::new(),
-        };
-        for (number, version) in &mut self.versions {
-            version.aspired = aspired.contains(number);
-            if !version.aspired && version.serving.is_none() {
-                // Nobody asks for it: what went wrong once is not shown for ever, nor tried again.
-                if version.load == LoadState::Idle && version.source.is_none() {
-                    version.failure = None;
-                }
-            }
-        }
-    }
-
-    /// The first moment at which something is due without news: a load to be tried again, or a look at what drains.
-    fn look_again(&self, now: Instant) -> Option<Instant> {
-        let retries = self
-            .versions
-            .values()
-            .filter(|version| version.aspired && version.load == LoadState::Idle)
-            .filter_map(|version| version.failure.as_ref())
-            .map(|failure| failure.retry_at);
-        let drains = self
-            .versions
-            .values()
-            .any(|version| !version.leaving.is_empty())
-            .then(|| now + DRAIN_LOOK);
-        retries.chain(drains).min()
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -17,7 +17,8 @@ use super::{
     aspire,
     ledger::Ledger,
     loader::{LoadDone, LoadJob, Outcome},
-    state::{ModelState, VersionState},
+    model_state::ModelState,
+    state::VersionState,
 };
 use crate::{
     catalog::{ModelEntry, Publisher, Snapshot, VersionEntry},
@@ -47,6 +48,8 @@ pub struct Shown {
     /// Whether the server was ready once: models that come later do not make it unready.
     ready_once: bool,
     unready: Vec<String>,
+    /// Of the store's root, as they were logged.
+    problems: Vec<String>,
     started: Instant,
 }
 
@@ -106,6 +109,12 @@ impl Manager {
         let news = self.news.borrow_and_update().clone();
         if let Some(listing) = news.listing {
             self.shown.scanned = true;
+            if listing.problems != self.shown.problems {
+                for problem in &listing.problems {
+                    tracing::warn!(%problem, "the store holds something that is not a model");
+                }
+                self.shown.problems.clone_from(&listing.problems);
+            }
             self.ledger.take_listing(&listing, SystemTime::now());
         }
     }
@@ -188,6 +197,7 @@ impl Shown {
             scanned: false,
             ready_once: false,
             unready: Vec::new(),
+            problems: Vec::new(),
             started: Instant::now(),
         }
     }
@@ -224,5 +234,152 @@ fn version_entry(version: &VersionState<Servable>) -> VersionEntry {
         digest: loaded.map(|loaded| loaded.digest.clone()).unwrap_or_default(),
         artifact_bytes: loaded.map_or(listed_bytes, |loaded| loaded.bytes),
         servable: loaded.map(|loaded| loaded.servable.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Mutex,
+        mpsc::{Receiver, sync_channel},
+    };
+
+    use super::*;
+    use crate::{
+        catalog::{self, Catalog, State},
+        error::{Code, Error},
+        model::{ModelYaml, Version},
+        store::{ModelFolder, StoreListing, VersionFolder},
+    };
+
+    struct Ends {
+        news: watch::Sender<News>,
+        jobs: Receiver<LoadJob>,
+        done: mpsc::Sender<LoadDone>,
+        catalog: Catalog,
+        buried: Arc<Mutex<usize>>,
+    }
+
+    fn manager() -> (Manager, Ends) {
+        let (news_sender, news) = watch::channel(News::default());
+        let (jobs, taken) = sync_channel(2);
+        let (done_sender, done) = mpsc::channel(2);
+        let (publisher, catalog) = catalog::new();
+        let buried = Arc::new(Mutex::new(0));
+        let count = buried.clone();
+        let manager = Manager {
+            ledger: Ledger::new(ModelYaml::default(), 2),
+            news,
+            jobs,
+            done,
+            publisher,
+            bury: Box::new(move |_| *count.lock().expect("not poisoned") += 1),
+            metrics: Metrics::new(),
+            shown: Shown::nothing(),
+        };
+        let ends = Ends {
+            news: news_sender,
+            jobs: taken,
+            done: done_sender,
+            catalog,
+            buried,
+        };
+        (manager, ends)
+    }
+
+    fn listing(yaml: &str) -> StoreListing {
+        let version = VersionFolder {
+            folder: "1".into(),
+            files: Default::default(),
+            version_yaml: None,
+            refused: None,
+            newest_ns: 0,
+            steady_since: std::time::Instant::now(),
+            complete: true,
+        };
+        let text = crate::store::TextFile {
+            stamp: crate::store::Stamp {
+                size: 0,
+                modified_ns: 0,
+                changed_ns: 0,
+                inode: 0,
+            },
+            read_ns: 0,
+            text: Ok(yaml.into()),
+        };
+        let folder = ModelFolder {
+            model_yaml: Some(text),
+            versions: [(Version::new(1, 0, 0), Arc::new(version))].into(),
+            problems: vec!["folder 'x' is not a version".into()],
+        };
+        StoreListing {
+            models: [(ModelName::new("m").expect("a name"), Arc::new(folder))].into(),
+            problems: Vec::new(),
+        }
+    }
+
+    fn failed(job: LoadJob) -> LoadDone {
+        LoadDone {
+            model: job.model,
+            version: job.version,
+            source: job.source,
+            options: job.options,
+            outcome: Outcome::Failed {
+                error: Error::new(Code::FailedPrecondition, "LOAD_CRASHED", "it crashed"),
+                missing_library: None,
+            },
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_is_published_and_tried_again_when_its_time_comes() {
+        let (mut manager, ends) = manager();
+        ends.news.send_modify(|news| news.listing = Some(Arc::new(listing(""))));
+        assert!(manager.step().await);
+        assert!(!ends.catalog.load().is_ready(), "it is still loading");
+        let job = ends.jobs.try_recv().expect("a load");
+        ends.done.try_send(failed(job)).expect("there is room");
+        assert!(manager.step().await);
+        {
+            let snapshot = ends.catalog.load();
+            assert!(snapshot.is_ready(), "it came to an end: {:?}", snapshot.unready);
+            let model = snapshot.model("m").expect("it is there");
+            let version = &model.versions[&Version::new(1, 0, 0)];
+            assert_eq!(version.state, State::Failed);
+            assert_eq!(model.message.as_deref(), Some("folder 'x' is not a version"));
+        }
+        assert!(ends.jobs.try_recv().is_err());
+        let begun = Instant::now();
+        while ends.jobs.try_recv().is_err() {
+            assert!(manager.step().await);
+        }
+        assert_eq!(begun.elapsed().as_secs(), 1);
+        assert!(*ends.buried.lock().expect("not poisoned") >= 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_required_model_that_failed_makes_the_server_unready() {
+        let (mut manager, ends) = manager();
+        ends.news
+            .send_modify(|news| news.listing = Some(Arc::new(listing("required: true"))));
+        manager.step().await;
+        let job = ends.jobs.try_recv().expect("a load");
+        ends.done.try_send(failed(job)).expect("there is room");
+        manager.step().await;
+        assert_eq!(
+            ends.catalog.load().unready,
+            ["required model 'm' does not serve: it crashed"]
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_cannot_be_listed_is_said() {
+        let (mut manager, ends) = manager();
+        ends.news
+            .send_modify(|news| news.trouble = Some("no such folder".into()));
+        manager.step().await;
+        let snapshot = ends.catalog.load();
+        assert!(!snapshot.scanned);
+        assert_eq!(snapshot.unready, ["the store cannot be listed: no such folder"]);
     }
 }

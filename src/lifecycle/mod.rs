@@ -9,6 +9,7 @@ mod job;
 mod ledger;
 mod loader;
 mod manager;
+mod model_state;
 mod policy;
 mod probe;
 mod probe_child;

@@ -51,6 +51,8 @@ struct Running {
 /// Why there was no answer.
 enum Ending {
     Died(ExitStatus, String),
+    /// It answered, but not what was asked.
+    Nonsense,
     TimedOut,
 }
 
@@ -91,7 +93,8 @@ impl Prober {
                     return Err(error);
                 }
                 Err(Ending::TimedOut) => return Err(timed_out(job.time_limit)),
-                Err(Ending::Died(..)) if !fresh => continue,
+                Err(Ending::Died(..) | Ending::Nonsense) if !fresh => continue,
+                Err(Ending::Nonsense) => return Err(crashed("the child that opened it answered nonsense".into())),
                 Err(Ending::Died(status, printed)) => return Err(self.died(status, &printed)),
             }
         }
@@ -189,10 +192,14 @@ impl Running {
                 let _ = self.process.wait();
                 Err(Ending::TimedOut)
             }
-            Err(_) => {
+            Err(error) => {
+                // The socket closes when the end is already decided: this changes no status of a child that died.
                 let _ = self.process.kill();
                 let status = self.process.wait().unwrap_or_default();
-                Err(Ending::Died(status, self.said()))
+                match error.kind() {
+                    io::ErrorKind::InvalidData => Err(Ending::Nonsense),
+                    _ => Err(Ending::Died(status, self.said())),
+                }
             }
         }
     }
@@ -208,7 +215,10 @@ impl Running {
             self.socket.get_ref().set_read_timeout(Some(left))?;
             let room = ANSWER_BYTES_MAX.saturating_sub(line.len() as u64);
             match self.socket.by_ref().take(room).read_until(b'\n', &mut line) {
-                Ok(_) if line.ends_with(b"\n") => return Ok(Some(serde_json::from_slice(&line)?)),
+                Ok(_) if line.ends_with(b"\n") => {
+                    let verdict = serde_json::from_slice(&line);
+                    return verdict.map(Some).map_err(|_| io::ErrorKind::InvalidData.into());
+                }
                 Ok(_) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
                 Err(error) => return Err(error),
@@ -266,4 +276,100 @@ fn signal_name(signal: i32) -> String {
         _ => return format!("signal {signal}"),
     };
     name.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::model::{Manifest, ModelYaml, Platform, VersionYaml};
+
+    /// A prober whose child is a script; it has read the limits when `body` begins.
+    fn prober(body: &str) -> (Prober, tempfile::TempDir) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let executable = folder.path().join("child");
+        let passed = serde_json::to_string(&Verdict::Passed(Report::default())).expect("plain data");
+        let script = format!("#!/bin/sh\npass() {{ echo '{passed}' >&0; }}\nread limits\n{body}\n");
+        std::fs::write(&executable, script).expect("written");
+        std::fs::set_permissions(&executable, PermissionsExt::from_mode(0o700)).expect("set");
+        let limits = Limits {
+            memory_bytes: 1 << 30,
+            open_files: 64,
+        };
+        let config = ProbeConfig {
+            executable,
+            limits,
+            empty_dir: folder.path().to_owned(),
+        };
+        (Prober::new(config), folder)
+    }
+
+    fn probe(prober: &mut Prober) -> Result<Report> {
+        let manifest = Manifest::resolve(Platform::Onnx, ModelYaml::default(), VersionYaml::default());
+        prober.probe(&Job {
+            dir: "/".into(),
+            manifest: manifest.expect("a manifest"),
+            native_dir: "/".into(),
+            time_limit: Duration::from_millis(300),
+        })
+    }
+
+    fn reason(body: &str) -> (&'static str, String) {
+        let (mut prober, _folder) = prober(body);
+        let error = probe(&mut prober).expect_err("it does not pass");
+        (error.reason(), error.message().to_owned())
+    }
+
+    #[test]
+    fn a_child_serves_many_versions() {
+        let (mut prober, folder) = prober("echo >> started\nwhile read job; do pass; done");
+        for _ in 0..3 {
+            probe(&mut prober).expect("it passes");
+        }
+        let started = std::fs::read_to_string(folder.path().join("started")).expect("written");
+        assert_eq!(started.lines().count(), 1);
+    }
+
+    #[test]
+    fn a_death_is_charged_to_the_version_only_if_a_fresh_child_dies_too() {
+        let (mut weary, _folder) = prober("read job; pass; read job; kill -ABRT $$");
+        probe(&mut weary).expect("it passes");
+        probe(&mut weary).expect("a fresh child passes it");
+        let (word, message) = reason("read job; kill -SEGV $$");
+        assert_eq!(word, "LOAD_CRASHED");
+        assert!(message.ends_with("SIGSEGV"), "{message}");
+        assert_eq!(reason("read job; exit 3").0, "LOAD_CRASHED");
+        assert_eq!(reason("read job; echo nonsense >&0; read job").0, "LOAD_CRASHED");
+    }
+
+    #[test]
+    fn a_hang_ends_with_its_time() {
+        assert_eq!(reason("read job; read never").0, "LOAD_TIMEOUT");
+    }
+
+    #[test]
+    fn memory_that_ran_out_is_told_from_a_crash() {
+        let body = "read job; echo 'memory allocation of 9 bytes failed' >&2; kill -ABRT $$";
+        assert_eq!(reason(body).0, "INSUFFICIENT_MEMORY");
+        assert_eq!(reason("read job; kill -KILL $$").0, "INSUFFICIENT_MEMORY");
+    }
+
+    #[test]
+    fn what_a_library_prints_stops_nobody() {
+        let body = "read job; i=0; while [ $i -lt 3000 ]; do echo 0123456789012345678901234567890123456789 >&2; \
+                    echo noise; i=$((i+1)); done 2>/dev/null; pass; read job";
+        let (mut prober, _folder) = prober(body);
+        probe(&mut prober).expect("it passes");
+    }
+
+    #[test]
+    fn a_child_that_cannot_be_started_is_said() {
+        let (mut prober, folder) = prober("");
+        drop(folder);
+        assert_eq!(
+            probe(&mut prober).expect_err("there is none").reason(),
+            "CHILD_UNAVAILABLE"
+        );
+    }
 }

@@ -1,9 +1,8 @@
-//! One version and one model, as the manager knows them. Plain data; the time is an argument.
+//! One version, as the manager knows it. Plain data; the time is an argument.
 //!
 //! Serving and loading are two things: a version that serves may be loaded again beside itself, when its options change.
 
 use std::{
-    collections::BTreeMap,
     sync::{Arc, Weak},
     time::{Duration, Instant, SystemTime},
 };
@@ -16,23 +15,8 @@ use crate::{
     catalog::State,
     error::{Code, Error},
     model::{ModelYaml, Version},
-    store::{ModelFolder, TextFile, VersionFolder, platform_of},
+    store::{VersionFolder, platform_of},
 };
-
-/// One model.
-pub struct ModelState<T> {
-    /// `None` once it has gone from the store.
-    pub folder: Option<Arc<ModelFolder>>,
-    /// The last good model.yaml over the server's defaults; `None` until there was a good one.
-    pub yaml: Option<ModelYaml>,
-    /// Of it, what servables are made by. Another one means other servables.
-    pub options: Arc<ModelYaml>,
-    /// The model.yaml that `yaml` and `message` came from.
-    pub read: Option<TextFile>,
-    /// What is wrong with model.yaml.
-    pub message: Option<String>,
-    pub versions: BTreeMap<Version, VersionState<T>>,
-}
 
 /// One version.
 pub struct VersionState<T> {
@@ -80,43 +64,6 @@ pub struct Failure {
 
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_LAST: Duration = Duration::from_secs(300);
-
-// === impl ModelState ===
-
-impl<T> Default for ModelState<T> {
-    fn default() -> Self {
-        Self {
-            folder: None,
-            yaml: None,
-            options: Arc::default(),
-            read: None,
-            message: None,
-            versions: BTreeMap::new(),
-        }
-    }
-}
-
-impl<T> ModelState<T> {
-    /// Whether every aspired version has come to an end of some kind, or something answers.
-    pub fn is_settled(&self) -> bool {
-        self.serves()
-            || self
-                .versions
-                .values()
-                .filter(|version| version.aspired)
-                .all(|version| version.failure.is_some())
-    }
-
-    pub fn serves(&self) -> bool {
-        self.versions.values().any(|version| version.serving.is_some())
-    }
-
-    /// Whether some version of it is still being copied, as far as one can tell.
-    pub fn is_settling(&self) -> bool {
-        let sources = self.versions.values().filter_map(|version| version.source.as_ref());
-        sources.into_iter().any(|source| !source.complete)
-    }
-}
 
 // === impl VersionState ===
 

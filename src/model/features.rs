@@ -52,6 +52,8 @@ enum Filled {
     Texts { values: Vec<Option<Bytes>> },
 }
 
+const NAME_COMPARED_BYTES_MAX: usize = 64;
+
 // === impl Features ===
 
 impl Features {
@@ -151,11 +153,10 @@ impl Features {
 
     fn place(&self, name: &str) -> Result<Place> {
         self.places.get(name).copied().ok_or_else(|| {
-            let mut close: Vec<&str> = self.places.keys().map(String::as_str).collect();
-            close.sort_unstable_by_key(|known| (distance(known, name), *known));
-            let hint = close
-                .first()
-                .map_or(String::new(), |known| format!("; did you mean '{known}'?"));
+            // A caller's name may be megabytes long: only one that could be a typing error is compared.
+            let known = self.places.keys().filter(|_| name.len() <= NAME_COMPARED_BYTES_MAX);
+            let closest = known.min_by_key(|known| (distance(known, name), *known));
+            let hint = closest.map_or(String::new(), |known| format!("; did you mean '{known}'?"));
             Error::invalid("UNKNOWN_FEATURE", format!("the model has no such feature{hint}"))
         })
     }
@@ -467,6 +468,8 @@ mod tests {
                 .bind(&signature(), Data::Rows(vec![row]))
                 .expect_err("a mistake")
         };
+        let huge = bind(row(&[(&"x".repeat(10 << 20), 1.0)]));
+        assert_eq!(huge.message(), "the model has no such feature");
         let unknown = bind(row(&[("rsi_41", 1.0)]));
         assert_eq!(unknown.reason(), "UNKNOWN_FEATURE");
         assert!(unknown.message().contains("'rsi_14'"), "{unknown}");

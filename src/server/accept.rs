@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::phase::Phases;
-use crate::runtime::Cores;
+use crate::runtime::Runtime;
 
 /// Where the connections of a port are served.
 #[derive(Clone)]
@@ -24,7 +24,7 @@ pub enum Placement {
     /// On the runtime that accepts.
     Here,
     /// On the core with the fewest; in turn where they have equally many.
-    Cores(Arc<Cores>),
+    Cores(Arc<Runtime>),
 }
 
 /// How many may be open, and who waits for the last to end.
@@ -54,7 +54,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub async fn run(listener: TcpListener, slots: Slots, placement: Placement, mut phases: Phases, serve: Serve) {
     let mut balance = Balance::new(match &placement {
         Placement::Here => 0,
-        Placement::Cores(cores) => cores.count(),
+        Placement::Cores(runtime) => runtime.cores().count(),
     });
     loop {
         let accepted = tokio::select! {
@@ -81,7 +81,7 @@ fn hand_over(stream: TcpStream, slots: &Slots, placement: &Placement, balance: &
     };
     let cores = match placement {
         Placement::Here => return serve(stream, slot),
-        Placement::Cores(cores) => cores,
+        Placement::Cores(runtime) => runtime.cores(),
     };
     let Ok(stream) = stream.into_std() else { return };
     let (core, count) = balance.next();

@@ -47,7 +47,7 @@ use self::{
 use crate::{
     engine::Engine,
     error::{Code, Error, Result},
-    runtime::Cores,
+    runtime::Runtime,
     telemetry::Metrics,
 };
 
@@ -108,8 +108,8 @@ impl Server {
         self.ports
     }
 
-    /// Begins to accept: inference is served on the cores, everything else on the runtime that calls this.
-    pub fn serve(self, cores: Arc<Cores>) -> Result<Running> {
+    /// Begins to accept: inference is served on the cores of `runtime`, everything else on the runtime that calls this.
+    pub fn serve(self, runtime: Arc<Runtime>) -> Result<Running> {
         let (phase, phases) = phase::new();
         let (alive_sender, alive) = mpsc::channel(1);
         let services = Services::new(self.engine.clone(), phases.clone(), self.config.max_message_bytes)?;
@@ -142,7 +142,7 @@ impl Server {
         accept(
             self.grpc,
             inference,
-            Placement::Cores(cores),
+            Placement::Cores(runtime),
             grpc_port(shared(Door::Inference), services.clone()),
         );
         if let Some(listener) = self.grpc_admin {

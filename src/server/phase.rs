@@ -36,6 +36,10 @@ impl Phases {
         self.now() == Phase::Serving
     }
 
+    pub fn is_closing(&self) -> bool {
+        matches!(self.now(), Phase::Closing { .. })
+    }
+
     /// Waits for the next phase; for ever once there is none to come.
     pub async fn changed(&mut self) {
         if self.0.changed().await.is_err() {

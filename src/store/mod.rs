@@ -4,6 +4,7 @@
 //! opened. Nothing outside the root is ever opened. Knows files and their names; knows nothing of what is loaded or
 //! served. `lifecycle` reads the news and asks for copies.
 
+mod files;
 mod layout;
 mod scanner;
 mod single;
@@ -32,8 +33,7 @@ pub struct Config {
 }
 
 /// What makes a version complete.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Completeness {
     /// `version.yaml` with all that it names, or the settle time.
     #[default]

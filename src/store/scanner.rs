@@ -5,19 +5,20 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    io::{self, Read},
+    io,
     sync::Arc,
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
 use cap_std::{
     ambient_authority,
-    fs::{Dir, DirEntry, Metadata, MetadataExt, OpenOptions, OpenOptionsExt},
+    fs::{Dir, DirEntry, Metadata},
 };
 
 use super::{
     Config,
-    layout::{FILES_MAX, ModelFolder, Moment, Stamp, StoreFile, StoreListing, TextFile, VersionFolder, YAML_BYTES_MAX},
+    files::{read_text, say, stamp_of},
+    layout::{FILES_MAX, ModelFolder, Moment, Stamp, StoreFile, StoreListing, TextFile, VersionFolder},
     single,
 };
 use crate::model::{ModelName, Version};
@@ -342,50 +343,6 @@ fn insert_version(folder: &mut ModelFolder, number: Version, version: Arc<Versio
     *other = Arc::new(both);
 }
 
-pub(super) fn stamp_of(metadata: &Metadata) -> Stamp {
-    let ns = |seconds: i64, nanoseconds: i64| seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds);
-    Stamp {
-        size: metadata.len(),
-        modified_ns: ns(metadata.mtime(), metadata.mtime_nsec()),
-        changed_ns: ns(metadata.ctime(), metadata.ctime_nsec()),
-        inode: metadata.ino(),
-    }
-}
-
-/// Opens a plain file under the root; a pipe that somebody put there does not make us wait.
-pub(super) fn open_plain(root: &Dir, path: &str) -> io::Result<cap_std::fs::File> {
-    let mut options = OpenOptions::new();
-    options
-        .read(true)
-        .custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32);
-    let file = root.open_with(path, &options)?;
-    match file.metadata()?.is_file() {
-        true => Ok(file),
-        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a plain file")),
-    }
-}
-
-pub(super) fn read_text(root: &Dir, path: &str) -> Result<String, String> {
-    let mut text = String::new();
-    open_plain(root, path)
-        .and_then(|file| file.take(YAML_BYTES_MAX + 1).read_to_string(&mut text))
-        .map_err(|error| say(&error))?;
-    match text.len() as u64 > YAML_BYTES_MAX {
-        true => Err("it is larger than 1 MiB".into()),
-        false => Ok(text),
-    }
-}
-
-/// An error of the file system in words without a path.
-pub(super) fn say(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::NotFound => "it leads nowhere".into(),
-        io::ErrorKind::PermissionDenied => "it may not be read, or leads out of the store".into(),
-        io::ErrorKind::InvalidData => "it is not UTF-8 text".into(),
-        _ => error.to_string(),
-    }
-}
-
 fn utf8_name(entry: &DirEntry, problems: &mut Vec<String>) -> Option<String> {
     match entry.file_name().into_string() {
         Ok(name) => Some(name),
@@ -400,3 +357,6 @@ fn nanoseconds(wall: SystemTime) -> i64 {
     let since = wall.duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,8 +6,9 @@ use cap_std::{ambient_authority, fs::Dir};
 
 use super::{
     Config,
+    files::stamp_of,
     layout::{ModelFolder, Moment, StoreFile, StoreListing, VersionFolder},
-    scanner::{finished, stamp_of},
+    scanner::finished,
 };
 use crate::model::{ModelName, Platform, Version};
 

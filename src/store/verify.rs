@@ -16,8 +16,8 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Config,
+    files::{open_plain, say, stamp_of},
     layout::{StoreFile, VersionFolder},
-    scanner::{open_plain, say, stamp_of},
     single,
 };
 use crate::{
@@ -184,5 +184,89 @@ fn trouble(what: &str, error: &io::Error) -> Error {
         ),
         io::ErrorKind::NotFound => failed("MISSING_FILE", format!("{what}: it is not there any more")),
         _ => failed("UNREADABLE", format!("{what}: {}", say(error))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Instant, SystemTime};
+
+    use super::*;
+    use crate::{
+        model::{Version, VersionYaml},
+        store::Scanner,
+    };
+
+    struct World {
+        root: tempfile::TempDir,
+        work: tempfile::TempDir,
+        config: Config,
+    }
+
+    impl World {
+        /// One version with a file in a folder of its own, under this version.yaml.
+        fn new() -> Self {
+            let root = tempfile::tempdir().expect("a folder");
+            let version = root.path().join("a/1/sub");
+            fs::create_dir_all(&version).expect("made");
+            fs::write(version.join("w.bin"), "abc").expect("written");
+            let config = Config::new(root.path());
+            let work = tempfile::tempdir().expect("a folder");
+            Self { root, work, config }
+        }
+
+        fn copy(&self, yaml: &str, meanwhile: impl FnOnce(&Path)) -> Result<Verified> {
+            let listing = Scanner::new(self.config.clone())
+                .scan(Instant::now(), SystemTime::now())
+                .expect("it can be listed");
+            meanwhile(self.root.path());
+            let named = VersionYaml::parse(yaml).expect("a version.yaml").files;
+            let version = &listing.models["a"].versions[&Version::new(1, 0, 0)];
+            copy(&self.config, version, &named, self.work.path())
+        }
+    }
+
+    const ABC: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+
+    #[test]
+    fn what_is_copied_is_what_was_promised_and_goes_with_its_last_user() {
+        let world = World::new();
+        let yaml = format!("files: {{ sub/w.bin: {{ sha256: {ABC}, size: 3 }} }}");
+        let copied = world.copy(&yaml, |_| {}).expect("all is right");
+        let path = copied.dir.path().to_owned();
+        assert_eq!(fs::read(path.join("sub/w.bin")).expect("there"), b"abc");
+        assert_eq!(copied.bytes, 3);
+        assert_eq!(copied.digest, world.copy("", |_| {}).expect("all is right").digest);
+        drop(copied);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn each_broken_promise_has_its_reason() {
+        let world = World::new();
+        let reason = |yaml: &str| world.copy(yaml, |_| {}).expect_err("a promise is broken").reason();
+        assert_eq!(reason("files: { sub/w.bin: { sha256: '00' } }"), "DIGEST_MISMATCH");
+        assert_eq!(
+            reason("files: { sub/w.bin: { sha256: '00', size: 4 } }"),
+            "DIGEST_MISMATCH"
+        );
+        assert_eq!(reason("files: { other: { sha256: '00' } }"), "MISSING_FILE");
+        assert_eq!(
+            fs::read_dir(world.work.path()).expect("there").count(),
+            0,
+            "nothing is left behind"
+        );
+    }
+
+    #[test]
+    fn what_changes_after_the_look_is_not_taken() {
+        let world = World::new();
+        let rewrite = |root: &Path| fs::write(root.join("a/1/sub/w.bin"), "abcd").expect("written");
+        assert_eq!(
+            world.copy("", rewrite).expect_err("it changed").reason(),
+            "STILL_CHANGING"
+        );
+        let remove = |root: &Path| fs::remove_file(root.join("a/1/sub/w.bin")).expect("removed");
+        assert_eq!(world.copy("", remove).expect_err("it is gone").reason(), "MISSING_FILE");
     }
 }

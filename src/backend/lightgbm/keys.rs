@@ -10,13 +10,13 @@ pub struct Keys<'a>(HashMap<&'a str, &'a str>);
 // === impl Keys ===
 
 impl<'a> Keys<'a> {
-    /// `known` empty: any key. A line without `=` is a flag.
+    /// `known` empty: any key, and the flag of random forests, the only line without `=`.
     pub fn parse(lines: impl Iterator<Item = &'a str>, known: &[&str]) -> Result<Self, Damage> {
         let mut keys = HashMap::new();
         for line in lines.filter(|line| !line.is_empty()) {
             let (key, value) = match line.split_once('=') {
                 Some(pair) => pair,
-                None if known.is_empty() => (line, ""),
+                None if known.is_empty() && line == "average_output" => (line, ""),
                 None => return Err("a line is not key=value".into()),
             };
             if !known.is_empty() && !known.contains(&key) {
@@ -31,6 +31,10 @@ impl<'a> Keys<'a> {
 
     pub fn iter(&self) -> impl Iterator<Item = (&'a str, &'a str)> {
         self.0.iter().map(|(&key, &value)| (key, value))
+    }
+
+    pub fn has(&self, key: &str) -> bool {
+        self.0.contains_key(key)
     }
 
     fn get(&self, key: &str) -> Result<&'a str, Damage> {

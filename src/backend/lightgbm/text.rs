@@ -100,7 +100,11 @@ fn header(keys: &Keys<'_>) -> Result<(Header, Vec<usize>), Damage> {
     if classes == 0 || keys.number::<usize>("num_tree_per_iteration")? != classes {
         return Err("num_class and num_tree_per_iteration differ".into());
     }
-    let mut objective = keys.words("objective").into_iter().flatten();
+    // A model of a caller's own objective has no such line. The library does not survive an empty one.
+    let mut objective = keys.words("objective").into_iter().flatten().peekable();
+    if keys.has("objective") && objective.peek().is_none() {
+        return Err("objective is empty".into());
+    }
     let word = objective.next().unwrap_or_default().to_owned();
     let of_objective = objective.find_map(|part| part.strip_prefix("num_class:"));
     if word.starts_with("multiclass") != of_objective.is_some()
@@ -299,6 +303,12 @@ mod tests {
                 "max_feature_idx=4",
                 "max_feature_idx=5",
                 "max_feature_idx, feature_names and feature_infos differ",
+            ),
+            ("objective=binary", "objective\nbinary", "a line is not key=value"),
+            (
+                "objective=binary sigmoid:1",
+                "objective=                ",
+                "objective is empty",
             ),
             ("end of trees", "end of treez", "'end of trees' does not follow"),
             ("leaf_weight=", "leaf_wait=", "a key is none"),

@@ -9,7 +9,7 @@ use super::proto::{Broken, Field, Fields, for_each_message, number_field, text, 
 const INT32: u64 = 6;
 const INT64: u64 = 7;
 
-/// `Div` and `Mod` nodes, by operator and node name.
+/// `Div` and `Mod` nodes, by operator and the name of the node or of its output.
 ///
 /// Follows integers of the main graph's inputs through the operators that hand them on. Cautious rather than complete:
 /// it ends at other operators and at nested graphs.
@@ -38,7 +38,7 @@ pub fn by_request(graph: &[u8]) -> Result<Vec<(&str, &str)>, Broken> {
         if matches!(node.operator, "Div" | "Mod")
             && divisor.is_some_and(|divisor| from_request.contains(divisor) && integers.contains(divisor))
         {
-            found.push((node.operator, node.name));
+            found.push((node.operator, node.shown()));
         }
         if node.inputs.iter().any(|input| from_request.contains(input)) {
             from_request.extend(&node.outputs);
@@ -79,6 +79,14 @@ impl<'a> Node<'a> {
             }
         }
         Ok(parsed)
+    }
+
+    /// Exporters that name no nodes still name what comes out of them.
+    fn shown(&self) -> &'a str {
+        match (self.name, self.outputs.first()) {
+            ("", Some(output)) => output,
+            (name, _) => name,
+        }
     }
 
     fn gives_integers(&self, integers: &HashSet<&str>) -> bool {

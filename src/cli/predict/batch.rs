@@ -7,6 +7,7 @@ use csv::StringRecord;
 use prost_types::value::Kind;
 use serde_json::{Map, Value};
 
+use super::tensors::{Types, tensors};
 use crate::cli::{convert::structure, proto};
 
 /// A file being read.
@@ -133,8 +134,17 @@ impl Batch {
         }
     }
 
-    /// Puts the rows into a request: as one table of doubles where all are numbers or missing, else by name.
-    pub fn fill(&self, request: &mut proto::PredictRequest) -> anyhow::Result<()> {
+    /// Whether its rows are those of tensors, so that the model's types must be known.
+    pub fn has_lists(&self) -> bool {
+        match &self.rows {
+            Rows::Csv { .. } => false,
+            Rows::Json(objects) => objects.iter().any(|object| object.values().any(Value::is_array)),
+        }
+    }
+
+    /// Puts the rows into a request: as one table of doubles where all are numbers or missing, as tensors where there are
+    /// lists, else by name.
+    pub fn fill(&self, request: &mut proto::PredictRequest, types: &Types) -> anyhow::Result<()> {
         match &self.rows {
             Rows::Csv { headers, records } => match numbers(records) {
                 Some(values) => {
@@ -153,6 +163,9 @@ impl Batch {
                     request.rows = records.iter().map(row).collect();
                 }
             },
+            Rows::Json(objects) if self.has_lists() => {
+                request.inputs = tensors(objects, self.first_row, types)?;
+            }
             Rows::Json(objects) => {
                 for (place, object) in objects.iter().enumerate() {
                     let fields = object.iter().map(|(name, value)| {
@@ -225,7 +238,7 @@ mod tests {
 
     fn filled(batch: &Batch) -> proto::PredictRequest {
         let mut request = proto::PredictRequest::default();
-        batch.fill(&mut request).unwrap();
+        batch.fill(&mut request, &Types::new()).unwrap();
         request
     }
 
@@ -257,13 +270,15 @@ mod tests {
     fn json_lines_keep_their_kinds_and_empty_lines_do_not_count() {
         let mut file = batches(
             Form::JsonLines,
-            "{\"a\": 1, \"b\": null}\n\n{\"a\": true}\n{\"a\": [1]}\n{",
+            "{\"a\": 1, \"b\": null}\n\n{\"a\": true}\n{\"a\": {}}\n{",
         );
         let batch = file.next(1, 2).unwrap().unwrap();
         let rows: Vec<Value> = filled(&batch).rows.iter().map(json::row).collect();
         assert_eq!(Value::from(rows).to_string(), r#"[{"a":1.0,"b":null},{"a":true}]"#);
         let batch = file.next(3, 1).unwrap().unwrap();
-        let error = batch.fill(&mut proto::PredictRequest::default()).unwrap_err();
+        let error = batch
+            .fill(&mut proto::PredictRequest::default(), &Types::new())
+            .unwrap_err();
         assert!(error.to_string().starts_with("row 3: 'a' is neither"), "{error}");
         assert!(file.next(4, 1).err().unwrap().to_string().starts_with("line 5 "));
     }

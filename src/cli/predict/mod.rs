@@ -3,6 +3,7 @@
 mod batch;
 mod output;
 mod score;
+mod tensors;
 mod tried;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
@@ -19,7 +20,7 @@ use crate::model::{Parameter, units::parse_duration};
 /// Score a CSV or JSON-lines file through a running server
 ///
 /// CSV: the first line names the features; an empty cell is a missing value. JSON lines: one object of features a line; null
-/// is a missing value. The outputs are appended to each row, in the order of the input.
+/// is a missing value. Where values are lists, each is one row of the input tensor of that name. The outputs are appended to each row, in the order of the input.
 #[derive(Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct PredictArgs {

@@ -17,6 +17,7 @@ use super::{
     PredictArgs,
     batch::{Batch, Batches, Form},
     output::Output,
+    tensors::{self, Types},
 };
 use crate::cli::{
     client::{self, Failure},
@@ -40,6 +41,7 @@ pub async fn score(args: &PredictArgs, file: &Path) -> anyhow::Result<ExitCode> 
     let client = client::inference(&args.server).await?;
     let mut output = Output::new(form, create(args.output.as_deref(), form)?);
 
+    let mut types = Types::new();
     let mut in_flight: VecDeque<Sent> = VecDeque::new();
     let (mut read, mut written) = (0, 0);
     loop {
@@ -50,7 +52,10 @@ pub async fn score(args: &PredictArgs, file: &Path) -> anyhow::Result<ExitCode> 
             read += batch.rows.len();
             let mut request = args.request();
             request.output_form = OutputForm::Rows.into();
-            batch.fill(&mut request)?;
+            if batch.has_lists() && types.is_empty() {
+                types = tensors::types(args).await?;
+            }
+            batch.fill(&mut request, &types)?;
             let call = send(args, client.clone(), request);
             in_flight.push_back(Sent { batch, call });
             if in_flight.len() < args.in_flight as usize {
@@ -155,7 +160,7 @@ mod tests {
     #[tonic::async_trait]
     impl Inference for Doubling {
         async fn predict(&self, request: Request<PredictRequest>) -> Result<Response<PredictResponse>, Status> {
-            if self.calls.fetch_add(1, Ordering::Relaxed) % 3 == 0 {
+            if self.calls.fetch_add(1, Ordering::Relaxed).is_multiple_of(3) {
                 let mut busy = Status::unavailable("busy");
                 busy.metadata_mut()
                     .insert("grpc-retry-pushback-ms", "1".parse().unwrap());

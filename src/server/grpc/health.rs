@@ -42,11 +42,11 @@ impl CatalogHealth {
         })
     }
 
-    /// Tells each change of one name's status until nobody listens.
+    /// Tells each change of one name's status until nobody listens or the server closes: a watcher must not hold up its end.
     async fn follow(mut self, service: String, tell: mpsc::Sender<Result<HealthCheckResponse, Status>>) {
         let mut changes = self.catalog.changes();
         let mut told = None;
-        loop {
+        while !self.phases.is_closing() {
             let status = self.status(&service).unwrap_or(ServingStatus::ServiceUnknown);
             if told != Some(status) {
                 if tell.send(Ok(response(status))).await.is_err() {

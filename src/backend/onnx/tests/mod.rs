@@ -128,6 +128,15 @@ fn the_fixtures_answer_as_the_reference_does() {
 }
 
 #[test]
+fn the_sample_stores_models_answer_as_their_examples_say() {
+    for name in ["momentum-lstm", "statistical-signal"] {
+        let version = format!("../../model-store/{name}/1.0.0");
+        let executable = open_dir(Platform::Onnx, &fixture(&version), "").expect("it opens");
+        check_examples(&executable, &examples(&format!("{version}/example.json")), true);
+    }
+}
+
+#[test]
 fn an_output_that_cannot_be_sent_is_named_with_its_fix() {
     let executable = open_fixture(Platform::Onnx, "onnx/zipmap.onnx");
     assert_eq!(executable.signature().outputs.len(), 1);

@@ -1,3 +1,5 @@
+//! Of the requests and answers of the Open Inference Protocol.
+
 use super::*;
 use crate::model::{ModelName, RouteReason, Served, Timing, bytes_from};
 use std::time::Instant;

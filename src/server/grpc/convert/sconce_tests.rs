@@ -1,3 +1,5 @@
+//! Of the requests and answers of `sconce.v1`.
+
 use super::*;
 use crate::model::bytes_from;
 use std::collections::BTreeMap;

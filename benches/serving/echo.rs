@@ -1,0 +1,104 @@
+//! The floor of the wire: a bare tonic server that decodes the request and answers with what the real server answered.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context, Result};
+use prost::Message;
+use tokio::net::TcpListener;
+use tonic::{
+    Request, Response, Status, Streaming, async_trait,
+    transport::{Server, server::TcpIncoming},
+};
+
+use crate::inference::{
+    ModelConfigRequest, ModelConfigResponse, ModelInferRequest, ModelInferResponse, ModelMetadataRequest,
+    ModelMetadataResponse, ModelReadyRequest, ModelReadyResponse, ModelStreamInferResponse, ServerLiveRequest,
+    ServerLiveResponse, ServerMetadataRequest, ServerMetadataResponse, ServerReadyRequest, ServerReadyResponse,
+    grpc_inference_service_server::{GrpcInferenceService, GrpcInferenceServiceServer},
+};
+
+/// HTTP/2 windows of every party in the bench, in bytes.
+pub const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+pub const CONNECTION_WINDOW_BYTES: u32 = 64 << 20;
+
+/// Answers every ModelInfer with the same message, cloned and encoded anew for each.
+struct Echo {
+    answer: ModelInferResponse,
+}
+
+/// Serves on one thread until killed. `answer_file` holds an encoded `ModelInferResponse`.
+pub fn serve(answer_file: &Path, ports_file: &Path) -> Result<()> {
+    let answer = fs::read(answer_file).with_context(|| format!("cannot read {}", answer_file.display()))?;
+    let answer = ModelInferResponse::decode(answer.as_slice())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let port = listener.local_addr()?.port();
+        fs::write(ports_file, format!("{{\"grpc\":{port}}}"))?;
+        Server::builder()
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .add_service(GrpcInferenceServiceServer::new(Echo { answer }))
+            .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)))
+            .await?;
+        Ok(())
+    })
+}
+
+// === impl Echo ===
+
+#[async_trait]
+impl GrpcInferenceService for Echo {
+    async fn model_infer(&self, _request: Request<ModelInferRequest>) -> Result<Response<ModelInferResponse>, Status> {
+        Ok(Response::new(self.answer.clone()))
+    }
+
+    type ModelStreamInferStream = tokio_stream::Empty<Result<ModelStreamInferResponse, Status>>;
+
+    async fn model_stream_infer(
+        &self,
+        _request: Request<Streaming<ModelInferRequest>>,
+    ) -> Result<Response<Self::ModelStreamInferStream>, Status> {
+        Err(not_measured())
+    }
+
+    async fn server_live(&self, _request: Request<ServerLiveRequest>) -> Result<Response<ServerLiveResponse>, Status> {
+        Err(not_measured())
+    }
+
+    async fn server_ready(
+        &self,
+        _request: Request<ServerReadyRequest>,
+    ) -> Result<Response<ServerReadyResponse>, Status> {
+        Err(not_measured())
+    }
+
+    async fn model_ready(&self, _request: Request<ModelReadyRequest>) -> Result<Response<ModelReadyResponse>, Status> {
+        Err(not_measured())
+    }
+
+    async fn server_metadata(
+        &self,
+        _request: Request<ServerMetadataRequest>,
+    ) -> Result<Response<ServerMetadataResponse>, Status> {
+        Err(not_measured())
+    }
+
+    async fn model_metadata(
+        &self,
+        _request: Request<ModelMetadataRequest>,
+    ) -> Result<Response<ModelMetadataResponse>, Status> {
+        Err(not_measured())
+    }
+
+    async fn model_config(
+        &self,
+        _request: Request<ModelConfigRequest>,
+    ) -> Result<Response<ModelConfigResponse>, Status> {
+        Err(not_measured())
+    }
+}
+
+fn not_measured() -> Status {
+    Status::unimplemented("the echo answers ModelInfer only")
+}

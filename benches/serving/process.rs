@@ -1,0 +1,178 @@
+//! The children: pinned to one CPU, killed with the bench, and how much CPU time they took.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fs::{self, File},
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    os::unix::process::CommandExt,
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::{
+    process::{Signal, set_parent_process_death_signal},
+    thread::{CpuSet, sched_getaffinity, sched_setaffinity},
+};
+use serde::Deserialize;
+
+/// A child that does not outlive this value, nor the bench if that is killed.
+pub struct Running {
+    child: Child,
+}
+
+/// The CPU of whatever is measured, and the CPU of the generator.
+#[derive(Clone, Copy, Debug, serde::Serialize)]
+pub struct Cpus {
+    pub server: usize,
+    pub generator: usize,
+}
+
+/// What `--ports-file` holds, as far as the bench needs it.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Ports {
+    pub grpc: u16,
+    #[serde(default)]
+    pub metrics: Option<u16>,
+}
+
+/// A share of a CPU, user and system together.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CpuUse {
+    pub ran: Duration,
+    /// Ready to run, while something else had the CPU.
+    pub waited: Duration,
+}
+
+const PORTS_POLL: Duration = Duration::from_millis(1);
+
+// === impl Running ===
+
+impl Running {
+    /// Starts `program` on `cpu` alone, by way of this program's own `launch`, which pins itself before it becomes `program`.
+    pub fn start(cpu: usize, program: &Path, args: &[OsString], log: &Path) -> Result<Self> {
+        let log = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
+        let child = Command::new(std::env::current_exe()?)
+            .args([OsStr::new("launch"), OsStr::new(&cpu.to_string()), program.as_os_str()])
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("cannot start {}", program.display()))?;
+        Ok(Self { child })
+    }
+
+    /// Waits for the child to write its ports; fails when it ends first or `limit` passes.
+    pub async fn ports(&mut self, file: &Path, limit: Duration) -> Result<Ports> {
+        let begun = Instant::now();
+        let mut poll = tokio::time::interval(PORTS_POLL);
+        loop {
+            // A file half written does not parse: the next look finds the rest.
+            if let Some(ports) = fs::read(file).ok().and_then(|text| serde_json::from_slice(&text).ok()) {
+                return Ok(ports);
+            }
+            if let Some(status) = self.child.try_wait()? {
+                bail!("the server ended before it listened: {status}");
+            }
+            ensure!(begun.elapsed() < limit, "no ports within {limit:?}");
+            poll.tick().await;
+        }
+    }
+
+    /// What all threads had so far, in nanoseconds' resolution (`/proc/PID/stat` counts ticks of 10 ms).
+    pub fn cpu(&self) -> Result<CpuUse> {
+        let mut total = CpuUse::default();
+        for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+            // A thread may end between the listing and the look.
+            if let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) {
+                let thread = CpuUse::parse(&text)?;
+                total.ran += thread.ran;
+                total.waited += thread.waited;
+            }
+        }
+        Ok(total)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Both fail only for a child that is gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+// === impl Ports ===
+
+impl Ports {
+    pub fn grpc_address(self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.grpc).into()
+    }
+
+    pub fn metrics_address(self) -> Option<SocketAddr> {
+        self.metrics.map(|port| (Ipv4Addr::LOCALHOST, port).into())
+    }
+}
+
+// === impl Cpus ===
+
+impl Cpus {
+    /// The first two CPUs that this process may use, unless they are named.
+    pub fn choose(server: Option<usize>, generator: Option<usize>) -> Result<Self> {
+        let allowed = sched_getaffinity(None)?;
+        let mut free =
+            (0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu) && Some(cpu) != server && Some(cpu) != generator);
+        let mut take = |named: Option<usize>| named.or_else(|| free.next());
+        let (Some(server), Some(generator)) = (take(server), take(generator)) else {
+            bail!("the bench needs two CPUs: one for what is measured, one for the generator");
+        };
+        Ok(Self { server, generator })
+    }
+}
+
+/// Pins the calling thread; threads and children that it makes later inherit that.
+pub fn pin(cpu: usize) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    Ok(sched_setaffinity(None, &set)?)
+}
+
+/// Becomes `program`, pinned, and killed when the bench dies. Returns only on failure.
+pub fn launch(cpu: usize, program: &Path, args: &[OsString]) -> Result<()> {
+    pin(cpu).with_context(|| format!("cannot run on CPU {cpu}"))?;
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    Err(Command::new(program).args(args).exec()).with_context(|| format!("cannot run {}", program.display()))
+}
+
+/// What the calling thread had so far.
+pub fn own_cpu() -> Result<CpuUse> {
+    CpuUse::parse(&fs::read_to_string("/proc/thread-self/schedstat")?)
+}
+
+// === impl CpuUse ===
+
+impl CpuUse {
+    pub fn since(self, earlier: Self) -> Self {
+        Self {
+            ran: self.ran.saturating_sub(earlier.ran),
+            waited: self.waited.saturating_sub(earlier.waited),
+        }
+    }
+
+    /// `schedstat` begins with two numbers of nanoseconds: on a CPU, and ready but waiting for one.
+    fn parse(schedstat: &str) -> Result<Self> {
+        let mut numbers = schedstat
+            .split_ascii_whitespace()
+            .map_while(|number| number.parse().ok());
+        let (Some(ran_ns), Some(waited_ns)) = (numbers.next(), numbers.next()) else {
+            bail!("this kernel's schedstat says nothing of run times");
+        };
+        Ok(Self {
+            ran: Duration::from_nanos(ran_ns),
+            waited: Duration::from_nanos(waited_ns),
+        })
+    }
+}

@@ -1,0 +1,342 @@
+//! What was measured, as a table, as JSON, and as a dated section of RESULTS.md.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::Write,
+    path::Path,
+    process::Command,
+    time::SystemTime,
+};
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use crate::{
+    floors::LibraryFloor,
+    generator::{Load, Measured},
+    process::Cpus,
+};
+
+/// One run of the bench.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    pub when: String,
+    pub commit: String,
+    pub machine: Machine,
+    pub cpus: Cpus,
+    pub seconds_a_cell: f64,
+    /// Ascending; empty where it was not measured.
+    pub startup_ms: Vec<f64>,
+    pub cases: Vec<CaseReport>,
+    pub verdicts: Vec<Verdict>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Machine {
+    pub processor: String,
+    pub kernel: String,
+}
+
+/// One model, called in one way.
+#[derive(Debug, Serialize)]
+pub struct CaseReport {
+    pub name: String,
+    pub request_bytes: usize,
+    pub answer_bytes: usize,
+    pub library: LibraryFloor,
+    pub cells: Vec<Cell>,
+}
+
+/// One load: the echo and the server, one right after the other.
+#[derive(Debug, Serialize)]
+pub struct Cell {
+    pub load: Load,
+    pub echo: Measured,
+    pub server: Option<Served>,
+}
+
+/// The server, and its ratios to the floors.
+#[derive(Debug, Serialize)]
+pub struct Served {
+    #[serde(flatten)]
+    pub measured: Measured,
+    /// Mean rows of a run of the backend.
+    pub batch_rows: f64,
+    /// The library's microseconds a row at that batch.
+    pub library_us: f64,
+    /// CPU a request over echo's and the library's together.
+    pub cpu_ratio: f64,
+    pub p99_ratio: f64,
+    pub throughput_ratio: f64,
+}
+
+/// A target and whether it was met.
+#[derive(Debug, Serialize)]
+pub struct Verdict {
+    pub target: String,
+    pub cell: String,
+    pub value: f64,
+    pub limit: f64,
+    pub met: bool,
+}
+
+const CPU_RATIO_MAX: f64 = 1.6;
+const P99_RATIO_MAX: f64 = 2.0;
+/// The p99 has its target at this load; at others it is shown only.
+const P99_IN_FLIGHT: usize = 8;
+const STARTUP_MS_MAX: f64 = 1000.0;
+/// From here on a thread counts as the bottleneck.
+const BUSY: f64 = 0.95;
+/// From here on something else was running on the bench's CPUs, and the cell is no measurement.
+const DISTURBED: f64 = 0.05;
+
+// === impl Served ===
+
+impl Served {
+    pub fn new(measured: Measured, echo: &Measured, batch_rows: f64, library: &LibraryFloor) -> Self {
+        let library_us = library.row_us(batch_rows);
+        Self {
+            cpu_ratio: measured.cpu_us / (echo.cpu_us + library_us),
+            p99_ratio: measured.p99_us / echo.p99_us,
+            throughput_ratio: measured.requests_per_s / echo.requests_per_s,
+            measured,
+            batch_rows,
+            library_us,
+        }
+    }
+}
+
+// === impl Report ===
+
+impl Report {
+    pub fn new(cpus: Cpus, seconds_a_cell: f64) -> Self {
+        Self {
+            when: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+            commit: commit(),
+            machine: Machine::look(),
+            cpus,
+            seconds_a_cell,
+            startup_ms: Vec::new(),
+            cases: Vec::new(),
+            verdicts: Vec::new(),
+        }
+    }
+
+    /// Holds what was measured against the targets.
+    pub fn judge(&mut self) {
+        let mut verdicts = Vec::new();
+        let mut judge = |target: &str, cell: String, value: f64, limit: f64| {
+            verdicts.push(Verdict {
+                target: target.into(),
+                cell,
+                value,
+                limit,
+                met: value <= limit,
+            });
+        };
+        if let Some(&slowest) = self.startup_ms.last() {
+            judge(
+                "startup with an empty store, ms",
+                "startup".into(),
+                slowest,
+                STARTUP_MS_MAX,
+            );
+        }
+        for case in &self.cases {
+            for cell in &case.cells {
+                let Some(server) = &cell.server else { continue };
+                let name = format!("{}, {}", case.name, cell.load);
+                judge(
+                    "CPU a request / (echo + library)",
+                    name.clone(),
+                    server.cpu_ratio,
+                    CPU_RATIO_MAX,
+                );
+                if cell.load.in_flight == P99_IN_FLIGHT {
+                    judge("p99 / echo's p99", name, server.p99_ratio, P99_RATIO_MAX);
+                }
+            }
+        }
+        self.verdicts = verdicts;
+    }
+
+    /// Where it was measured, and the startup.
+    pub fn head(&self) -> String {
+        let Machine { processor, kernel } = &self.machine;
+        let seconds = self.seconds_a_cell;
+        let mut head = format!("{processor}, {kernel}, commit {}, {seconds} s a cell\n", self.commit);
+        if let Some(slowest) = self.startup_ms.last() {
+            let median = self.startup_ms[self.startup_ms.len() / 2];
+            head += &format!("\nStartup with an empty store: {median:.0} ms (median), {slowest:.0} ms (slowest)\n");
+        }
+        head
+    }
+
+    /// Everything as Markdown, which reads well on a terminal too.
+    pub fn text(&self) -> String {
+        let mut text = self.head();
+        for case in &self.cases {
+            text += &format!("\n{}\n", case.heading());
+            text += &format!("\n{HEAD}\n");
+            for cell in &case.cells {
+                text += &format!("{}\n", cell.row());
+            }
+        }
+        text + &self.verdict_text()
+    }
+
+    /// The targets, one a line.
+    pub fn verdict_text(&self) -> String {
+        if self.verdicts.is_empty() {
+            return String::new();
+        }
+        let lines = self.verdicts.iter().map(|verdict| {
+            let word = if verdict.met { "PASS" } else { "MISS" };
+            format!(
+                "| {word} | {:32} | {:38} | {:>7.2} | {:>7.2} |\n",
+                verdict.target, verdict.cell, verdict.value, verdict.limit
+            )
+        });
+        let head = format!(
+            "\n|      | {:32} | {:38} | {:>7} | {:>7} |\n|---|---|---|--:|--:|\n",
+            "target", "where", "is", "at most"
+        );
+        head + &lines.collect::<String>()
+    }
+
+    pub fn write_json(&self, file: &Path) -> Result<()> {
+        let text = serde_json::to_string_pretty(self)?;
+        fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
+    }
+
+    /// Appends this run to the record that people keep.
+    pub fn record(&self, file: &Path) -> Result<()> {
+        let mut record = OpenOptions::new().append(true).open(file)?;
+        write!(record, "\n## {}\n\n{}", self.when, self.text())?;
+        Ok(())
+    }
+}
+
+// === impl CaseReport ===
+
+impl CaseReport {
+    pub fn heading(&self) -> String {
+        let calls = self
+            .library
+            .calls
+            .iter()
+            .filter(|(rows, _)| matches!(rows, 1 | 8 | 32))
+            .map(|&(rows, us)| format!("{:.2} a row in a call of {rows}", us / rows as f64));
+        format!(
+            "{}: {} bytes there, {} back; the library alone, µs: {}",
+            self.name,
+            self.request_bytes,
+            self.answer_bytes,
+            calls.collect::<Vec<_>>().join(", ")
+        )
+    }
+}
+
+// === impl Cell ===
+
+pub const HEAD: &str = "\
+| in flight | conn. | echo req/s |  CPU µs | p50 µs | p99 µs | server req/s |  CPU µs | p50 µs | p99 µs | batch | library µs | CPU ratio | p99 ratio | req/s ratio | note           |
+|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|";
+
+impl Cell {
+    pub fn row(&self) -> String {
+        let Load { in_flight, connections } = self.load;
+        let Measured {
+            requests_per_s,
+            cpu_us,
+            p50_us,
+            p99_us,
+            ..
+        } = &self.echo;
+        let echo = format!(
+            "{in_flight:>9} | {connections:>5} | {requests_per_s:>10.0} | {cpu_us:>7.2} | {p50_us:>6.0} | {p99_us:>6.0}"
+        );
+        let Some(server) = &self.server else {
+            return format!(
+                "| {echo} | {:>12} |         |        |        |       |            |           |           |             | {:14} |",
+                "",
+                note(&self.echo)
+            );
+        };
+        let Measured {
+            requests_per_s,
+            cpu_us,
+            p50_us,
+            p99_us,
+            ..
+        } = &server.measured;
+        let Served {
+            batch_rows,
+            library_us,
+            cpu_ratio,
+            p99_ratio,
+            throughput_ratio,
+            ..
+        } = server;
+        format!(
+            "| {echo} | {requests_per_s:>12.0} | {cpu_us:>7.2} | {p50_us:>6.0} | {p99_us:>6.0} | {batch_rows:>5.1} | {library_us:>10.2} \
+             | {cpu_ratio:>9.2} | {p99_ratio:>9.2} | {throughput_ratio:>11.2} | {:14} |",
+            note(&server.measured)
+        )
+    }
+}
+
+/// Which side's CPU was full, or that others took it.
+fn note(measured: &Measured) -> &'static str {
+    let waited = measured.server_waited.max(measured.generator_waited);
+    match (measured.server_busy >= BUSY, measured.generator_busy >= BUSY) {
+        _ if waited >= DISTURBED => "disturbed",
+        (true, true) => "both full",
+        (true, false) => "server full",
+        (false, true) => "generator full",
+        (false, false) => "",
+    }
+}
+
+// === impl Load ===
+
+impl std::fmt::Display for Load {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} in flight over {}", self.in_flight, self.connections)
+    }
+}
+
+// === impl Machine ===
+
+impl Machine {
+    fn look() -> Self {
+        let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let model = cpuinfo
+            .lines()
+            .find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+        let count = cpuinfo.lines().filter(|line| line.starts_with("processor")).count();
+        let processor = model.map_or("an unknown processor", |(_, name)| name);
+        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        Self {
+            processor: format!("{processor}, {count} CPUs"),
+            kernel: format!("Linux {}", kernel.trim()),
+        }
+    }
+}
+
+/// The commit that was built, `+` for changes on top.
+fn commit() -> String {
+    let git = |args: &[&str]| {
+        let output = Command::new("git")
+            .args(args)
+            .output()
+            .ok()
+            .filter(|output| output.status.success());
+        output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let Some(commit) = git(&["rev-parse", "--short=10", "HEAD"]) else {
+        return "unknown".into();
+    };
+    let changed = git(&["status", "--porcelain", "--untracked-files=no"]).is_none_or(|changes| !changes.is_empty());
+    if changed { commit + "+" } else { commit }
+}

@@ -1,0 +1,156 @@
+//! One model, as the manager knows it: its folder, its options, its versions.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use super::{
+    aspire::{self, Candidate},
+    state::{LoadState, VersionState},
+};
+use crate::{
+    model::{ModelYaml, Version},
+    store::{ModelFolder, TextFile},
+};
+
+/// One model.
+pub struct ModelState<T> {
+    /// `None` once it has gone from the store.
+    pub folder: Option<Arc<ModelFolder>>,
+    /// The last good model.yaml over the server's defaults; `None` until there was a good one.
+    pub yaml: Option<ModelYaml>,
+    /// Of it, what servables are made by. Another one means other servables.
+    pub options: Arc<ModelYaml>,
+    /// The model.yaml that `yaml` and `message` came from.
+    pub read: Option<TextFile>,
+    /// What is wrong with model.yaml.
+    pub message: Option<String>,
+    pub versions: BTreeMap<Version, VersionState<T>>,
+}
+
+/// How often what drains is looked at.
+const DRAIN_LOOK: Duration = Duration::from_millis(100);
+
+// === impl ModelState ===
+
+impl<T> Default for ModelState<T> {
+    fn default() -> Self {
+        Self {
+            folder: None,
+            yaml: None,
+            options: Arc::default(),
+            read: None,
+            message: None,
+            versions: BTreeMap::new(),
+        }
+    }
+}
+
+impl<T> ModelState<T> {
+    /// Whether every aspired version has come to an end of some kind, or something answers.
+    pub fn is_settled(&self) -> bool {
+        self.serves()
+            || self
+                .versions
+                .values()
+                .filter(|version| version.aspired)
+                .all(|version| version.failure.is_some())
+    }
+
+    pub fn serves(&self) -> bool {
+        self.versions.values().any(|version| version.serving.is_some())
+    }
+
+    /// Whether some version of it is still being copied, as far as one can tell.
+    pub fn is_settling(&self) -> bool {
+        let sources = self.versions.values().filter_map(|version| version.source.as_ref());
+        sources.into_iter().any(|source| !source.complete)
+    }
+
+    pub fn take_folder(&mut self, folder: &Arc<ModelFolder>, defaults: &ModelYaml, wall: SystemTime) {
+        if self.yaml.is_none() || self.read != folder.model_yaml {
+            self.read = folder.model_yaml.clone();
+            self.take_yaml(defaults);
+        }
+        for (number, source) in &folder.versions {
+            let version = self.versions.entry(*number).or_insert_with(|| VersionState::new(wall));
+            version.source = Some(source.clone());
+        }
+        for (number, version) in &mut self.versions {
+            if !folder.versions.contains_key(number) {
+                // The same number may come again with other bytes: it was away.
+                version.source = None;
+                version.known_digest = None;
+            }
+        }
+        self.folder = Some(folder.clone());
+    }
+
+    /// A bad edit keeps the last good one, and is shown.
+    fn take_yaml(&mut self, defaults: &ModelYaml) {
+        let parsed = match self.read.as_ref().map(|file| &file.text) {
+            None => Ok(ModelYaml::default()),
+            Some(Ok(text)) => ModelYaml::parse(text).map_err(|error| error.message().to_owned()),
+            Some(Err(why)) => Err(format!("model.yaml: {why}")),
+        };
+        let yaml = match parsed {
+            Ok(yaml) => yaml.over(defaults),
+            Err(message) => {
+                self.message = Some(message);
+                return;
+            }
+        };
+        self.message = aspire::aspired(yaml.versions.as_ref(), &[])
+            .err()
+            .map(|error| error.message().to_owned());
+        if self.message.is_some() {
+            return;
+        }
+        let options = ModelYaml {
+            versions: None,
+            required: None,
+            ..yaml.clone()
+        };
+        if *self.options != options {
+            self.options = Arc::new(options);
+        }
+        self.yaml = Some(yaml);
+    }
+
+    pub fn aspire(&mut self) {
+        let candidates: Vec<Candidate> = self
+            .versions
+            .iter()
+            .filter(|(_, version)| version.is_candidate())
+            .map(|(number, version)| Candidate {
+                version: *number,
+                failed: version.has_failed(),
+            })
+            .collect();
+        let aspired = match (&self.folder, &self.yaml) {
+            (Some(_), Some(yaml)) => aspire::aspired(yaml.versions.as_ref(), &candidates).unwrap_or_default(),
+            _ => BTreeSet::new(),
+        };
+        for (number, version) in &mut self.versions {
+            version.aspired = aspired.contains(number);
+        }
+    }
+
+    /// The first moment at which something is due without news: a load to be tried again, or a look at what drains.
+    pub fn look_again(&self, now: Instant) -> Option<Instant> {
+        let retries = self
+            .versions
+            .values()
+            .filter(|version| version.aspired && version.load == LoadState::Idle)
+            .filter_map(|version| version.failure.as_ref())
+            .map(|failure| failure.retry_at);
+        let drains = self
+            .versions
+            .values()
+            .any(|version| !version.leaving.is_empty())
+            .then(|| now + DRAIN_LOOK);
+        retries.chain(drains).min()
+    }
+}

@@ -1,0 +1,148 @@
+//! The scanner over stores in temporary folders, with a clock that is ours.
+
+use std::{fs, os::unix::fs::symlink, path::Path, time::Duration};
+
+use super::*;
+
+/// A store in a temporary folder, and a scanner whose clock is ours.
+struct World {
+    root: tempfile::TempDir,
+    scanner: Scanner,
+    now: Instant,
+}
+
+impl World {
+    fn new() -> Self {
+        let root = tempfile::tempdir().expect("a folder");
+        let scanner = Scanner::new(Config::new(root.path()));
+        let now = Instant::now();
+        Self { root, scanner, now }
+    }
+
+    fn path(&self, path: &str) -> std::path::PathBuf {
+        self.root.path().join(path)
+    }
+
+    fn write(&self, path: &str, text: &str) {
+        let path = self.path(path);
+        fs::create_dir_all(path.parent().expect("in a folder")).expect("made");
+        fs::write(path, text).expect("written");
+    }
+
+    fn scan_after(&mut self, seconds: u64) -> io::Result<Arc<StoreListing>> {
+        self.now += Duration::from_secs(seconds);
+        // A wall clock that stands still at the beginning of time: everything is young, only our own clock settles.
+        self.scanner.scan(self.now, UNIX_EPOCH)
+    }
+
+    fn scan(&mut self) -> Arc<StoreListing> {
+        self.scan_after(0).expect("it can be listed")
+    }
+}
+
+fn versions(listing: &StoreListing, model: &str) -> Vec<String> {
+    let model = &listing.models[model];
+    model.versions.values().map(|version| version.folder.clone()).collect()
+}
+
+#[test]
+fn models_and_versions_are_found_and_the_rest_is_named() {
+    let mut world = World::new();
+    world.write("a/model.yaml", "versions: all");
+    world.write("a/v1.2/model.onnx", "x");
+    world.write("a/1.10.0/sub/weights.bin", "xyz");
+    world.write("a/latest/model.onnx", "x");
+    world.write("a/.3.0.0.tmp/model.onnx", "x");
+    world.write(".git/1/model.onnx", "x");
+    world.write("not a name/1/model.onnx", "x");
+    let listing = world.scan();
+    assert_eq!(versions(&listing, "a"), ["v1.2", "1.10.0"]);
+    let a = &listing.models["a"];
+    assert_eq!(
+        a.model_yaml.as_ref().map(|file| file.text.clone()),
+        Some(Ok("versions: all".into()))
+    );
+    assert_eq!(
+        a.versions[&Version::new(1, 10, 0)].files["sub/weights.bin"].stamp.size,
+        3
+    );
+    assert!(a.problems[0].contains("'latest' is not a version"), "{:?}", a.problems);
+    assert!(listing.problems[0].contains("'not a name'"), "{:?}", listing.problems);
+    assert_eq!(listing.models.len(), 1);
+}
+
+#[test]
+fn two_folders_of_one_version_are_refused() {
+    let mut world = World::new();
+    world.write("a/1/model.onnx", "x");
+    world.write("a/v1.0.0/model.onnx", "x");
+    let listing = world.scan();
+    let refused = &listing.models["a"].versions[&Version::new(1, 0, 0)].refused;
+    assert_eq!(refused.as_ref().map(|(reason, _)| *reason), Some("DUPLICATE_VERSION"));
+    assert!(Arc::ptr_eq(&listing, &world.scan()), "and nothing is news");
+}
+
+#[test]
+fn links_that_stay_inside_are_followed_and_others_refused() {
+    let outside = tempfile::tempdir().expect("a folder");
+    fs::write(outside.path().join("secret"), "s").expect("written");
+    let mut world = World::new();
+    // As Kubernetes lays out a volume.
+    world.write("..2026_01/a/1/model.onnx", "x");
+    symlink("..2026_01", world.path("..data")).expect("linked");
+    symlink("..data/a", world.path("a")).expect("linked");
+    world.write("b/1/model.onnx", "x");
+    symlink(outside.path().join("secret"), world.path("b/1/data.bin")).expect("linked");
+    symlink(Path::new("../../../secret"), world.path("b/1/other.bin")).expect("linked");
+    symlink(outside.path(), world.path("c")).expect("linked");
+    let listing = world.scan();
+    assert_eq!(versions(&listing, "a"), ["1"]);
+    let b = &listing.models["b"].versions[&Version::new(1, 0, 0)];
+    assert_eq!(b.refused.as_ref().map(|(reason, _)| *reason), Some("UNSUPPORTED_FILE"));
+    assert!(!listing.models.contains_key("c"), "and said: {:?}", listing.problems);
+    assert_eq!(listing.problems.len(), 1);
+}
+
+#[test]
+fn a_growing_folder_is_not_complete_until_it_stands_still() {
+    let mut world = World::new();
+    let complete = |listing: &StoreListing| listing.models["a"].versions[&Version::new(1, 0, 0)].complete;
+    world.write("a/1/model.onnx", "x");
+    assert!(!complete(&world.scan()));
+    world.write("a/1/model.onnx", "xx");
+    assert!(!complete(&world.scan_after(3).expect("listed")), "it changed meanwhile");
+    assert!(!complete(&world.scan_after(1).expect("listed")));
+    let settled = world.scan_after(1).expect("listed");
+    assert!(complete(&settled));
+    assert!(Arc::ptr_eq(&settled, &world.scan()), "what did not change is the same");
+}
+
+#[test]
+fn what_is_gone_once_is_still_there_and_an_empty_store_is_not_believed() {
+    let mut world = World::new();
+    world.write("a/1/model.onnx", "x");
+    world.write("a/2/model.onnx", "x");
+    world.write("b/1/model.onnx", "x");
+    world.scan();
+    fs::remove_dir_all(world.path("a/1")).expect("removed");
+    fs::remove_dir_all(world.path("b")).expect("removed");
+    let first = world.scan();
+    assert_eq!(versions(&first, "a"), ["1", "2"]);
+    assert!(first.models.contains_key("b"));
+    let second = world.scan();
+    assert_eq!(versions(&second, "a"), ["2"]);
+    assert!(!second.models.contains_key("b"));
+    fs::remove_dir_all(world.path("a")).expect("removed");
+    assert!(world.scan_after(1).is_err());
+    assert!(world.scan_after(1).is_err());
+}
+
+#[test]
+fn a_pipe_does_not_stop_the_look() {
+    let mut world = World::new();
+    world.write("a/1/model.onnx", "x");
+    let pipe = world.path("a/1/pipe");
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("made");
+    let listing = world.scan();
+    assert!(listing.models["a"].versions[&Version::new(1, 0, 0)].refused.is_some());
+}
