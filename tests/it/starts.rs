@@ -124,7 +124,7 @@ async fn what_cannot_work_is_refused_with_the_way_out() {
         (&["serve"], &["--model-store"]),
         (&["serve", "--model-store", &path, "--idle-timeout=soon"], &["idle-timeout", "soon"]),
         (&["serve", "--model-store", &path, "--no-such-option"], &["no-such-option"]),
-        (&["serve", "--model-store", "/no/such/folder"], &["/no/such/folder"]),
+        (&["serve", "--model-store", "/no/such/folder", "--grpc-port=0", "--http-port=0"], &["/no/such/folder"]),
         (&["serve", "/no/such/model.onnx"], &["/no/such/model.onnx"]),
         (&["serve", "--model-store", &sample, "--max-message-bytes=0"], &["max_message_bytes"]),
         (&["check", "/no/such/folder"], &["/no/such/folder"]),

@@ -9,6 +9,7 @@ pub mod process;
 pub mod raw;
 pub mod store;
 pub mod tensors;
+pub mod wire;
 
 use std::{
     path::{Path, PathBuf},
