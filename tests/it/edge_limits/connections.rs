@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, prlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -128,7 +128,7 @@ async fn connections_over_the_limit_are_closed_and_places_come_back() {
     open.clear();
     eventually("a place is free", PATIENCE, async || {
         let stream = TcpStream::connect(("127.0.0.1", server.ports.grpc)).await.ok()?;
-        let (_, connection) = h2::client::handshake(stream).await.ok()?;
+        let (_open, connection) = h2::client::handshake(stream).await.ok()?;
         tokio::time::timeout(Duration::from_millis(200), connection).await.is_err().then_some(())
     })
     .await;
@@ -140,7 +140,7 @@ async fn no_file_descriptors_left_is_survived() {
     let mut before = Connection::open(server.ports.grpc).await;
     assert_serves(&mut before).await;
     let now = open_files(server.pid()).len() as u64;
-    let tight = Rlimit { current: Some(now + 5), maximum: None };
+    let tight = Rlimit { current: Some(now + 5), maximum: getrlimit(Resource::Nofile).maximum };
     let old = prlimit(Some(as_pid(server.pid())), Resource::Nofile, tight).expect("it is our child");
     let mut flood = Vec::new();
     for _ in 0..50 {
