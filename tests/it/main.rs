@@ -4,6 +4,8 @@ mod harness;
 mod proto;
 
 mod bad_input;
+mod edge_limits;
+mod external_data;
 mod health_and_http;
 mod joins_only_what_is_safe;
 mod predicts;
