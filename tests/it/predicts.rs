@@ -14,8 +14,23 @@ use crate::{
     proto::{oip, *},
 };
 
-const ONNX: [&str; 7] = ["tiny", "lstm_sequence_first", "shared_input", "scalar", "zipmap", "slow", "loop_forever"];
-const LIGHTGBM: [&str; 6] = ["binary", "categorical", "multiclass", "regression", "rank", "linear_tree"];
+const ONNX: [&str; 7] = [
+    "tiny",
+    "lstm_sequence_first",
+    "shared_input",
+    "scalar",
+    "zipmap",
+    "slow",
+    "loop_forever",
+];
+const LIGHTGBM: [&str; 6] = [
+    "binary",
+    "categorical",
+    "multiclass",
+    "regression",
+    "rank",
+    "linear_tree",
+];
 const TORCH: [&str; 5] = ["plain", "tuple_out", "dict_out", "dict_in", "raises"];
 const TYPES: [&str; 14] = [
     "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "bfloat16", "float",
@@ -52,8 +67,18 @@ fn request(model: &str, version: &str, example: &Example, form: Form) -> Predict
     PredictRequest {
         model: model.into(),
         select: (!version.is_empty()).then(|| predict_request::Select::Version(version.into())),
-        inputs: example.request.inputs.iter().map(|tensor| Values::of_example(tensor).to_sconce(form)).collect(),
-        parameters: example.request.parameters.iter().map(|(name, value)| (name.clone(), parameter(value))).collect(),
+        inputs: example
+            .request
+            .inputs
+            .iter()
+            .map(|tensor| Values::of_example(tensor).to_sconce(form))
+            .collect(),
+        parameters: example
+            .request
+            .parameters
+            .iter()
+            .map(|(name, value)| (name.clone(), parameter(value)))
+            .collect(),
         ..Default::default()
     }
 }
@@ -83,14 +108,21 @@ fn infer_request(model: &str, version: &str, example: &Example, form: Form) -> o
             serde_json::Value::Bool(flag) => BoolParam(*flag),
             other => StringParam(other.as_str().expect("a text").into()),
         };
-        request.parameters.insert(name.clone(), oip::InferParameter { parameter_choice: Some(choice) });
+        request.parameters.insert(
+            name.clone(),
+            oip::InferParameter {
+                parameter_choice: Some(choice),
+            },
+        );
     }
     request
 }
 
 fn can_be_typed(example: &Example) -> bool {
     let tensors = example.request.inputs.iter().chain(&example.response.outputs);
-    tensors.into_iter().all(|tensor| !matches!(tensor.datatype, DType::Fp16 | DType::Bf16))
+    tensors
+        .into_iter()
+        .all(|tensor| !matches!(tensor.datatype, DType::Fp16 | DType::Bf16))
 }
 
 /// Asks with every example in every form that it has, and holds the answers against it.
@@ -100,20 +132,42 @@ async fn answers_as(model: &str, version: &str, file: &ExampleFile) {
     for (place, example) in file.examples.iter().enumerate() {
         let what = format!("{model} {version}, example {place}");
         if !example.request.rows.is_empty() {
-            let answer = inference.predict(call(rows_request(model, version, example))).await.expect(&what).into_inner();
+            let answer = inference
+                .predict(call(rows_request(model, version, example)))
+                .await
+                .expect(&what)
+                .into_inner();
             assert_rows(&what, &answer.rows, example);
             continue;
         }
         for form in FORMS {
-            let answer = inference.predict(call(request(model, version, example, form))).await.expect(&what).into_inner();
+            let answer = inference
+                .predict(call(request(model, version, example, form)))
+                .await
+                .expect(&what)
+                .into_inner();
             let outputs: Vec<Values> = answer.outputs.iter().map(Values::of_sconce).collect();
             assert_outputs(&format!("{what}, {form:?}"), &outputs, example);
             let is_raw = answer.outputs.iter().all(|tensor| !tensor.raw.is_empty());
-            assert!(is_raw == (form == Form::Raw), "{what}: answered in another form than asked");
+            assert!(
+                is_raw == (form == Form::Raw),
+                "{what}: answered in another form than asked"
+            );
         }
-        for form in FORMS.into_iter().filter(|form| *form == Form::Raw || can_be_typed(example)) {
-            let answer = open.model_infer(call(infer_request(model, version, example, form))).await.expect(&what).into_inner();
-            assert_outputs(&format!("{what}, {form:?} by the open protocol"), &Values::of_oip(&answer), example);
+        for form in FORMS
+            .into_iter()
+            .filter(|form| *form == Form::Raw || can_be_typed(example))
+        {
+            let answer = open
+                .model_infer(call(infer_request(model, version, example, form)))
+                .await
+                .expect(&what)
+                .into_inner();
+            assert_outputs(
+                &format!("{what}, {form:?} by the open protocol"),
+                &Values::of_oip(&answer),
+                example,
+            );
         }
     }
 }
@@ -128,15 +182,21 @@ fn assert_outputs(what: &str, outputs: &[Values], example: &Example) {
 }
 
 fn number(value: f64) -> Value {
-    Value { kind: Some(Kind::NumberValue(value)) }
+    Value {
+        kind: Some(Kind::NumberValue(value)),
+    }
 }
 
 fn row(row: &serde_json::Map<String, serde_json::Value>) -> Struct {
     let value = |value: &serde_json::Value| match value {
-        serde_json::Value::Null => Value { kind: Some(Kind::NullValue(0)) },
+        serde_json::Value::Null => Value {
+            kind: Some(Kind::NullValue(0)),
+        },
         other => number(other.as_f64().expect("a number")),
     };
-    Struct { fields: row.iter().map(|(name, each)| (name.clone(), value(each))).collect() }
+    Struct {
+        fields: row.iter().map(|(name, each)| (name.clone(), value(each))).collect(),
+    }
 }
 
 fn rows_request(model: &str, version: &str, example: &Example) -> PredictRequest {
@@ -156,15 +216,24 @@ fn assert_rows(what: &str, rows: &[Struct], example: &Example) {
             let Some(Kind::NumberValue(ours)) = row.fields[&expected.name].kind else {
                 panic!("{what}: {row:?}");
             };
-            assert!((ours - theirs).abs() <= example.atol + example.rtol * theirs.abs(), "{what}: {ours:e}, expected {theirs:e}");
+            assert!(
+                (ours - theirs).abs() <= example.atol + example.rtol * theirs.abs(),
+                "{what}: {ours:e}, expected {theirs:e}"
+            );
         }
     }
 }
 
 #[tokio::test]
 async fn the_samples_answer_as_their_examples() {
-    for model in SAMPLES.into_iter().filter(|model| *model != "volatility-transformer" || has_torch()) {
-        for version in ["1.0.0", "1.1.0"].into_iter().filter(|version| *version == "1.0.0" || model == "early-signal") {
+    for model in SAMPLES
+        .into_iter()
+        .filter(|model| *model != "volatility-transformer" || has_torch())
+    {
+        for version in ["1.0.0", "1.1.0"]
+            .into_iter()
+            .filter(|version| *version == "1.0.0" || model == "early-signal")
+        {
             answers_as(model, version, &sample_examples(model, version)).await;
         }
     }
@@ -199,7 +268,10 @@ async fn every_type_comes_back_bit_by_bit() {
         let file = fixture_examples(&format!("onnx/identity_{name}"));
         answers_as(name, "", &file).await;
         let given = Values::of_example(&file.examples[0].request.inputs[0]);
-        let mut request = oip::ModelInferRequest { model_name: name.into(), ..Default::default() };
+        let mut request = oip::ModelInferRequest {
+            model_name: name.into(),
+            ..Default::default()
+        };
         given.clone().into_oip(&mut request, Form::Raw);
         let answer = server().await.infer(request).await.expect(name);
         assert_eq!(answer.raw_output_contents, [given.raw], "{name}");
@@ -210,9 +282,17 @@ async fn every_type_comes_back_bit_by_bit() {
 async fn a_table_and_features_in_any_order_are_the_same_request() {
     let server = server().await;
     let file = sample_examples("early-signal", "1.0.0");
-    let example = file.examples.iter().find(|example| !example.request.inputs.is_empty()).expect("a tensor");
+    let example = file
+        .examples
+        .iter()
+        .find(|example| !example.request.inputs.is_empty())
+        .expect("a tensor");
     let described = server.describe("early-signal").await;
-    let version = described.versions.iter().find(|version| version.version == "1.0.0").expect("1.0.0");
+    let version = described
+        .versions
+        .iter()
+        .find(|version| version.version == "1.0.0")
+        .expect("1.0.0");
     let names = &version.inputs[0].feature_names;
     let values = Values::of_example(&example.request.inputs[0]).numbers();
     assert_eq!(names.len(), 19);
@@ -244,9 +324,15 @@ async fn the_form_of_the_answer_can_be_chosen() {
     };
     let expected = Values::of_example(&file.examples[0].response.outputs[0]).numbers();
     let typed = ask(OutputForm::Typed).await;
-    assert_eq!((typed.outputs[0].doubles.len(), typed.outputs[0].raw.len()), (expected.len(), 0));
+    assert_eq!(
+        (typed.outputs[0].doubles.len(), typed.outputs[0].raw.len()),
+        (expected.len(), 0)
+    );
     let raw = ask(OutputForm::Raw).await;
-    assert_eq!((raw.outputs[0].doubles.len(), raw.outputs[0].raw.len()), (0, 8 * expected.len()));
+    assert_eq!(
+        (raw.outputs[0].doubles.len(), raw.outputs[0].raw.len()),
+        (0, 8 * expected.len())
+    );
     let rows = ask(OutputForm::Rows).await;
     assert!(rows.outputs.is_empty());
     assert_rows("rows", &rows.rows, &file.examples[0]);
@@ -282,7 +368,11 @@ async fn empty_tensors_are_answered_with_empty_tensors() {
     assert_eq!(identity("float", &empty).await.expect("an answer"), empty.named("y"));
     let server = server().await;
     let inputs = ["INPUT0", "INPUT1"].map(|name| floats(name, &[0, 16], &[]).to_sconce(Form::Raw));
-    let request = PredictRequest { model: "tiny".into(), inputs: inputs.into(), ..Default::default() };
+    let request = PredictRequest {
+        model: "tiny".into(),
+        inputs: inputs.into(),
+        ..Default::default()
+    };
     let answer = server.predict(request).await.expect("an answer");
     assert_eq!(answer.outputs[0].shape, [0, 16]);
 }
@@ -316,7 +406,10 @@ async fn floats_are_widened_for_lightgbm() {
     let values = [0.5f32, -2.25, 4.0, f32::NAN, 1.0];
     let wide: Vec<f64> = values.iter().map(|&value| value.into()).collect();
     let mut answers = Vec::new();
-    for given in [floats("features", &[1, 5], &values), doubles("features", &[1, 5], &wide)] {
+    for given in [
+        floats("features", &[1, 5], &values),
+        doubles("features", &[1, 5], &wide),
+    ] {
         for form in FORMS {
             let request = PredictRequest {
                 model: "regression".into(),
@@ -334,16 +427,30 @@ async fn floats_are_widened_for_lightgbm() {
 async fn a_missing_value_is_null_or_nan_and_an_absent_feature_is_an_error() {
     let server = server().await;
     let file = sample_examples("early-signal", "1.0.0");
-    let example = file.examples.iter().find(|example| !example.request.rows.is_empty()).expect("rows");
+    let example = file
+        .examples
+        .iter()
+        .find(|example| !example.request.rows.is_empty())
+        .expect("rows");
     let ask = async |change: &dyn Fn(&mut Struct)| {
         let mut request = rows_request("early-signal", "1.0.0", example);
         request.rows.iter_mut().for_each(change);
         server.predict(request).await
     };
-    let null = ask(&|row| _ = row.fields.insert("rsi_14".into(), Value { kind: Some(Kind::NullValue(0)) })).await;
+    let null = ask(&|row| {
+        _ = row.fields.insert(
+            "rsi_14".into(),
+            Value {
+                kind: Some(Kind::NullValue(0)),
+            },
+        )
+    })
+    .await;
     let nan = ask(&|row| _ = row.fields.insert("rsi_14".into(), number(f64::NAN))).await;
     assert_eq!(null.expect("null is missing").rows, nan.expect("NaN is missing").rows);
-    let absent = ask(&|row| _ = row.fields.remove("rsi_14")).await.expect_err("absent is no value");
+    let absent = ask(&|row| _ = row.fields.remove("rsi_14"))
+        .await
+        .expect_err("absent is no value");
     assert_eq!(absent.code(), tonic::Code::InvalidArgument);
     assert!(absent.message().contains("rsi_14"), "{absent}");
 }

@@ -62,7 +62,10 @@ fn infer(model: &str, inputs: impl IntoIterator<Item = Values>, form: Form) -> o
 async fn assert_answers(server: &Server) {
     let answer = server.predict(predict("tiny", good())).await.expect("an answer");
     assert_eq!(Values::of_sconce(&answer.outputs[0]).numbers(), [3.0; 16]);
-    let answer = server.infer(infer("tiny", good(), Form::Typed)).await.expect("an answer");
+    let answer = server
+        .infer(infer("tiny", good(), Form::Typed))
+        .await
+        .expect("an answer");
     assert_eq!(Values::of_oip(&answer)[0].numbers(), [3.0; 16]);
 }
 

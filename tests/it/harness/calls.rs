@@ -9,8 +9,8 @@ use tonic_health::pb::health_client::HealthClient;
 
 use super::{PATIENCE, Server, eventually};
 use crate::proto::{
-    admin_client::AdminClient, inference_client::InferenceClient, oip, oip::grpc_inference_service_client::GrpcInferenceServiceClient,
-    rpc, *,
+    admin_client::AdminClient, inference_client::InferenceClient, oip,
+    oip::grpc_inference_service_client::GrpcInferenceServiceClient, rpc, *,
 };
 
 pub const MESSAGE_BYTES_MAX: usize = 256 << 20;
@@ -31,9 +31,16 @@ pub fn call<T>(message: T) -> Request<T> {
 /// The stable word of a status; empty where it carries none.
 pub fn reason(status: &Status) -> String {
     let details = rpc::Status::decode(status.details()).unwrap_or_default().details;
-    let info = details.iter().find(|any| any.type_url.ends_with("/google.rpc.ErrorInfo"));
-    let info = info.and_then(|any| rpc::ErrorInfo::decode(&any.value[..]).ok()).unwrap_or_default();
-    assert!(info.reason.is_empty() || info.domain == "sconce", "a foreign domain: {info:?}");
+    let info = details
+        .iter()
+        .find(|any| any.type_url.ends_with("/google.rpc.ErrorInfo"));
+    let info = info
+        .and_then(|any| rpc::ErrorInfo::decode(&any.value[..]).ok())
+        .unwrap_or_default();
+    assert!(
+        info.reason.is_empty() || info.domain == "sconce",
+        "a foreign domain: {info:?}"
+    );
     info.reason
 }
 
@@ -49,7 +56,11 @@ pub fn assert_refused<T: std::fmt::Debug>(what: &str, answer: Result<T, Status>,
     };
     let came = (status.code(), reason(&status));
     let expected = reasons.split('|').any(|reason| reason == came.1);
-    assert!(came.0 == code && expected, "{what}: expected {code:?} {reasons}, got {came:?}: {}", status.message());
+    assert!(
+        came.0 == code && expected,
+        "{what}: expected {code:?} {reasons}, got {came:?}: {}",
+        status.message()
+    );
     assert_discreet(what, &status);
     status
 }
@@ -59,7 +70,17 @@ pub fn assert_refused<T: std::fmt::Debug>(what: &str, answer: Result<T, Status>,
 pub fn assert_discreet(what: &str, status: &Status) {
     let text = status.message();
     assert!(!text.is_empty(), "{what}: says nothing");
-    for banned in ["/tmp", "/work", "/home", "/root", "/proc", "0x", ".rs:", SECRET_TEXT, SECRET_DIGITS] {
+    for banned in [
+        "/tmp",
+        "/work",
+        "/home",
+        "/root",
+        "/proc",
+        "0x",
+        ".rs:",
+        SECRET_TEXT,
+        SECRET_DIGITS,
+    ] {
         assert!(!text.contains(banned), "{what}: the message holds '{banned}': {text}");
     }
     assert!(text.len() <= 1024, "{what}: {} bytes of message", text.len());
@@ -118,15 +139,27 @@ impl Server {
     /// Where a version stands; `None` where the store does not show it.
     pub async fn version(&self, model: &str, version: &str) -> Option<VersionStatus> {
         let request = DescribeModelRequest { model: model.into() };
-        let answer = self.admin().await.describe_model(call(request)).await.ok()?.into_inner();
+        let answer = self
+            .admin()
+            .await
+            .describe_model(call(request))
+            .await
+            .ok()?
+            .into_inner();
         answer.versions.into_iter().find(|status| status.version == version)
     }
 
     /// Waits until a version is in that state.
     pub async fn reaches(&self, model: &str, version: &str, state: VersionState) -> VersionStatus {
-        eventually(&format!("{model} {version} {}", state.as_str_name()), 2 * PATIENCE, async || {
-            self.version(model, version).await.filter(|status| status.state() == state)
-        })
+        eventually(
+            &format!("{model} {version} {}", state.as_str_name()),
+            2 * PATIENCE,
+            async || {
+                self.version(model, version)
+                    .await
+                    .filter(|status| status.state() == state)
+            },
+        )
         .await
     }
 

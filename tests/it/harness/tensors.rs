@@ -33,7 +33,13 @@ pub fn fixture_examples(name: &str) -> ExampleFile {
 
 /// The examples of a version of the sample store.
 pub fn sample_examples(model: &str, version: &str) -> ExampleFile {
-    parse(&root().join("model-store").join(model).join(version).join("example.json"))
+    parse(
+        &root()
+            .join("model-store")
+            .join(model)
+            .join(version)
+            .join("example.json"),
+    )
 }
 
 fn parse(path: &std::path::Path) -> ExampleFile {
@@ -109,7 +115,10 @@ impl Values {
             name: tensor.name.clone(),
             dtype: tensor.datatype,
             shape: tensor.shape.iter().map(|&dim| dim as i64).collect(),
-            raw: input.contents.into_bytes(&tensor.name, tensor.datatype).expect("an example is right"),
+            raw: input
+                .contents
+                .into_bytes(&tensor.name, tensor.datatype)
+                .expect("an example is right"),
         }
     }
 
@@ -125,11 +134,17 @@ impl Values {
             DType::Bool | DType::Uint8 => each(raw, u8::from_le_bytes).into_iter().map(f64::from).collect(),
             DType::Uint16 => each(raw, u16::from_le_bytes).into_iter().map(f64::from).collect(),
             DType::Uint32 => each(raw, u32::from_le_bytes).into_iter().map(f64::from).collect(),
-            DType::Uint64 => each(raw, u64::from_le_bytes).into_iter().map(|value| value as f64).collect(),
+            DType::Uint64 => each(raw, u64::from_le_bytes)
+                .into_iter()
+                .map(|value| value as f64)
+                .collect(),
             DType::Int8 => each(raw, i8::from_le_bytes).into_iter().map(f64::from).collect(),
             DType::Int16 => each(raw, i16::from_le_bytes).into_iter().map(f64::from).collect(),
             DType::Int32 => each(raw, i32::from_le_bytes).into_iter().map(f64::from).collect(),
-            DType::Int64 => each(raw, i64::from_le_bytes).into_iter().map(|value| value as f64).collect(),
+            DType::Int64 => each(raw, i64::from_le_bytes)
+                .into_iter()
+                .map(|value| value as f64)
+                .collect(),
             DType::Fp16 => each(raw, f16::from_le_bytes).into_iter().map(f64::from).collect(),
             DType::Bf16 => each(raw, bf16::from_le_bytes).into_iter().map(f64::from).collect(),
             DType::Fp32 => each(raw, f32::from_le_bytes).into_iter().map(f64::from).collect(),
@@ -147,8 +162,14 @@ impl Values {
             assert_eq!(self.raw, expected.raw, "{what}");
         }
         for (place, (ours, theirs)) in self.numbers().into_iter().zip(expected.numbers()).enumerate() {
-            let same = ours == theirs || (ours.is_nan() && theirs.is_nan()) || (ours - theirs).abs() <= atol + rtol * theirs.abs();
-            assert!(same, "{what}: '{}'[{place}] is {ours:e}, expected {theirs:e}", self.name);
+            let same = ours == theirs
+                || (ours.is_nan() && theirs.is_nan())
+                || (ours - theirs).abs() <= atol + rtol * theirs.abs();
+            assert!(
+                same,
+                "{what}: '{}'[{place}] is {ours:e}, expected {theirs:e}",
+                self.name
+            );
         }
     }
 
