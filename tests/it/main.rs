@@ -2,12 +2,15 @@
 
 mod harness;
 mod proto;
+mod shell;
 
 mod bad_input;
 mod edge_limits;
 mod external_data;
 mod health_and_http;
 mod joins_only_what_is_safe;
+mod commands;
+mod pasted;
 mod predicts;
 mod starts;
 mod store_changes;
