@@ -6,5 +6,6 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    sconce::backend::forbid_telemetry();
     sconce::cli::run(std::env::args_os())
 }

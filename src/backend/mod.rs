@@ -148,4 +148,6 @@ pub fn library_missing(library: &str, how: &str) -> Error {
     )
 }
 
+pub use onnx::forbid_telemetry;
+
 pub const LIBRARY_MISSING: &str = "LIBRARY_MISSING";

@@ -26,12 +26,17 @@ pub struct Banner<'a> {
     pub examples: Examples,
 }
 
-/// Of the first ready model that has them: any, and one of tensors alone for clients that know no rows.
+/// What the ready models bring to paste.
 #[derive(Default)]
 pub struct Examples {
+    /// The first of the first model that has any.
     any: Option<Stored>,
+    /// The one whose tensors are shortest to write out.
     tensors: Option<Stored>,
 }
+
+/// Models that are looked into for examples: the banner of a store of thousands does not wait for them all.
+const LOOKED_INTO_MAX: usize = 32;
 
 /// The text, its last line ended.
 pub fn banner(banner: &Banner<'_>) -> String {
@@ -68,19 +73,22 @@ pub fn banner(banner: &Banner<'_>) -> String {
 
 fn lines(banner: &Banner<'_>, models: &[&ModelEntry]) -> Vec<String> {
     let address = banner.listening.grpc;
+    let ready = models
+        .iter()
+        .find_map(|model| Some((model.name.as_str(), ready_version(model)?.signature()?)));
     let mut lines = Vec::new();
-    if let Some(stored) = &banner.examples.any {
-        lines.push(paste::example_line(banner.program, stored, banner.source, address));
-        lines.push(paste::predict_line(banner.program, stored, banner.source, address));
+    match (&banner.examples.any, ready) {
+        (Some(stored), _) => {
+            lines.push(paste::example_line(banner.program, stored, banner.source, address));
+            lines.push(paste::predict_line(banner.program, stored, banner.source, address));
+        }
+        (None, Some((model, signature))) => lines.push(paste::grpcurl_line(model, signature, address)),
+        (None, None) => {}
     }
-    if let Some(stored) = &banner.examples.tensors {
-        lines.push(paste::python_lines(stored, address));
-    }
-    if lines.is_empty() {
-        let ready = models
-            .iter()
-            .find_map(|model| Some((model, ready_version(model)?.signature()?)));
-        lines.extend(ready.map(|(model, signature)| paste::grpcurl_line(model.name.as_str(), signature, address)));
+    match (&banner.examples.tensors, ready) {
+        (Some(stored), _) => lines.push(paste::python_example(stored, address)),
+        (None, Some((model, signature))) => lines.push(paste::python_zeros(model, signature, address)),
+        (None, None) => {}
     }
     lines
 }
@@ -155,20 +163,23 @@ impl Examples {
         let Some(store) = &config.store.model_store else {
             return Self::default();
         };
-        for model in sorted(snapshot).into_iter().filter(|model| model.is_ready()) {
+        let mut examples = Self::default();
+        let ready = sorted(snapshot).into_iter().filter(|model| model.is_ready());
+        for model in ready.take(LOOKED_INTO_MAX) {
             let version = model.stable.map(|version| version.to_string());
-            let find = |wants_tensors: bool| {
-                let wanted = |_, example: &crate::model::Example| !wants_tensors || example.request.rows.is_empty();
-                stored::find(store, model.name.as_str(), version.as_deref(), wanted).ok()
+            let Ok(all) = stored::all(store, model.name.as_str(), version.as_deref()) else {
+                continue;
             };
-            if let Some(any) = find(false) {
-                return Self {
-                    any: Some(any),
-                    tensors: find(true),
-                };
+            if examples.any.is_none() {
+                examples.any = all.first().cloned();
             }
+            let written =
+                |stored: &Stored| paste::literal_elements(&stored.example).map_or(usize::MAX, |text| text.len());
+            let known = examples.tensors.take().into_iter();
+            let short = known.chain(all).filter(|stored| written(stored) < usize::MAX);
+            examples.tensors = short.min_by_key(written);
         }
-        Self::default()
+        examples
     }
 }
 
@@ -219,7 +230,7 @@ mod tests {
     }
 
     fn stored() -> Option<Stored> {
-        let text = r#"{"examples": [{"request": {"inputs": []},
+        let text = r#"{"examples": [{"request": {"inputs": [{"name": "a", "datatype": "FP64", "shape": [], "data": [0]}]},
             "response": {"outputs": [{"name": "p", "datatype": "FP64", "shape": [], "data": [0]}]}}]}"#;
         Some(Stored {
             model: ModelName::new("early").unwrap(),
@@ -275,10 +286,7 @@ mod tests {
             text.contains("\ntarget/release/sconce predict early --example --model-store 'my store'\n"),
             "{text}"
         );
-        assert!(
-            text.contains(r#"infer("early", inputs, model_version="1.0.0")"#),
-            "{text}"
-        );
-        assert!(text.contains(r#"for name in ["p"]: print"#), "{text}");
+        assert!(text.contains(r#"infer("early", [x], model_version="1.0.0")"#), "{text}");
+        assert!(text.contains(r#"print(answer.as_numpy("p"))"#), "{text}");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Args;
 
 use crate::model::{Example, ExampleFile, ModelName, Version};
@@ -19,6 +19,7 @@ pub struct ExampleChoice {
 }
 
 /// One example of one version.
+#[derive(Clone)]
 pub struct Stored {
     pub model: ModelName,
     pub version: Version,
@@ -57,31 +58,31 @@ pub fn find(
     version: Option<&str>,
     wanted: impl Fn(usize, &Example) -> bool,
 ) -> anyhow::Result<Stored> {
+    let all = all(store, model, version)?;
+    let count = all.len();
+    let place = all.first().map(|stored| stored.file.display().to_string());
+    let found = all.into_iter().find(|stored| wanted(stored.index, &stored.example));
+    found.with_context(|| {
+        let place = place.unwrap_or_else(|| model.to_string());
+        format!("{place}: none of its {count} examples is the one that is wanted")
+    })
+}
+
+/// Every example of `version` or else of the highest version that has examples.
+pub fn all(store: &Path, model: &str, version: Option<&str>) -> anyhow::Result<Vec<Stored>> {
     let model = ModelName::new(model)?;
     let folder = store.join(model.as_str());
     let (version, file) = example_file(&folder, version.map(str::parse).transpose()?)?;
     let text = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
-    let examples = ExampleFile::parse(&text)
-        .with_context(|| file.display().to_string())?
-        .examples;
-    let count = examples.len();
-    let found = examples
-        .into_iter()
-        .enumerate()
-        .find(|(index, example)| wanted(*index, example));
-    let Some((index, example)) = found else {
-        bail!(
-            "{}: none of its {count} examples is the one that is wanted",
-            file.display()
-        );
-    };
-    Ok(Stored {
-        model,
+    let examples = ExampleFile::parse(&text).with_context(|| file.display().to_string())?;
+    let stored = |(index, example)| Stored {
+        model: model.clone(),
         version,
-        file,
+        file: file.clone(),
         index,
         example,
-    })
+    };
+    Ok(examples.examples.into_iter().enumerate().map(stored).collect())
 }
 
 fn example_file(folder: &Path, version: Option<Version>) -> anyhow::Result<(Version, PathBuf)> {

@@ -5,11 +5,11 @@
 
 use std::collections::HashMap;
 
-use bytes::Bytes;
-
 use super::{
-    DType, Data, MissingValue, Normalizer, Row, Shape, Signature, Table, Tensor, Value, bytes_from, length_prefixed,
-    request::Contents, signature::Bound,
+    DType, Data, Normalizer, Row, Shape, Signature, Table, Tensor, Value,
+    rows::{Columns, Filled},
+    scaling::Scaling,
+    signature::Bound,
 };
 use crate::error::{Error, Result};
 
@@ -27,29 +27,6 @@ pub struct Features {
 struct Place {
     input: usize,
     column: usize,
-}
-
-/// How one input is filled from rows.
-#[derive(Clone, Debug)]
-struct Columns {
-    names: Vec<String>,
-    missing: Vec<Option<MissingValue>>,
-    /// Whether a row is a vector of `names.len()` values, or one scalar.
-    wide: bool,
-}
-
-/// (x - mean) / scale, by column of one input.
-#[derive(Clone, Debug)]
-struct Scaling {
-    input: usize,
-    mean: Vec<f64>,
-    scale: Vec<f64>,
-}
-
-/// The values of one input, row after row.
-enum Filled {
-    Numbers { values: Vec<f64>, seen: Vec<bool> },
-    Texts { values: Vec<Option<Bytes>> },
 }
 
 const NAME_COMPARED_BYTES_MAX: usize = 64;
@@ -82,8 +59,8 @@ impl Features {
     pub fn bind(&self, signature: &Signature, data: Data) -> Result<Bound> {
         let mut bound = match data {
             Data::Tensors(tensors) => signature.bind(tensors)?,
-            Data::Rows(rows) => self.from_rows(signature, rows)?,
-            Data::Table(table) => self.from_table(signature, table)?,
+            Data::Rows(rows) => self.bind_rows(signature, rows)?,
+            Data::Table(table) => self.bind_table(signature, table)?,
         };
         if let Some(scaling) = &self.scaling {
             let tensor = &mut bound.inputs[scaling.input];
@@ -92,7 +69,7 @@ impl Features {
         Ok(bound)
     }
 
-    fn from_rows(&self, signature: &Signature, rows: Vec<Row>) -> Result<Bound> {
+    fn bind_rows(&self, signature: &Signature, rows: Vec<Row>) -> Result<Bound> {
         self.check_rows_possible(signature)?;
         let count = rows.len();
         let mut filled = self.blank(signature, count);
@@ -106,7 +83,7 @@ impl Features {
         self.finish(signature, filled, count)
     }
 
-    fn from_table(&self, signature: &Signature, table: Table) -> Result<Bound> {
+    fn bind_table(&self, signature: &Signature, table: Table) -> Result<Bound> {
         self.check_rows_possible(signature)?;
         let width = table.names.len();
         if width == 0 || !table.values.len().is_multiple_of(width) {
@@ -199,214 +176,6 @@ impl Features {
     }
 }
 
-// === impl Columns ===
-
-impl Columns {
-    /// An input can be filled from rows if its last dimension has names, or if a row is one scalar.
-    fn of(spec: &super::TensorSpec) -> Option<Self> {
-        let free = spec.shape.first() == Some(&-1);
-        let wide = spec.shape.len() == 2 && !spec.feature_names.is_empty();
-        let scalar = spec.shape.len() == 1 || spec.shape.len() == 2 && spec.shape[1] == 1;
-        if free && wide {
-            let names: Vec<String> = spec.feature_names.iter().map(|name| name.to_string()).collect();
-            let missing = if spec.missing.is_empty() {
-                vec![None; names.len()]
-            } else {
-                spec.missing.clone()
-            };
-            Some(Self {
-                names,
-                missing,
-                wide: true,
-            })
-        } else if free && scalar {
-            Some(Self {
-                names: vec![spec.name.to_string()],
-                missing: vec![None],
-                wide: false,
-            })
-        } else {
-            None
-        }
-    }
-
-    fn absent(&self, cell: usize) -> Error {
-        let row = cell / self.names.len();
-        let name = &self.names[cell % self.names.len()];
-        let what = if self.wide { "feature" } else { "input" };
-        Error::invalid("MISSING_FEATURE", format!("row {row}: {what} '{name}' is absent")).with("feature", name)
-    }
-}
-
-// === impl Filled ===
-
-impl Filled {
-    fn put(&mut self, cell: usize, name: &str, value: Value) -> Result<()> {
-        let wrong = |wanted: &str| {
-            Err(Error::invalid(
-                "VALUE_MISMATCH",
-                format!("feature '{name}': expected {wanted}, another kind came"),
-            )
-            .with("feature", name))
-        };
-        match self {
-            Filled::Numbers { values, seen } => {
-                values[cell] = match value {
-                    Value::Null => f64::NAN,
-                    Value::Number(number) => number,
-                    Value::Bool(flag) => f64::from(u8::from(flag)),
-                    Value::Text(_) => return wrong("a number or null"),
-                };
-                seen[cell] = true;
-            }
-            Filled::Texts { values } => match value {
-                Value::Text(text) => values[cell] = Some(Bytes::from(text)),
-                _ => return wrong("a text"),
-            },
-        }
-        Ok(())
-    }
-
-    fn into_bytes(self, columns: &Columns, dtype: DType) -> Result<Bytes> {
-        match self {
-            Filled::Numbers { mut values, seen } => {
-                let absent = seen
-                    .iter()
-                    .enumerate()
-                    .filter(|(_, seen)| !**seen)
-                    .map(|(cell, _)| cell);
-                for cell in absent {
-                    values[cell] = match columns.missing[cell % columns.names.len()] {
-                        Some(MissingValue::Nan) => f64::NAN,
-                        Some(MissingValue::Value(value)) => value,
-                        None => return Err(columns.absent(cell)),
-                    };
-                }
-                numbers_as(columns, dtype, values)
-            }
-            Filled::Texts { values } => {
-                let texts: Vec<Bytes> = values
-                    .into_iter()
-                    .enumerate()
-                    .map(|(cell, text)| text.ok_or_else(|| columns.absent(cell)))
-                    .collect::<Result<_>>()?;
-                Ok(length_prefixed(&texts))
-            }
-        }
-    }
-}
-
-/// Doubles as the input's type; whole numbers must be whole.
-fn numbers_as(columns: &Columns, dtype: DType, values: Vec<f64>) -> Result<Bytes> {
-    if dtype.is_float() {
-        return Contents::Doubles(values).into_bytes(&columns.names[0], dtype);
-    }
-    let whole = |cell: usize, value: f64, low: f64, high: f64| {
-        if value.fract() == 0.0 && value >= low && value <= high {
-            return Ok(value);
-        }
-        let name = &columns.names[cell % columns.names.len()];
-        let message = format!(
-            "row {}: feature '{name}' must be a whole number of {dtype}",
-            cell / columns.names.len()
-        );
-        Err(Error::invalid("VALUE_MISMATCH", message).with("feature", name))
-    };
-    // Beyond 2^53 a double no longer says which whole number is meant.
-    const EXACT: f64 = 9_007_199_254_740_992.0;
-    let cells = values.into_iter().enumerate();
-    let contents = match dtype {
-        DType::Bool => Contents::Bools(
-            cells
-                .map(|(at, v)| whole(at, v, 0.0, 1.0).map(|v| v == 1.0))
-                .collect::<Result<_>>()?,
-        ),
-        DType::Uint8 | DType::Uint16 | DType::Uint32 | DType::Uint64 => Contents::Uints(
-            cells
-                .map(|(at, v)| whole(at, v, 0.0, EXACT).map(|v| v as u64))
-                .collect::<Result<_>>()?,
-        ),
-        _ => Contents::Ints(
-            cells
-                .map(|(at, v)| whole(at, v, -EXACT, EXACT).map(|v| v as i64))
-                .collect::<Result<_>>()?,
-        ),
-    };
-    contents.into_bytes(&columns.names[0], dtype)
-}
-
-// === impl Scaling ===
-
-impl Scaling {
-    fn new(signature: &Signature, normalizer: &Normalizer) -> Result<Self> {
-        let wrong = |message: String| Error::invalid("INVALID_MANIFEST", format!("normalizer.json: {message}"));
-        let named = signature.inputs.iter().position(|spec| !spec.feature_names.is_empty());
-        let input = match named {
-            Some(input) => input,
-            None if signature.inputs.len() == 1 => 0,
-            None => {
-                return Err(wrong(
-                    "no input declares feature_names, so it is not clear which one it is for".into(),
-                ));
-            }
-        };
-        let spec = &signature.inputs[input];
-        if !matches!(spec.dtype, DType::Fp32 | DType::Fp64) {
-            return Err(wrong(format!(
-                "input '{}' is {}, not FP32 or FP64",
-                spec.name, spec.dtype
-            )));
-        }
-        let width = usize::try_from(spec.shape.last().copied().unwrap_or(-1)).unwrap_or(spec.feature_names.len());
-        let (mut mean, mut scale) = (vec![0.0; width], vec![1.0; width]);
-        for (place, name) in normalizer.feature_names.iter().enumerate() {
-            let column = match spec.feature_names.is_empty() {
-                true => place,
-                false => spec
-                    .feature_names
-                    .iter()
-                    .position(|known| **known == **name)
-                    .unwrap_or(width),
-            };
-            if column >= width {
-                return Err(wrong(format!("input '{}' has no feature '{name}'", spec.name)));
-            }
-            mean[column] = normalizer.mean[place];
-            scale[column] = normalizer.scale[place];
-        }
-        Ok(Self { input, mean, scale })
-    }
-
-    fn apply(&self, tensor: &Tensor) -> Tensor {
-        let columns = self.mean.iter().zip(&self.scale).cycle();
-        let data = match tensor.dtype {
-            DType::Fp64 => {
-                let values = tensor
-                    .data
-                    .chunks_exact(8)
-                    .map(|b| f64::from_le_bytes(b.try_into().expect("8 bytes")));
-                bytes_from(
-                    values
-                        .zip(columns)
-                        .map(|(v, (mean, scale))| (v - mean) / scale)
-                        .collect::<Vec<f64>>(),
-                )
-            }
-            _ => {
-                let values = tensor
-                    .data
-                    .chunks_exact(4)
-                    .map(|b| f32::from_le_bytes(b.try_into().expect("4 bytes")));
-                let scaled = values
-                    .zip(columns)
-                    .map(|(v, (mean, scale))| ((f64::from(v) - mean) / scale) as f32);
-                bytes_from(scaled.collect::<Vec<f32>>())
-            }
-        };
-        Tensor { data, ..tensor.clone() }
-    }
-}
-
 /// How many characters differ: enough to point at a typing error.
 fn distance(known: &str, given: &str) -> usize {
     let mut previous: Vec<usize> = (0..=given.len()).collect();
@@ -424,7 +193,7 @@ fn distance(known: &str, given: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{NormalizerMethod, TensorSpec};
+    use crate::model::{Contents, MissingValue, NormalizerMethod, TensorSpec};
 
     fn signature() -> Signature {
         let mut spec = TensorSpec::new("features", DType::Fp64, &[-1, 3]);

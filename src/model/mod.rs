@@ -8,6 +8,8 @@ mod id;
 mod manifest;
 mod pattern;
 mod request;
+mod rows;
+mod scaling;
 mod signature;
 mod tensor;
 pub mod units;

@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 
 use super::{
     batch::{Instance, Pending},
-    queue::Queue,
+    queue::{Queue, Queued},
     reaper::Reaper,
     servable::{Shared, draining},
 };
@@ -166,11 +166,13 @@ impl Core {
             shared: pending.shared.clone(),
             instance: None,
         });
-        let was_empty = slot.queue.is_empty();
+        let (was_empty, rows) = (slot.queue.is_empty(), pending.rows());
         slot.queue.push(pending).map_err(|(pending, full)| {
             let error = pending.shared.queue_full(full);
             Box::new((pending, error))
         })?;
+        // One gauge for all cores: each adds and takes off what it holds.
+        slot.shared.metrics.queue_rows.inc_by(rows as i64);
         if was_empty {
             self.turns.push_back(id);
             self.wake.notify_one();
@@ -204,6 +206,7 @@ impl Core {
     /// The servable left: nobody can submit to it any more.
     fn retire(&mut self, id: u64) -> Option<Slot> {
         let mut slot = self.slots.remove(&id)?;
+        slot.shared.metrics.queue_rows.dec_by(slot.queue.rows() as i64);
         for pending in slot.queue.drain() {
             let _ = pending.reply.send(Err(draining()));
         }
@@ -215,8 +218,12 @@ impl Core {
 
 impl Slot {
     fn run(&mut self, now: Instant, rows_max: usize) {
+        let before = self.queue.rows();
         let taken = self.queue.take(now, rows_max);
-        self.shared.metrics.queue_rows.set(self.queue.rows() as i64);
+        self.shared
+            .metrics
+            .queue_rows
+            .dec_by((before - self.queue.rows()) as i64);
         let instance = match &mut self.instance {
             Some(instance) => instance,
             none => match Instance::new(&self.shared) {

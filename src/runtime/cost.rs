@@ -12,19 +12,21 @@ use std::{
 pub struct Cost {
     /// (rows, microseconds), ascending by rows; at least one.
     points: Vec<(f64, f64)>,
-    /// f32 bits: measured over predicted, smoothed.
+    /// f32 bits: measured over predicted, smoothed. NaN until the first measurement of a version without points.
     correction: AtomicU32,
 }
 
 /// One new measurement moves the correction by this share: a page fault does not, a slower machine soon does.
 const SMOOTHING: f32 = 0.05;
-/// The correction's bounds: what lies beyond is a stall, not a cost.
-const CORRECTION: std::ops::RangeInclusive<f32> = 0.1..=20.0;
+/// How far one measurement may lie from what was believed, as a factor: what lies beyond is a stall, not a cost.
+const BELIEVED: std::ops::RangeInclusive<f32> = 0.1..=20.0;
+/// What a version costs of which nothing is known: too much for an event loop.
+const UNKNOWN: Duration = Duration::from_secs(1);
 
 // === impl Cost ===
 
 impl Cost {
-    /// Without a point, one microsecond a row until the first measurements say better.
+    /// Without a point nothing is known until the first measurement.
     pub fn new(points: &[(usize, f64)]) -> Self {
         let mut points: Vec<(f64, f64)> = points
             .iter()
@@ -32,18 +34,24 @@ impl Cost {
             .map(|&(rows, micros)| (rows as f64, micros))
             .collect();
         points.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let correction: f32 = if points.is_empty() { f32::NAN } else { 1.0 };
         if points.is_empty() {
             points.push((1.0, 1.0));
         }
         Self {
             points,
-            correction: AtomicU32::new(1.0f32.to_bits()),
+            correction: AtomicU32::new(correction.to_bits()),
         }
     }
 
     /// The predicted time of one run of that many rows.
     pub fn predict(&self, rows: usize) -> Duration {
-        Duration::from_secs_f64(self.measured(rows as f64) * self.correction() * 1e-6)
+        let micros = self.measured(rows as f64) * self.correction();
+        if micros.is_nan() {
+            UNKNOWN
+        } else {
+            Duration::from_secs_f64(micros * 1e-6)
+        }
     }
 
     /// The most rows, at most `rows_max`, whose run is predicted to fit into `budget`; 0 where not even one does.
@@ -67,7 +75,10 @@ impl Cost {
     pub fn observe(&self, rows: usize, took: Duration) {
         let ratio = (took.as_secs_f64() * 1e6 / self.measured(rows as f64)) as f32;
         let old = f32::from_bits(self.correction.load(Ordering::Relaxed));
-        let new = old + SMOOTHING * (ratio.clamp(*CORRECTION.start(), *CORRECTION.end()) - old);
+        let new = match old.is_nan() {
+            true => ratio,
+            false => old + SMOOTHING * (ratio.clamp(old * BELIEVED.start(), old * BELIEVED.end()) - old),
+        };
         self.correction.store(new.to_bits(), Ordering::Relaxed);
     }
 
@@ -111,9 +122,17 @@ mod tests {
     }
 
     #[test]
-    fn one_point_is_a_share_a_row_and_none_is_a_guess() {
+    fn one_point_is_a_share_a_row() {
         assert!((micros(&Cost::new(&[(1, 10.0)]), 8) - 80.0).abs() < 1e-3);
-        assert!(micros(&Cost::new(&[]), 8) > 0.0);
+    }
+
+    #[test]
+    fn what_is_not_known_is_dear_until_it_was_measured_once() {
+        let cost = Cost::new(&[]);
+        assert_eq!(cost.predict(1), UNKNOWN);
+        assert_eq!(cost.rows_within(Duration::from_millis(1), 64), 0);
+        cost.observe(4, Duration::from_micros(8));
+        assert!((micros(&cost, 2) - 4.0).abs() < 1e-3);
     }
 
     #[test]

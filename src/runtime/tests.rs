@@ -196,9 +196,12 @@ fn dear_work_runs_on_threads_of_its_own_and_joins_what_waits_there() {
 }
 
 #[tokio::test]
+#[expect(
+    clippy::await_holding_lock,
+    reason = "the gate stands between the test and the model's own thread"
+)]
 async fn work_that_waits_past_its_deadline_is_not_run() {
     let bench = bench(Scripted::new(false), 5000.0, "batching: { queue_timeout: 10s }");
-    // A std mutex held across awaits, on purpose: the gate stands between the test and the model's thread.
     let held = bench.gate.lock().expect("no holder panics");
     let first = tokio::spawn(bench.servable.clone().run(work(&[1.0])));
     tokio::task::yield_now().await;
@@ -215,6 +218,10 @@ async fn work_that_waits_past_its_deadline_is_not_run() {
 }
 
 #[tokio::test]
+#[expect(
+    clippy::await_holding_lock,
+    reason = "the gate stands between the test and the model's own thread"
+)]
 async fn work_whose_caller_left_is_not_run() {
     let bench = bench(Scripted::new(false), 5000.0, "");
     let held = bench.gate.lock().expect("no holder panics");
@@ -231,6 +238,10 @@ async fn work_whose_caller_left_is_not_run() {
 }
 
 #[tokio::test]
+#[expect(
+    clippy::await_holding_lock,
+    reason = "the gate stands between the test and the model's own thread"
+)]
 async fn a_queue_timeout_is_unavailable_and_not_run() {
     let bench = bench(Scripted::new(false), 5000.0, "batching: { queue_timeout: 20ms }");
     let held = bench.gate.lock().expect("no holder panics");

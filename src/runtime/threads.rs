@@ -80,6 +80,7 @@ impl Threads {
         if state.closed {
             return Err(draining());
         }
+        let rows = pending.rows();
         let ticketed = Ticketed {
             pending,
             ticket: ticket.clone(),
@@ -88,8 +89,8 @@ impl Threads {
             .queue
             .push(ticketed)
             .map_err(|(_, full)| self.queue.shared.queue_full(full))?;
-        self.queue.shared.metrics.queue_rows.set(state.queue.rows() as i64);
         drop(state);
+        self.queue.shared.metrics.queue_rows.inc_by(rows as i64);
         self.queue.waiting.notify_one();
         Ok(Ticket(ticket))
     }
@@ -146,8 +147,12 @@ impl ThreadQueue {
         let mut state = self.lock();
         loop {
             if !state.queue.is_empty() {
+                let before = state.queue.rows();
                 let taken = state.queue.take(Instant::now(), self.shared.manifest.max_batch_size);
-                self.shared.metrics.queue_rows.set(state.queue.rows() as i64);
+                self.shared
+                    .metrics
+                    .queue_rows
+                    .dec_by((before - state.queue.rows()) as i64);
                 // Who gave up in this moment has been answered already.
                 let mut batch = taken.batch;
                 batch.retain(|ticketed| !ticketed.ticket.swap(true, Ordering::AcqRel));

@@ -11,6 +11,8 @@ mod library;
 mod proto;
 mod session;
 
+pub use ffi::forbid_telemetry;
+
 use std::{panic::AssertUnwindSafe, path::Path, sync::Arc};
 
 use ort::{

@@ -3,6 +3,7 @@
 //! The `ort` crate loads the library and builds the session; its `run` asks for exclusive use of it. ONNX Runtime documents
 //! `Run` as safe from many threads at once, so that one copy of the weights can serve all: hence `Model::run(&self)`.
 
+mod environment;
 mod value;
 
 use std::{
@@ -16,6 +17,7 @@ use smallvec::SmallVec;
 
 pub use self::value::{Held, Value};
 use crate::model::{BytesElements, DType};
+pub use environment::forbid_telemetry;
 
 /// The loaded session and its names, as the C API wants them. Shared by all instances.
 pub struct Model {

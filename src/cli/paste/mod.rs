@@ -1,5 +1,7 @@
 //! Lines to paste into a shell that make a first request.
 
+mod python;
+
 use std::{net::SocketAddr, path::Path};
 
 use serde_json::json;
@@ -9,6 +11,8 @@ use super::{
     stored::{STORE, Stored},
 };
 use crate::model::{DType, Signature, TensorSpec};
+
+pub use python::{literal_elements, python_example, python_zeros};
 
 /// A `grpcurl` call with the model's own names and shapes and zeros for its data; a dimension that may vary is 1.
 ///
@@ -42,33 +46,6 @@ pub fn predict_line(program: &str, stored: &Stored, store: &Path, address: Socke
         other => format!(" --server {other}"),
     };
     format!("{program} predict {} --example{store}{server}", stored.model)
-}
-
-/// The same through Triton's client for Python: five lines between those that hand them to `python3`.
-///
-/// `stored` must be an example of tensors.
-pub fn python_lines(stored: &Stored, address: SocketAddr) -> String {
-    let file = json!(stored.file.to_string_lossy());
-    let outputs = stored
-        .example
-        .response
-        .outputs
-        .iter()
-        .map(|output| output.name.as_str());
-    format!(
-        r#"python3 - <<'END'    # pip install numpy 'tritonclient[grpc]'
-import json, numpy, tritonclient.grpc as triton; from tritonclient.utils import triton_to_np_dtype
-tensors = json.load(open({file}))["examples"][{index}]["request"]["inputs"]; inputs = [triton.InferInput(t["name"], t["shape"], t["datatype"]) for t in tensors]
-for i, t in zip(inputs, tensors): i.set_data_from_numpy(numpy.array(t["data"], triton_to_np_dtype(t["datatype"])).reshape(t["shape"]))
-answer = triton.InferenceServerClient("{address}").infer("{model}", inputs, model_version="{version}")
-for name in {outputs}: print(name, answer.as_numpy(name))
-END"#,
-        index = stored.index,
-        address = reachable(address),
-        model = stored.model,
-        version = stored.version,
-        outputs = json!(outputs.collect::<Vec<_>>()),
-    )
 }
 
 /// An address to type: one that listens everywhere is reached by loopback.

@@ -1,0 +1,16 @@
+//! The integration tests: each module is named for what the server does, and starts the real one.
+
+mod harness;
+mod proto;
+mod shell;
+
+mod bad_input;
+mod edge_limits;
+mod external_data;
+mod health_and_http;
+mod joins_only_what_is_safe;
+mod commands;
+mod pasted;
+mod predicts;
+mod starts;
+mod store_changes;
