@@ -21,7 +21,9 @@ pub struct Shell {
 
 /// The Python with tests/clients/requirements.txt.
 pub fn python() -> Option<PathBuf> {
-    std::env::var_os("SCONCE_TEST_PYTHON").filter(|path| !path.is_empty()).map(PathBuf::from)
+    std::env::var_os("SCONCE_TEST_PYTHON")
+        .filter(|path| !path.is_empty())
+        .map(PathBuf::from)
 }
 
 // === impl Shell ===
@@ -93,11 +95,15 @@ impl Shell {
             };
         }
         if let Some([inference, admin]) = &self.server {
-            command.env("SCONCE_SERVER", inference).env("SCONCE_ADMIN_SERVER", admin);
+            command
+                .env("SCONCE_SERVER", inference)
+                .env("SCONCE_ADMIN_SERVER", admin);
         }
         let path = std::env::var("PATH").unwrap_or_default();
         command.env("PATH", format!("{}:{path}", self.path().join("bin").display()));
-        command.args(["-e", "-o", "pipefail", "-c", lines]).current_dir(self.path());
+        command
+            .args(["-e", "-o", "pipefail", "-c", lines])
+            .current_dir(self.path());
         command.output().expect("bash runs")
     }
 }
