@@ -14,10 +14,10 @@ use crate::{
 };
 
 /// Say all that is wrong in a model store, and change nothing
-///
-/// Exit status 1 when there is anything.
 #[derive(Args)]
-#[command(after_help = "Examples:\n  sconce check model-store\n  sconce check model-store --json | jq '.[].message'")]
+#[command(
+    after_help = "Examples:\n  sconce check model-store\n  sconce check model-store --json | jq '.[].message'\n\nExit status: 0 nothing is wrong, 1 something is."
+)]
 pub struct CheckArgs {
     /// The model store
     #[arg(value_name = "DIR")]
