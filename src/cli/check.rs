@@ -14,10 +14,10 @@ use crate::{
 };
 
 /// Say all that is wrong in a model store, and change nothing
-///
-/// Exit status 1 when there is anything.
 #[derive(Args)]
-#[command(after_help = "Examples:\n  sconce check model-store\n  sconce check model-store --json | jq '.[].message'")]
+#[command(
+    after_help = "Examples:\n  sconce check model-store\n  sconce check model-store --json | jq '.[].message'\n\nExit status: 0 nothing is wrong, 1 something is."
+)]
 pub struct CheckArgs {
     /// The model store
     #[arg(value_name = "DIR")]
@@ -69,9 +69,15 @@ fn sentence(problem: &Problem) -> String {
     let model = problem.model.as_ref().map(ToString::to_string);
     let version = problem.version.map(|version| version.to_string());
     let place: Vec<String> = [model, version, file].into_iter().flatten().collect();
+    // The errors of a file begin with its name, which stands before them here.
+    let named = problem
+        .file
+        .as_ref()
+        .and_then(|file| problem.message.strip_prefix(file.as_str())?.strip_prefix(": "));
+    let message = named.unwrap_or(&problem.message);
     match place.is_empty() {
-        true => problem.message.clone(),
-        false => format!("{}: {}", place.join(" "), problem.message),
+        true => message.to_owned(),
+        false => format!("{}: {message}", place.join(" ")),
     }
 }
 
@@ -96,7 +102,7 @@ mod tests {
             version: "1".parse().ok(),
             file: Some("model.yaml".into()),
             line: Some(3),
-            message: "unknown key 'a\nb'".into(),
+            message: "model.yaml: unknown key 'a\nb'".into(),
         };
         assert_eq!(
             sentences(&[problem]),

@@ -25,7 +25,7 @@ pub struct ServeArgs {
     /// One model file instead of a store: model.onnx, model.pt or model.txt
     #[arg(value_name = "MODEL_FILE", conflicts_with = "model_store")]
     model_file: Option<PathBuf>,
-    /// The YAML file of options, their names with underscores [env: SCONCE_CONFIG]
+    /// A YAML file of options, their names with underscores [env: SCONCE_CONFIG]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Show every option, what holds and who said it, and end
@@ -37,8 +37,8 @@ pub struct ServeArgs {
 }
 
 const AFTER_HELP: &str = "\
-Every option is also an environment variable (SCONCE_GRPC_PORT for --grpc-port) and a key of the file (grpc_port).
-A flag wins over the environment, that over the file, that over the default.
+Every option is also an environment variable (SCONCE_GRPC_PORT for --grpc-port) and a key of the
+file (grpc_port). A flag wins over the environment, that over the file, that over the default.
 
 Examples:
   sconce serve --model-store model-store

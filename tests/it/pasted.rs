@@ -170,9 +170,12 @@ fn answer_of(command: &str) -> Option<Answer> {
     let first = || expected("early-signal", "1.1.0", 0);
     let answers = [
         ("sconce example early-signal |", Answer::Probabilities(first())),
+        (
+            "inference.GRPCInferenceService/ModelInfer",
+            Answer::Says("\"probability\""),
+        ),
         ("sconce predict early-signal --example", Answer::Says("they agree")),
         ("sconce predict early-signal --file", Answer::Says("")),
-        ("cat scored.csv", Answer::Says("probability")),
         ("sconce.v1.Admin/ListModels", Answer::Says("early-signal")),
         ("sconce models", Answer::Says("momentum-lstm")),
         ("sconce describe early-signal", Answer::Says("1.1.0: ready")),
