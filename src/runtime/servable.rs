@@ -38,7 +38,7 @@ pub struct ServableConfig {
     pub batching_reason: String,
     /// Measured (rows, microseconds of one run), ascending by rows; from the child.
     pub cost: Vec<(usize, f64)>,
-    pub metrics: VersionMetrics,
+    pub metrics: Arc<VersionMetrics>,
 }
 
 /// One request's part of a batch: checked, normalised, in the signature's order.
@@ -77,7 +77,7 @@ pub struct Shared {
     pub features: Features,
     pub batching_reason: String,
     pub cost: Cost,
-    pub metrics: VersionMetrics,
+    pub metrics: Arc<VersionMetrics>,
     pub joinable: bool,
     pub gains_by_joining: bool,
     executable: Arc<dyn Executable>,
@@ -140,7 +140,7 @@ impl Servable {
         &self.shared.features
     }
 
-    pub fn metrics(&self) -> &VersionMetrics {
+    pub fn metrics(&self) -> &Arc<VersionMetrics> {
         &self.shared.metrics
     }
 
