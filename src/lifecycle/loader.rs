@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use super::{
     job::{Job, Report},
     probe::{ProbeConfig, Prober},
-    remembered::{self, Remembered},
+    remembered::{self, LibraryStamp, Remembered},
     trial,
 };
 use crate::{
@@ -41,8 +41,8 @@ pub struct LoadJob {
     pub options: Arc<ModelYaml>,
     /// What the version's digest was when it served before: a version never changes.
     pub known_digest: Option<String>,
-    /// The library's stamp when it was found missing.
-    pub missing_library: Option<u64>,
+    /// When its library was missing: what was said of it.
+    pub missing_library: Option<(LibraryStamp, Error)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -68,7 +68,7 @@ pub enum Outcome<T = Servable> {
     Failed {
         error: Error,
         /// Of the library, where it is what is missing.
-        missing_library: Option<u64>,
+        missing_library: Option<LibraryStamp>,
     },
 }
 
@@ -200,14 +200,11 @@ impl Loader {
 
     fn load(&self, prober: &mut Prober, job: &LoadJob) -> Result<Loaded> {
         let (manifest, yaml) = manifest_of(&job.source, &job.options)?;
-        if let Some(stamp) = job.missing_library
-            && stamp == remembered::library_stamp(&self.native_dir, manifest.platform)
+        if let Some((stamp, error)) = &job.missing_library
+            && *stamp == remembered::library_stamp(&self.native_dir, manifest.platform)
         {
             // Nothing was installed since: no need to copy the version in order to hear it again.
-            return Err(backend::library_missing(
-                manifest.platform.as_str(),
-                "the version loads as soon as its library is there",
-            ));
+            return Err(error.clone());
         }
         let Verified { dir, digest, bytes } = store::copy(&self.store, &job.source, &yaml.files, &self.copies)?;
         if job.known_digest.as_ref().is_some_and(|known| *known != digest) {

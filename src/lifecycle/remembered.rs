@@ -19,6 +19,10 @@ pub struct Remembered {
     folder: PathBuf,
 }
 
+/// What changes when a platform's library is installed or replaced: its files' names, sizes and times, as a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LibraryStamp(u64);
+
 /// To be raised when a trial looks at more than it did.
 const TRIAL_REVISION: u32 = 1;
 
@@ -56,7 +60,11 @@ impl Remembered {
 pub fn key(digest: &str, manifest: &Manifest, native_dir: &Path, limits: Limits) -> String {
     let options = serde_json::to_vec(manifest).unwrap_or_default();
     let library = library_stamp(native_dir, manifest.platform);
-    let rest = format!("{library} {limits:?} {TRIAL_REVISION} {}", env!("CARGO_PKG_VERSION"));
+    let rest = format!(
+        "{} {limits:?} {TRIAL_REVISION} {}",
+        library.0,
+        env!("CARGO_PKG_VERSION")
+    );
     let mut hasher = Sha256::new();
     for part in [digest.as_bytes(), &options, rest.as_bytes()] {
         hasher.update((part.len() as u64).to_le_bytes());
@@ -65,8 +73,8 @@ pub fn key(digest: &str, manifest: &Manifest, native_dir: &Path, limits: Limits)
     hex::encode(hasher.finalize())
 }
 
-/// What changes when a platform's library is installed or replaced: its files' names, sizes and times, as a number.
-pub fn library_stamp(native_dir: &Path, platform: Platform) -> u64 {
+/// Of the library that is there now.
+pub fn library_stamp(native_dir: &Path, platform: Platform) -> LibraryStamp {
     let own = native_dir.join(match platform {
         Platform::Onnx => "onnxruntime",
         Platform::Lightgbm => "lightgbm",
@@ -86,5 +94,5 @@ pub fn library_stamp(native_dir: &Path, platform: Platform) -> u64 {
     files.sort();
     let mut hasher = SipHasher13::new();
     files.hash(&mut hasher);
-    hasher.finish()
+    LibraryStamp(hasher.finish())
 }
