@@ -112,13 +112,14 @@ impl Lifecycle {
         let work = Arc::new(Work::open(&config.work_dir)?);
         let (news_sender, news) = watch::channel(News::default());
         let (done_sender, done) = mpsc::channel(config.loads_at_once.max(1));
+        let remembered = Remembered::new(work.probed());
         let loader = Loader {
             store: store.clone(),
             probe: config.probe(&work),
             child_time: config.child_time,
             native_dir: config.native_dir.clone(),
             copies: work.copies(),
-            remembered: Remembered::new(work.probed()),
+            remembered: remembered.clone(),
             runtime: runtime.clone(),
             metrics: metrics.clone(),
         };
@@ -137,6 +138,7 @@ impl Lifecycle {
             tasks: vec![
                 tokio::spawn(store::watch(store, news_sender)),
                 tokio::spawn(manager.run()),
+                tokio::task::spawn_blocking(move || remembered.prune(std::time::SystemTime::now())),
             ],
             _work: work,
         })
