@@ -31,24 +31,15 @@ const FUNCTION_LINES_MAX: usize = 70;
 /// Files that may be longer, each with its reason.
 const LONG_FILES: [(&str, &str); 0] = [];
 
-<<<<<<< HEAD
-/// Where foreign functions are called; nowhere else is anything unsafe.
-const FFI: [&str; 6] = [
-    "src/backend/onnx/ffi/environment.rs",
-    "src/backend/onnx/ffi/mod.rs",
-    "src/backend/onnx/ffi/value.rs",
-    "src/backend/lightgbm/ffi.rs",
+/// Where foreign functions are called, and memory is shared with the kernel; nowhere else is anything unsafe. A file or folder
+/// that is named `ffi` needs no mention; the plugin is one through and through.
+const FFI: [&str; 4] = [
     "src/backend/torch/library.rs",
     "src/runtime/malloc.rs",
+    "src/runtime/marker.rs",
+    PLUGIN,
 ];
-/// The plugin is an FFI through and through; its interface and its raw calls are where the unsafe blocks stand.
-const FFI_FOLDER: &str = "backends/torch/src/";
-=======
-/// Where foreign functions are called; nowhere else is anything unsafe. A file or folder that is named `ffi` needs no mention;
-/// the plugin is one through and through.
-const FFI: [&str; 3] = ["src/backend/torch/library.rs", "src/runtime/malloc.rs", PLUGIN];
 const PLUGIN: &str = "backends/torch/src/";
->>>>>>> it
 
 /// What the names of the protocol libraries begin with, and the folders that know them.
 const PROTOCOLS: [&str; 3] = ["tonic", "prost", "hyper"];
