@@ -49,6 +49,19 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 // === impl Code ===
 
 impl Code {
+    pub const ALL: [Code; 10] = [
+        Code::InvalidArgument,
+        Code::NotFound,
+        Code::Unavailable,
+        Code::ResourceExhausted,
+        Code::DeadlineExceeded,
+        Code::Cancelled,
+        Code::FailedPrecondition,
+        Code::Aborted,
+        Code::Internal,
+        Code::Unimplemented,
+    ];
+
     /// gRPC's name for it, e.g. `INVALID_ARGUMENT`.
     pub fn as_str(self) -> &'static str {
         match self {

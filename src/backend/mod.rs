@@ -140,7 +140,7 @@ pub fn refuse_unknown_parameters(platform: Platform, given: &Parameters) -> Resu
 }
 
 /// The error of a library that is not there; `lifecycle` tries such a version again when the library may have come.
-pub fn library_missing(library: &str, how: &str) -> Error {
+fn library_missing(library: &str, how: &str) -> Error {
     Error::new(
         crate::error::Code::FailedPrecondition,
         LIBRARY_MISSING,

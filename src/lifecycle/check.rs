@@ -1,10 +1,27 @@
 //! `sconce check`: everything that would go wrong, found without serving and without changing anything.
 
-use super::{Config, job::Job, loader::manifest_of, probe::Prober, work::Work};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Instant, SystemTime},
+};
+
+use super::{
+    Config, aspire,
+    job::Job,
+    loader::manifest_of,
+    model_state::read_yaml,
+    probe::{ProbeConfig, Prober},
+    work::Work,
+};
 use crate::{
-    error::Result,
+    error::{Error, Result},
     model::{ModelName, ModelYaml, Version},
-    store::{self, ModelFolder, Scanner, TextFile, VersionFolder},
+    store::{self, ModelFolder, Scanner, StoreListing, VersionFolder},
 };
 
 /// One thing that is wrong.
@@ -19,71 +36,122 @@ pub struct Problem {
     pub message: String,
 }
 
-/// Lists the store, parses what people wrote, verifies every version's checksums and opens each in the throw-away child.
-/// Versions that are still settling are looked at as they are. It blocks; it takes as long as the children take.
-pub fn check(config: &Config, store: &store::Config) -> Result<Vec<Problem>> {
-    let work = Work::open(&config.work_dir)?;
-    let listing = Scanner::new(store.clone())
-        .scan(std::time::Instant::now(), std::time::SystemTime::now())
-        .map_err(|error| {
-            crate::error::Error::invalid("STORE_UNREADABLE", format!("the store cannot be listed: {error}"))
-        })?;
-    let mut checker = Checker {
-        config,
-        store,
-        copies: work.copies(),
-        prober: Prober::new(config.probe(&work)),
-        problems: Vec::new(),
-    };
-    for message in &listing.problems {
-        checker.report(None, None, None, message);
-    }
-    for (name, folder) in &listing.models {
-        checker.model(name, folder);
-    }
-    Ok(checker.problems)
+/// What was found out from the listing alone, or is to be found out in a child.
+enum Finding {
+    Problem(Problem),
+    Trial(Trial),
 }
 
+struct Trial {
+    model: ModelName,
+    version: Version,
+    source: Arc<VersionFolder>,
+    options: Arc<ModelYaml>,
+}
+
+/// What the threads share, each with a child of its own.
 struct Checker<'a> {
     config: &'a Config,
     store: &'a store::Config,
-    copies: std::path::PathBuf,
-    prober: Prober,
-    problems: Vec<Problem>,
+    probe: ProbeConfig,
+    copies: PathBuf,
+    findings: Vec<Finding>,
+    /// The next finding that nobody looks at yet.
+    next: AtomicUsize,
+    /// Of trials, by their place in `findings`.
+    failed: Mutex<BTreeMap<usize, Problem>>,
+}
+
+/// Lists the store, parses what people wrote, verifies every version's checksums and opens each in the throw-away child,
+/// several at once. Versions that are still settling are looked at as they are. It blocks; it takes as long as the children
+/// take. The problems stand in the store's order.
+pub fn check(config: &Config, store: &store::Config) -> Result<Vec<Problem>> {
+    let work = Work::open(&config.work_dir)?;
+    let listing = Scanner::new(store.clone())
+        .scan(Instant::now(), SystemTime::now())
+        .map_err(|error| Error::invalid("STORE_UNREADABLE", format!("the store cannot be listed: {error}")))?;
+    let checker = Checker {
+        config,
+        store,
+        probe: config.probe(&work),
+        copies: work.copies(),
+        findings: findings(&listing, &config.defaults),
+        next: AtomicUsize::new(0),
+        failed: Mutex::default(),
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..config.loads_at_once.max(1) {
+            scope.spawn(|| checker.work());
+        }
+    });
+    let mut failed = checker.failed.into_inner().expect("no holder panics: this is a bug");
+    let findings = checker.findings.into_iter().enumerate();
+    let problems = findings.filter_map(|(place, finding)| match finding {
+        Finding::Problem(problem) => Some(problem),
+        Finding::Trial(_) => failed.remove(&place),
+    });
+    Ok(problems.collect())
+}
+
+/// In the store's order.
+fn findings(listing: &StoreListing, defaults: &ModelYaml) -> Vec<Finding> {
+    let about_store = listing.problems.iter().map(|message| Problem::new(None, None, message));
+    let mut findings: Vec<Finding> = about_store.map(Finding::Problem).collect();
+    for (name, folder) in &listing.models {
+        findings_of_model(name, folder, defaults, &mut findings);
+    }
+    findings
+}
+
+fn findings_of_model(name: &ModelName, folder: &ModelFolder, defaults: &ModelYaml, findings: &mut Vec<Finding>) {
+    let mut report = |message: &str| findings.push(Finding::Problem(Problem::new(Some(name), None, message)));
+    folder.problems.iter().for_each(|message| report(message));
+    let yaml = match read_yaml(folder.model_yaml.as_ref()) {
+        Ok(yaml) => yaml,
+        Err(message) => return report(&message),
+    };
+    if let Err(error) = aspire::aspired(yaml.versions.as_ref(), &[]) {
+        report(error.message());
+    }
+    if folder.versions.is_empty() {
+        report("the model has no version");
+    }
+    let options = Arc::new(yaml.over(defaults));
+    findings.extend(folder.versions.iter().map(|(number, source)| {
+        Finding::Trial(Trial {
+            model: name.clone(),
+            version: *number,
+            source: source.clone(),
+            options: options.clone(),
+        })
+    }));
 }
 
 // === impl Checker ===
 
 impl Checker<'_> {
-    fn model(&mut self, name: &ModelName, folder: &ModelFolder) {
-        for message in &folder.problems {
-            self.report(Some(name), None, None, message);
-        }
-        let yaml = match folder.model_yaml.as_ref().map(parsed) {
-            None => ModelYaml::default(),
-            Some(Ok(yaml)) => yaml,
-            Some(Err(message)) => {
-                self.report(Some(name), None, Some("model.yaml"), &message);
-                return;
-            }
-        };
-        if let Err(error) = super::aspire::aspired(yaml.versions.as_ref(), &[]) {
-            self.report(Some(name), None, Some("model.yaml"), error.message());
-        }
-        let options = yaml.over(&self.config.defaults);
-        if folder.versions.is_empty() {
-            self.report(Some(name), None, None, "the model has no version");
-        }
-        for (number, version) in &folder.versions {
-            if let Err(error) = self.version(version, &options) {
-                self.report(Some(name), Some(*number), None, error.message());
+    /// One thread's part.
+    fn work(&self) {
+        let mut prober = Prober::new(self.probe.clone());
+        loop {
+            let place = self.next.fetch_add(1, Ordering::Relaxed);
+            match self.findings.get(place) {
+                None => return,
+                Some(Finding::Problem(_)) => {}
+                Some(Finding::Trial(trial)) => {
+                    if let Err(error) = self.try_version(&mut prober, trial) {
+                        let problem = Problem::new(Some(&trial.model), Some(trial.version), error.message());
+                        let mut failed = self.failed.lock().expect("no holder panics: this is a bug");
+                        failed.insert(place, problem);
+                    }
+                }
             }
         }
     }
 
-    fn version(&mut self, version: &VersionFolder, options: &ModelYaml) -> Result<()> {
-        let (mut manifest, yaml) = manifest_of(version, options)?;
-        let copy = store::copy(self.store, version, &yaml.files, &self.copies)?;
+    fn try_version(&self, prober: &mut Prober, trial: &Trial) -> Result<()> {
+        let (mut manifest, yaml) = manifest_of(&trial.source, &trial.options)?;
+        let copy = store::copy(self.store, &trial.source, &yaml.files, &self.copies)?;
         manifest.metrics.clear();
         manifest.device = "cpu".into();
         let job = Job {
@@ -92,27 +160,24 @@ impl Checker<'_> {
             native_dir: self.config.native_dir.clone(),
             time_limit: self.config.child_time,
         };
-        self.prober.probe(&job).map(drop)
-    }
-
-    fn report(&mut self, model: Option<&ModelName>, version: Option<Version>, file: Option<&str>, message: &str) {
-        const FILES: [&str; 4] = ["model.yaml", "version.yaml", "example.json", "normalizer.json"];
-        // Errors of the files that people write begin with the file's name.
-        let named = FILES.into_iter().find(|file| message.starts_with(file));
-        self.problems.push(Problem {
-            model: model.cloned(),
-            version,
-            file: file.or(named).map(String::from),
-            line: line_in(message),
-            message: message.to_owned(),
-        });
+        prober.probe(&job).map(drop)
     }
 }
 
-fn parsed(file: &TextFile) -> Result<ModelYaml, String> {
-    match &file.text {
-        Ok(text) => ModelYaml::parse(text).map_err(|error| error.message().to_owned()),
-        Err(why) => Err(format!("model.yaml: {why}")),
+// === impl Problem ===
+
+impl Problem {
+    fn new(model: Option<&ModelName>, version: Option<Version>, message: &str) -> Self {
+        const FILES: [&str; 4] = ["model.yaml", "version.yaml", "example.json", "normalizer.json"];
+        // Errors of the files that people write begin with the file's name.
+        let file = FILES.into_iter().find(|file| message.starts_with(file));
+        Self {
+            model: model.cloned(),
+            version,
+            file: file.map(String::from),
+            line: line_in(message),
+            message: message.to_owned(),
+        }
     }
 }
 

@@ -195,7 +195,7 @@ impl<T> Ledger<T> {
                 source,
                 options: model.options.clone(),
                 known_digest: version.known_digest.clone(),
-                missing_library: version.failure.as_ref().and_then(|failure| failure.missing_library),
+                missing_library: version.failure.as_ref().and_then(Failure::missing_library),
             });
         }
         None

@@ -17,15 +17,16 @@ use tokio::sync::mpsc;
 
 use super::{
     job::{Job, Report},
-    probe::{ProbeConfig, Prober},
-    remembered::{self, Remembered},
+    probe::{CHILD_UNAVAILABLE, ProbeConfig, Prober},
+    remembered::{self, LibraryStamp, Remembered},
+    suspects::{self, Suspects},
     trial,
 };
 use crate::{
     backend::{self, Executable, LIBRARY_MISSING, OpenSpec, Session},
     error::{Code, Error, Result},
     model::{Manifest, ModelName, ModelYaml, Parameters, Platform, Signature, Version, VersionYaml},
-    runtime::{Runtime, Servable, ServableConfig},
+    runtime::{Marker, Runtime, Servable, ServableConfig},
     store::{self, PrivateDir, Verified, VersionFolder, platform_of},
     telemetry::Metrics,
 };
@@ -41,8 +42,8 @@ pub struct LoadJob {
     pub options: Arc<ModelYaml>,
     /// What the version's digest was when it served before: a version never changes.
     pub known_digest: Option<String>,
-    /// The library's stamp when it was found missing.
-    pub missing_library: Option<u64>,
+    /// When its library was missing: what was said of it.
+    pub missing_library: Option<(LibraryStamp, Error)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -68,7 +69,7 @@ pub enum Outcome<T = Servable> {
     Failed {
         error: Error,
         /// Of the library, where it is what is missing.
-        missing_library: Option<u64>,
+        missing_library: Option<LibraryStamp>,
     },
 }
 
@@ -90,6 +91,8 @@ pub struct Loader {
     pub native_dir: PathBuf,
     pub copies: PathBuf,
     pub remembered: Remembered,
+    pub suspects: Suspects,
+    pub marker: Marker,
     pub runtime: Arc<Runtime>,
     pub metrics: Arc<Metrics>,
 }
@@ -200,28 +203,30 @@ impl Loader {
 
     fn load(&self, prober: &mut Prober, job: &LoadJob) -> Result<Loaded> {
         let (manifest, yaml) = manifest_of(&job.source, &job.options)?;
-        if let Some(stamp) = job.missing_library
-            && stamp == remembered::library_stamp(&self.native_dir, manifest.platform)
+        if let Some((stamp, error)) = &job.missing_library
+            && *stamp == remembered::library_stamp(&self.native_dir, manifest.platform)
         {
             // Nothing was installed since: no need to copy the version in order to hear it again.
-            return Err(backend::library_missing(
-                manifest.platform.as_str(),
-                "the version loads as soon as its library is there",
-            ));
+            return Err(error.clone());
         }
         let Verified { dir, digest, bytes } = store::copy(&self.store, &job.source, &yaml.files, &self.copies)?;
         if job.known_digest.as_ref().is_some_and(|known| *known != digest) {
             return Err(mutated());
         }
-        let report = self.probe(prober, &dir, &digest, &manifest)?;
+        let tag = suspects::tag(&job.model, job.version, &digest);
+        let report = self.probe(prober, job, tag, &dir, &digest, &manifest)?;
+        let mark = self.marker.of(tag);
+        let running = mark.begin();
         let executable = backend::open(OpenSpec {
             dir: dir.path(),
             manifest: &manifest,
             native_dir: &self.native_dir,
         })?;
         trial::warm_up(&*executable, &manifest, &report, WARMUP_BUDGET)?;
+        drop(running);
         let features = trial::features(dir.path(), &manifest, executable.signature())?;
-        let notes = executable.notes().to_vec();
+        let mut notes = executable.notes().to_vec();
+        notes.extend(self.suspects.note(tag));
         let signature = joined_as_shown(executable.signature().clone(), report.joinable);
         let platform = manifest.platform;
         let metrics = manifest.metrics.clone();
@@ -235,6 +240,7 @@ impl Loader {
             batching_reason: report.batching_reason,
             cost: report.cost,
             metrics: self.metrics.version(job.model.as_str(), &job.version.to_string()),
+            mark,
         };
         Ok(Loaded {
             servable: Servable::new(&self.runtime, config),
@@ -247,23 +253,53 @@ impl Loader {
     }
 
     /// What the child says of the version, now or when it last had the same before it.
-    fn probe(&self, prober: &mut Prober, dir: &PrivateDir, digest: &str, manifest: &Manifest) -> Result<Report> {
+    fn probe(
+        &self,
+        prober: &mut Prober,
+        job: &LoadJob,
+        tag: u64,
+        copy: &PrivateDir,
+        digest: &str,
+        manifest: &Manifest,
+    ) -> Result<Report> {
         let mut manifest = manifest.clone();
         manifest.metrics.clear();
         let key = remembered::key(digest, &manifest, &self.native_dir, self.probe.limits);
-        if let Some(report) = self.remembered.recall(&key) {
-            return Ok(report);
-        }
         // The child never touches the accelerator.
         manifest.device = "cpu".into();
-        let report = prober.probe(&Job {
-            dir: dir.path().to_owned(),
+        let asked = Job {
+            dir: copy.path().to_owned(),
             manifest,
             native_dir: self.native_dir.clone(),
             time_limit: self.child_time,
-        })?;
+        };
+        let report = if self.suspects.holds(tag) {
+            self.suspects.name(tag, &job.model, job.version);
+            let report = prober.probe_alone(&asked).map_err(crashed_server)?;
+            self.suspects.clear(tag);
+            report
+        } else if let Some(report) = self.remembered.recall(&key) {
+            return Ok(report);
+        } else {
+            prober.probe(&asked)?
+        };
         self.remembered.keep(&key, &report);
         Ok(report)
+    }
+}
+
+/// What ran when the server died, and does not pass the child now.
+fn crashed_server(error: Error) -> Error {
+    match error.reason() {
+        LIBRARY_MISSING | CHILD_UNAVAILABLE => error,
+        reason => Error::new(
+            Code::FailedPrecondition,
+            "CRASHED_SERVER",
+            format!(
+                "it was running when the server died, and does not pass the child: {} ({reason})",
+                error.message()
+            ),
+        ),
     }
 }
 

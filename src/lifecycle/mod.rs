@@ -4,6 +4,7 @@
 //! the throw-away child first), and the one `manager` publishes the outcome. Nothing here is on the path of a request.
 
 mod aspire;
+mod black_box;
 mod check;
 mod job;
 mod ledger;
@@ -15,6 +16,7 @@ mod probe;
 mod probe_child;
 mod remembered;
 mod state;
+mod suspects;
 mod trial;
 mod work;
 
@@ -43,6 +45,7 @@ use manager::Manager;
 use probe::ProbeConfig;
 use probe_child::Limits;
 use remembered::Remembered;
+use suspects::Suspects;
 use work::Work;
 
 /// How versions are loaded.
@@ -112,13 +115,23 @@ impl Lifecycle {
         let work = Arc::new(Work::open(&config.work_dir)?);
         let (news_sender, news) = watch::channel(News::default());
         let (done_sender, done) = mpsc::channel(config.loads_at_once.max(1));
+        let suspects = Suspects::read(work.suspects());
+        if suspects.count() > 0 {
+            tracing::warn!(
+                versions = suspects.count(),
+                "a server died here while versions ran; those pass the child alone before they serve again"
+            );
+        }
+        let remembered = Remembered::new(work.probed());
         let loader = Loader {
             store: store.clone(),
             probe: config.probe(&work),
             child_time: config.child_time,
             native_dir: config.native_dir.clone(),
             copies: work.copies(),
-            remembered: Remembered::new(work.probed()),
+            remembered: remembered.clone(),
+            suspects,
+            marker: work.marker(),
             runtime: runtime.clone(),
             metrics: metrics.clone(),
         };
@@ -137,6 +150,7 @@ impl Lifecycle {
             tasks: vec![
                 tokio::spawn(store::watch(store, news_sender)),
                 tokio::spawn(manager.run()),
+                tokio::task::spawn_blocking(move || remembered.prune(std::time::SystemTime::now())),
             ],
             _work: work,
         })

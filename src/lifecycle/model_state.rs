@@ -90,12 +90,7 @@ impl<T> ModelState<T> {
 
     /// A bad edit keeps the last good one, and is shown.
     fn take_yaml(&mut self, defaults: &ModelYaml) {
-        let parsed = match self.read.as_ref().map(|file| &file.text) {
-            None => Ok(ModelYaml::default()),
-            Some(Ok(text)) => ModelYaml::parse(text).map_err(|error| error.message().to_owned()),
-            Some(Err(why)) => Err(format!("model.yaml: {why}")),
-        };
-        let yaml = match parsed {
+        let yaml = match read_yaml(self.read.as_ref()) {
             Ok(yaml) => yaml.over(defaults),
             Err(message) => {
                 self.message = Some(message);
@@ -152,5 +147,14 @@ impl<T> ModelState<T> {
             .any(|version| !version.leaving.is_empty())
             .then(|| now + DRAIN_LOOK);
         retries.chain(drains).min()
+    }
+}
+
+/// What people wrote, which may be nothing, or what is wrong with it.
+pub fn read_yaml(file: Option<&TextFile>) -> Result<ModelYaml, String> {
+    match file.map(|file| &file.text) {
+        None => Ok(ModelYaml::default()),
+        Some(Ok(text)) => ModelYaml::parse(text).map_err(|error| error.message().to_owned()),
+        Some(Err(why)) => Err(format!("model.yaml: {why}")),
     }
 }

@@ -39,6 +39,9 @@ pub struct Prober {
 /// The hidden sub-command of the program.
 pub const SUBCOMMAND: &str = "probe-child";
 
+/// The reason when there is no child to ask, which says nothing of the version.
+pub const CHILD_UNAVAILABLE: &str = "CHILD_UNAVAILABLE";
+
 struct Running {
     process: Child,
     socket: BufReader<UnixStream>,
@@ -98,6 +101,14 @@ impl Prober {
                 Err(Ending::Died(status, printed)) => return Err(self.died(status, &printed)),
             }
         }
+    }
+
+    /// `probe` in a child that opens nothing else, before or after.
+    pub fn probe_alone(&mut self, job: &Job) -> Result<Report> {
+        self.child = None;
+        let report = self.probe(job);
+        self.child = None;
+        report
     }
 
     fn keep(&mut self, mut child: Running, resident_bytes: u64) {
@@ -258,7 +269,7 @@ fn timed_out(limit: Duration) -> Error {
 
 fn cannot_start(error: &io::Error) -> Error {
     Error::internal(
-        "CHILD_UNAVAILABLE",
+        CHILD_UNAVAILABLE,
         format!("the child that opens versions first cannot be started: {error}"),
     )
 }
@@ -305,14 +316,18 @@ mod tests {
         (Prober::new(config), folder)
     }
 
-    fn probe(prober: &mut Prober) -> Result<Report> {
+    fn job() -> Job {
         let manifest = Manifest::resolve(Platform::Onnx, ModelYaml::default(), VersionYaml::default());
-        prober.probe(&Job {
+        Job {
             dir: "/".into(),
             manifest: manifest.expect("a manifest"),
             native_dir: "/".into(),
             time_limit: Duration::from_millis(300),
-        })
+        }
+    }
+
+    fn probe(prober: &mut Prober) -> Result<Report> {
+        prober.probe(&job())
     }
 
     fn reason(body: &str) -> (&'static str, String) {
@@ -329,6 +344,16 @@ mod tests {
         }
         let started = std::fs::read_to_string(folder.path().join("started")).expect("written");
         assert_eq!(started.lines().count(), 1);
+    }
+
+    #[test]
+    fn one_that_must_pass_alone_has_a_child_to_itself() {
+        let (mut prober, folder) = prober("echo >> started\nwhile read job; do pass; done");
+        let started = || std::fs::read_to_string(folder.path().join("started")).map(|text| text.lines().count());
+        probe(&mut prober).expect("it passes");
+        prober.probe_alone(&job()).expect("it passes");
+        probe(&mut prober).expect("it passes");
+        assert_eq!(started().expect("written"), 3);
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! Passes of the child that still hold: the same bytes, options, library, device and limits need no second trial.
 
 use std::{
+    fs::File,
     hash::{Hash, Hasher},
-    io::Write,
+    io::{Read, Write},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    time::{Duration, SystemTime},
 };
 
 use sha2::{Digest, Sha256};
@@ -19,8 +21,15 @@ pub struct Remembered {
     folder: PathBuf,
 }
 
+/// What changes when a platform's library is installed or replaced: its files' names, sizes and times, as a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LibraryStamp(u64);
+
 /// To be raised when a trial looks at more than it did.
 const TRIAL_REVISION: u32 = 1;
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const AGE_MAX: Duration = Duration::from_secs(90 * 24 * 60 * 60);
+const ENTRIES_MAX: usize = 20_000;
 
 // === impl Remembered ===
 
@@ -31,8 +40,31 @@ impl Remembered {
 
     /// A damaged file is as good as none.
     pub fn recall(&self, key: &str) -> Option<Report> {
-        let text = std::fs::read(self.file(key)).ok()?;
+        let mut file = File::open(self.file(key)).ok()?;
+        let mut text = Vec::new();
+        file.read_to_end(&mut text).ok()?;
+        let now = SystemTime::now();
+        let used = file.metadata().and_then(|metadata| metadata.modified());
+        // Once a day is enough for a pass that is used not to be pruned.
+        if used.is_ok_and(|used| age(used, now) > DAY) {
+            let _ = file.set_modified(now);
+        }
         serde_json::from_slice(&text).ok()
+    }
+
+    /// Forgets what nobody asked for in a long time, and the oldest of too many. It takes as long as there are files.
+    pub fn prune(&self, now: SystemTime) {
+        let mut kept: Vec<(SystemTime, PathBuf)> = Vec::new();
+        for entry in std::fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+            if let Ok(used) = entry.metadata().and_then(|metadata| metadata.modified()) {
+                kept.push((used, entry.path()));
+            }
+        }
+        kept.sort_unstable_by(|one, other| other.cmp(one));
+        let young = kept.partition_point(|(used, _)| age(*used, now) <= AGE_MAX);
+        for (_, path) in &kept[young.min(ENTRIES_MAX)..] {
+            let _ = std::fs::remove_file(path);
+        }
     }
 
     /// Best effort: what is not remembered is tried again. No fsync, for the same reason.
@@ -56,7 +88,11 @@ impl Remembered {
 pub fn key(digest: &str, manifest: &Manifest, native_dir: &Path, limits: Limits) -> String {
     let options = serde_json::to_vec(manifest).unwrap_or_default();
     let library = library_stamp(native_dir, manifest.platform);
-    let rest = format!("{library} {limits:?} {TRIAL_REVISION} {}", env!("CARGO_PKG_VERSION"));
+    let rest = format!(
+        "{} {limits:?} {TRIAL_REVISION} {}",
+        library.0,
+        env!("CARGO_PKG_VERSION")
+    );
     let mut hasher = Sha256::new();
     for part in [digest.as_bytes(), &options, rest.as_bytes()] {
         hasher.update((part.len() as u64).to_le_bytes());
@@ -65,8 +101,8 @@ pub fn key(digest: &str, manifest: &Manifest, native_dir: &Path, limits: Limits)
     hex::encode(hasher.finalize())
 }
 
-/// What changes when a platform's library is installed or replaced: its files' names, sizes and times, as a number.
-pub fn library_stamp(native_dir: &Path, platform: Platform) -> u64 {
+/// Of the library that is there now.
+pub fn library_stamp(native_dir: &Path, platform: Platform) -> LibraryStamp {
     let own = native_dir.join(match platform {
         Platform::Onnx => "onnxruntime",
         Platform::Lightgbm => "lightgbm",
@@ -86,5 +122,38 @@ pub fn library_stamp(native_dir: &Path, platform: Platform) -> u64 {
     files.sort();
     let mut hasher = SipHasher13::new();
     files.hash(&mut hasher);
-    hasher.finish()
+    LibraryStamp(hasher.finish())
+}
+
+/// A file of the future is new.
+fn age(used: SystemTime, now: SystemTime) -> Duration {
+    now.duration_since(used).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_used_stays_and_what_is_not_goes() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let remembered = Remembered::new(folder.path().to_owned());
+        let now = SystemTime::now();
+        let last_used = |key: &str, used: SystemTime| {
+            remembered.keep(key, &Report::default());
+            let file = File::options()
+                .write(true)
+                .open(remembered.file(key))
+                .expect("it is there");
+            file.set_modified(used).expect("set");
+        };
+        let long_ago = now - AGE_MAX - DAY;
+        last_used("unused", long_ago);
+        last_used("used", long_ago);
+        last_used("young", now);
+        assert!(remembered.recall("used").is_some());
+        remembered.prune(now);
+        assert!(remembered.recall("used").is_some() && remembered.recall("young").is_some());
+        assert!(remembered.recall("unused").is_none());
+    }
 }

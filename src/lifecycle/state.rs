@@ -10,6 +10,7 @@ use std::{
 use super::{
     loader::{Loaded, mutated},
     policy::{self, Serving, VersionView},
+    remembered::LibraryStamp,
 };
 use crate::{
     catalog::State,
@@ -59,7 +60,7 @@ pub struct Failure {
     pub attempts: u32,
     pub retry_at: Instant,
     /// The library's stamp, where the library is what is missing.
-    pub missing_library: Option<u64>,
+    pub missing_library: Option<LibraryStamp>,
 }
 
 const RETRY_FIRST: Duration = Duration::from_secs(1);
@@ -195,6 +196,15 @@ impl<T> VersionState<T> {
     pub fn platform(&self) -> Option<crate::model::Platform> {
         let served = self.serving.as_ref().map(|served| served.loaded.platform);
         served.or_else(|| platform_of(self.source.as_ref()?))
+    }
+}
+
+// === impl Failure ===
+
+impl Failure {
+    /// What was said of the library, where that is what is missing.
+    pub fn missing_library(&self) -> Option<(LibraryStamp, Error)> {
+        Some((self.missing_library?, self.error.clone()))
     }
 }
 

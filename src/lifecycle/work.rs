@@ -3,6 +3,7 @@
 //! ```text
 //! work_dir/            0700
 //!   probed/            passes of the child
+//!   suspects/          versions that ran while a process died
 //!   run-XXXXXX/        of one process; `lock` is held while it lives
 //!     copies/  empty/
 //! ```
@@ -15,17 +16,28 @@ use std::{
 
 use rustix::fs::{FlockOperation, flock};
 
-use crate::error::{Error, Result};
+use super::{
+    black_box::{self, BlackBox},
+    suspects,
+};
+use crate::{
+    error::{Error, Result},
+    runtime::Marker,
+};
 
 /// The folder of this process. It goes with the process, and if that was killed, when the next one starts.
 #[derive(Debug)]
 pub struct Work {
+    work_dir: PathBuf,
+    _black_box: Option<BlackBox>,
+    marker: Marker,
     run: tempfile::TempDir,
-    probed: PathBuf,
     _lock: fs::File,
 }
 
 const RUN_PREFIX: &str = "run-";
+const PROBED: &str = "probed";
+const SUSPECTS: &str = "suspects";
 
 // === impl Work ===
 
@@ -40,18 +52,28 @@ impl Work {
     }
 
     fn try_open(work_dir: &Path) -> io::Result<Self> {
-        make_private(work_dir)?;
+        let folders = [work_dir.to_owned(), work_dir.join(PROBED), work_dir.join(SUSPECTS)];
+        folders.iter().try_for_each(|folder| make_private(folder))?;
         sweep(work_dir)?;
+        black_box::sweep_memory();
         let run = tempfile::Builder::new().prefix(RUN_PREFIX).tempdir_in(work_dir)?;
         let lock = fs::File::create(run.path().join("lock"))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
-        let probed = work_dir.join("probed");
-        for folder in [&probed, &run.path().join("copies"), &run.path().join("empty")] {
-            make_private(folder)?;
+        for folder in [run.path().join("copies"), run.path().join("empty")] {
+            make_private(&folder)?;
         }
+        let (black_box, marker) = match BlackBox::create(run.path()) {
+            Ok((black_box, marker)) => (Some(black_box), marker),
+            Err(error) => {
+                tracing::warn!(%error, "should the server die, the next one will not know which versions were running");
+                (None, Marker::none())
+            }
+        };
         Ok(Self {
+            work_dir: work_dir.to_owned(),
+            _black_box: black_box,
+            marker,
             run,
-            probed,
             _lock: lock,
         })
     }
@@ -67,7 +89,16 @@ impl Work {
     }
 
     pub fn probed(&self) -> PathBuf {
-        self.probed.clone()
+        self.work_dir.join(PROBED)
+    }
+
+    pub fn suspects(&self) -> PathBuf {
+        self.work_dir.join(SUSPECTS)
+    }
+
+    /// In which this process marks what it runs.
+    pub fn marker(&self) -> Marker {
+        self.marker
     }
 }
 
@@ -100,7 +131,7 @@ fn make_private(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes what processes left that were killed.
+/// Removes what processes left that were killed, and writes down what they ran.
 fn sweep(work_dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(work_dir)?.flatten() {
         if !entry.file_name().to_string_lossy().starts_with(RUN_PREFIX) {
@@ -111,6 +142,8 @@ fn sweep(work_dir: &Path) -> io::Result<()> {
             continue;
         };
         if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            suspects::accuse(&work_dir.join(SUSPECTS), &black_box::read(&entry.path()))?;
+            black_box::remove(&entry.path());
             let _ = fs::remove_dir_all(entry.path());
         }
     }
@@ -132,6 +165,26 @@ mod tests {
         let second = Work::open(&root).expect("opens");
         assert!(!dead.exists());
         assert!(living.copies().exists() && second.copies().exists());
+    }
+
+    #[test]
+    fn who_ran_in_a_process_that_died_is_suspected_and_nobody_else() {
+        let root = tempfile::tempdir().expect("a folder");
+        let root = root.path().join("work");
+        let suspects = || super::suspects::Suspects::read(root.join(SUSPECTS)).count();
+        let living = Work::open(&root).expect("opens");
+        let running = living.marker().of(3).begin();
+        drop(Work::open(&root).expect("opens"));
+        assert_eq!(suspects(), 0, "it lives");
+        // As a killed process leaves it: the folder, without its lock.
+        let dead = root.join("run-dead");
+        fs::create_dir(&dead).expect("made");
+        fs::write(dead.join("lock"), "").expect("written");
+        let (left, marker) = BlackBox::create(&dead).expect("it can be made");
+        let crashed = marker.of(4).begin();
+        drop(Work::open(&root).expect("opens"));
+        assert_eq!(suspects(), 1);
+        drop((running, crashed, left));
     }
 
     #[test]

@@ -42,7 +42,7 @@ pub struct Instance {
 impl Instance {
     pub fn new(shared: &Shared) -> Result<Self> {
         Ok(Self {
-            session: shared.executable().session()?,
+            session: shared.session()?,
             joined: Vec::new(),
         })
     }
@@ -152,11 +152,14 @@ impl Instance {
     }
 
     fn guarded<T>(&mut self, shared: &Shared, run: impl FnOnce(&mut dyn Session) -> Result<T>) -> Result<T> {
+        let running = shared.mark.begin();
         // The session is thrown away when it panicked, so nobody sees what it left half done.
-        match catch_unwind(AssertUnwindSafe(|| run(&mut *self.session))) {
+        let result = catch_unwind(AssertUnwindSafe(|| run(&mut *self.session)));
+        drop(running);
+        match result {
             Ok(result) => result,
             Err(_) => {
-                self.session = shared.executable().session()?;
+                self.session = shared.session()?;
                 Err(Error::internal(
                     "BACKEND_PANICKED",
                     "the backend failed unexpectedly at this batch",

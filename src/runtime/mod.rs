@@ -7,6 +7,7 @@ mod batch;
 mod cores;
 mod cost;
 mod malloc;
+mod marker;
 mod queue;
 mod reaper;
 mod servable;
@@ -23,6 +24,7 @@ use std::{
 };
 
 pub use cores::Cores;
+pub use marker::{Mark, Marker};
 pub use reaper::Reaper;
 pub use servable::{Done, Placement, Servable, ServableConfig, Work};
 

@@ -12,14 +12,14 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::{
-    Runtime,
+    Mark, Runtime,
     batch::Pending,
     cost::Cost,
     queue::{Full, Limits},
     threads::Threads,
 };
 use crate::{
-    backend::{self, Executable},
+    backend::{self, Executable, Session},
     error::{Error, Result},
     model::{Features, Manifest, ModelName, Parameters, Priority, Signature, Tensor, Timing, Version},
     telemetry::VersionMetrics,
@@ -38,7 +38,9 @@ pub struct ServableConfig {
     pub batching_reason: String,
     /// Measured (rows, microseconds of one run), ascending by rows; from the child.
     pub cost: Vec<(usize, f64)>,
-    pub metrics: VersionMetrics,
+    pub metrics: Arc<VersionMetrics>,
+    /// How its runs are marked.
+    pub mark: Mark,
 }
 
 /// One request's part of a batch: checked, normalised, in the signature's order.
@@ -77,7 +79,8 @@ pub struct Shared {
     pub features: Features,
     pub batching_reason: String,
     pub cost: Cost,
-    pub metrics: VersionMetrics,
+    pub metrics: Arc<VersionMetrics>,
+    pub mark: Mark,
     pub joinable: bool,
     pub gains_by_joining: bool,
     executable: Arc<dyn Executable>,
@@ -111,6 +114,7 @@ impl Servable {
             features: config.features,
             batching_reason: config.batching_reason,
             metrics: config.metrics,
+            mark: config.mark,
             executable: config.executable,
         });
         Arc::new(Self {
@@ -140,7 +144,7 @@ impl Servable {
         &self.shared.features
     }
 
-    pub fn metrics(&self) -> &VersionMetrics {
+    pub fn metrics(&self) -> &Arc<VersionMetrics> {
         &self.shared.metrics
     }
 
@@ -228,8 +232,10 @@ impl Drop for Servable {
 // === impl Shared ===
 
 impl Shared {
-    pub fn executable(&self) -> &dyn Executable {
-        &*self.executable
+    /// A session for the thread that calls.
+    pub fn session(&self) -> Result<Box<dyn Session>> {
+        let _running = self.mark.begin();
+        self.executable.session()
     }
 
     /// Bounds of one of `shares` queues.

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Config, Done, Placement, Runtime, Servable, ServableConfig, Work};
+use super::{Config, Done, Marker, Placement, Runtime, Servable, ServableConfig, Work};
 use crate::{
     backend::{
         Executable,
@@ -47,6 +47,7 @@ fn bench(scripted: Scripted, micros: f64, yaml: &str) -> Bench {
             batching_reason: String::new(),
             cost: vec![(1, micros), (2, micros * 2.0)],
             metrics: Metrics::new().version("m", "1.0.0"),
+            mark: Marker::none().of(1),
         },
     );
     Bench {

@@ -1,14 +1,20 @@
 //! Every instrument, typed, in one place. The names are part of the interface: dashboards hang on them.
 //!
-//! The instruments of one version are looked up once, when its servable is made; a request touches no map.
+//! The instruments of one version are looked up once, when its servable is made; a request touches no map. They go with the
+//! version's last user, so that a server that saw a thousand versions does not show them for ever.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, Weak},
+};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::{Registry, Unit},
 };
+
+use crate::error::Code;
 
 /// All instruments of the process.
 pub struct Metrics {
@@ -21,6 +27,8 @@ pub struct Metrics {
     queue_rows: Family<VersionLabels, Gauge>,
     loads: Family<LoadLabels, Counter>,
     refused: Family<RefusedLabels, Counter>,
+    /// The versions that have series.
+    versions: Mutex<HashMap<VersionLabels, Weak<VersionMetrics>>>,
     /// Open inference connections.
     pub connections: Gauge,
     /// Calls that were taken in and not answered yet.
@@ -29,9 +37,11 @@ pub struct Metrics {
     pub panics: Counter,
 }
 
-/// The instruments of one version, resolved once.
-#[derive(Clone)]
+/// The instruments of one version, resolved once. All servables of the version share one; when the last is gone, its series
+/// are removed.
 pub struct VersionMetrics {
+    metrics: Weak<Metrics>,
+    labels: VersionLabels,
     pub request_duration: Histogram,
     pub queue_duration: Histogram,
     pub compute_duration: Histogram,
@@ -64,6 +74,9 @@ struct RefusedLabels {
     reason: String,
 }
 
+/// How a request that was answered ends; the other endings are codes.
+const OK: &str = "OK";
+
 // === impl Metrics ===
 
 impl Metrics {
@@ -78,6 +91,7 @@ impl Metrics {
             queue_rows: Family::default(),
             loads: Family::default(),
             refused: Family::default(),
+            versions: Mutex::default(),
             connections: Gauge::default(),
             requests_in_flight: Gauge::default(),
             panics: Counter::default(),
@@ -131,18 +145,48 @@ impl Metrics {
         })
     }
 
-    pub fn version(&self, model: &str, version: &str) -> VersionMetrics {
+    /// The version's instruments: the ones there are, or new ones.
+    pub fn version(self: &Arc<Self>, model: &str, version: &str) -> Arc<VersionMetrics> {
         let labels = VersionLabels {
             model: model.into(),
             version: version.into(),
         };
-        VersionMetrics {
+        let mut versions = self.versions.lock().expect("no holder panics: this is a bug");
+        if let Some(known) = versions.get(&labels).and_then(Weak::upgrade) {
+            return known;
+        }
+        let new = Arc::new(VersionMetrics {
+            metrics: Arc::downgrade(self),
             request_duration: self.request_duration.get_or_create(&labels).clone(),
             queue_duration: self.queue_duration.get_or_create(&labels).clone(),
             compute_duration: self.compute_duration.get_or_create(&labels).clone(),
             batch_rows: self.batch_rows.get_or_create(&labels).clone(),
             queue_rows: self.queue_rows.get_or_create(&labels).clone(),
-            ok: self.request(model, version, "OK"),
+            ok: self.request(model, version, OK),
+            labels: labels.clone(),
+        });
+        versions.insert(labels, Arc::downgrade(&new));
+        new
+    }
+
+    /// Removes a version's series, unless the version has come back meanwhile and goes on with them.
+    fn forget(&self, labels: &VersionLabels) {
+        let mut versions = self.versions.lock().expect("no holder panics: this is a bug");
+        if versions.get(labels).is_some_and(|known| known.strong_count() > 0) {
+            return;
+        }
+        versions.remove(labels);
+        self.request_duration.remove(labels);
+        self.queue_duration.remove(labels);
+        self.compute_duration.remove(labels);
+        self.batch_rows.remove(labels);
+        self.queue_rows.remove(labels);
+        for code in Code::ALL.into_iter().map(Code::as_str).chain([OK]) {
+            self.requests.remove(&RequestLabels {
+                model: labels.model.clone(),
+                version: labels.version.clone(),
+                code: code.into(),
+            });
         }
     }
 
@@ -180,6 +224,16 @@ impl Metrics {
     }
 }
 
+// === impl VersionMetrics ===
+
+impl Drop for VersionMetrics {
+    fn drop(&mut self) {
+        if let Some(metrics) = self.metrics.upgrade() {
+            metrics.forget(&self.labels);
+        }
+    }
+}
+
 /// 10 µs to 10 s, about three buckets a decade.
 fn seconds() -> Histogram {
     Histogram::new([
@@ -191,4 +245,26 @@ fn seconds() -> Histogram {
 /// Powers of two to 1,024.
 fn rows() -> Histogram {
     Histogram::new((0..=10).map(|power| f64::from(1 << power)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_series_of_a_version_go_with_its_last_user_and_come_back_with_the_next() {
+        let metrics = Metrics::new();
+        let shows = || metrics.encode().matches("model=\"m\",version=\"1.0.0\"").count();
+        let first = metrics.version("m", "1.0.0");
+        first.ok.inc();
+        metrics.request("m", "1.0.0", "INTERNAL").inc();
+        // The version is loaded again with other options: the new servable comes before the old one goes.
+        let second = metrics.version("m", "1.0.0");
+        drop(first);
+        assert!(metrics.encode().contains("code=\"OK\"} 1"), "{}", metrics.encode());
+        drop(second);
+        assert_eq!(shows(), 0, "{}", metrics.encode());
+        let _back = metrics.version("m", "1.0.0");
+        assert!(metrics.encode().contains("code=\"OK\"} 0"), "{}", metrics.encode());
+    }
 }
