@@ -46,7 +46,7 @@ test: preflight libraries venv ## Every test, the clients' in Python, Go and Jav
 
 bench: preflight libraries ## Throughput, latency and CPU a request, beside a bare echo and the bare libraries
 	@scripts/torch-plugin.sh --workspace
-	@$(CARGO) bench $(ARGS)
+	@$(CARGO) bench --bench serving -- $(ARGS)
 
 lint: goal := lint
 lint: preflight $(DENY) ## Format, clippy with warnings denied, and the dependencies' bans, licences, sources, advisories

@@ -9,7 +9,7 @@ use arc_swap::{ArcSwap, Guard};
 
 use crate::{
     error::{Error, Result},
-    model::{ModelName, Platform, Signature, Version},
+    model::{ModelName, Platform, Signature, Version, VersionsPolicy},
     runtime::Servable,
 };
 
@@ -29,6 +29,8 @@ pub struct ModelEntry {
     pub versions: BTreeMap<Version, VersionEntry>,
     /// The version that answers a call without a version; always one that is ready.
     pub stable: Option<Version>,
+    /// Which versions are loaded.
+    pub policy: VersionsPolicy,
     /// Where the traffic goes, as the store says.
     pub labels: BTreeMap<String, Version>,
     /// Of route.yaml; 0 where there is none.

@@ -1,13 +1,25 @@
 //! The floor of the wire: a bare tonic server that decodes the request and answers with what the real server answered.
 
-use std::{fs, path::Path};
+use std::{
+    fs, io,
+    path::Path,
+    pin::Pin,
+    task::{Context, Poll},
+};
 
-use anyhow::{Context, Result};
+use anyhow::{Context as _, Result};
 use prost::Message;
-use tokio::net::TcpListener;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+};
+use tokio_stream::StreamExt;
 use tonic::{
     Request, Response, Status, Streaming, async_trait,
-    transport::{Server, server::TcpIncoming},
+    transport::{
+        Server,
+        server::{Connected, TcpIncoming},
+    },
 };
 
 use crate::inference::{
@@ -26,6 +38,10 @@ struct Echo {
     answer: ModelInferResponse,
 }
 
+/// A socket that says it has no vectored writes. With them, h2 gives each DATA frame above 256 bytes a write of its own;
+/// without, the answers of one turn leave in one write. A floor must not pay for that, whatever the size of its answer.
+struct Joined(TcpStream);
+
 /// Serves on one thread until killed. `answer_file` holds an encoded `ModelInferResponse`.
 pub fn serve(answer_file: &Path, ports_file: &Path) -> Result<()> {
     let answer = fs::read(answer_file).with_context(|| format!("cannot read {}", answer_file.display()))?;
@@ -35,11 +51,13 @@ pub fn serve(answer_file: &Path, ports_file: &Path) -> Result<()> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let port = listener.local_addr()?.port();
         fs::write(ports_file, format!("{{\"grpc\":{port}}}"))?;
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        let incoming = incoming.map(|socket| socket.map(Joined));
         Server::builder()
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .add_service(GrpcInferenceServiceServer::new(Echo { answer }))
-            .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)))
+            .serve_with_incoming(incoming)
             .await?;
         Ok(())
     })
@@ -101,4 +119,33 @@ impl GrpcInferenceService for Echo {
 
 fn not_measured() -> Status {
     Status::unimplemented("the echo answers ModelInfer only")
+}
+
+// === impl Joined ===
+
+impl Connected for Joined {
+    type ConnectInfo = ();
+
+    fn connect_info(&self) {}
+}
+
+impl AsyncRead for Joined {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_read(cx, buf)
+    }
+}
+
+/// What is not here is as the trait has it: no vectored writes.
+impl AsyncWrite for Joined {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_shutdown(cx)
+    }
 }

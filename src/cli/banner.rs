@@ -218,6 +218,7 @@ mod tests {
             ]
             .into(),
             stable: Some("1".parse().unwrap()),
+            policy: Default::default(),
             labels: BTreeMap::new(),
             revision: 0,
             message: None,

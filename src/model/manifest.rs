@@ -316,6 +316,14 @@ impl From<Warmup> for WarmupYaml {
     }
 }
 
+// === impl VersionsPolicy ===
+
+impl Default for VersionsPolicy {
+    fn default() -> Self {
+        Self::Latest(LatestVersions { latest: 1 })
+    }
+}
+
 // === impl ModelYaml ===
 
 impl ModelYaml {

@@ -19,7 +19,7 @@ use super::{
     threads::Threads,
 };
 use crate::{
-    backend::Executable,
+    backend::{self, Executable},
     error::{Error, Result},
     model::{Features, Manifest, ModelName, Parameters, Priority, Signature, Tensor, Timing, Version},
     telemetry::VersionMetrics,
@@ -149,11 +149,17 @@ impl Servable {
         self.shared.executable.library()
     }
 
+    /// Where it really runs.
+    pub fn device(&self) -> &str {
+        self.shared.executable.device()
+    }
+
     pub fn batching_reason(&self) -> &str {
         &self.shared.batching_reason
     }
 
     pub fn check_parameters(&self, parameters: &Parameters) -> Result<()> {
+        backend::refuse_unknown_parameters(self.shared.manifest.platform, parameters)?;
         self.shared.executable.check_parameters(parameters)
     }
 

@@ -92,7 +92,7 @@ impl RequestBody {
             }
             Err(Error::unavailable(
                 "REQUEST_MEMORY",
-                "the messages being worked on use up the memory for requests; --memory sets it",
+                "the messages being worked on use up the memory for requests; --request-memory sets it",
                 RETRY_AFTER,
             ))
         })?;

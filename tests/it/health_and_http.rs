@@ -184,7 +184,7 @@ async fn reflection_lists_every_service() {
 
 #[tokio::test]
 async fn a_call_gets_its_span_into_the_log() {
-    let server = Server::start(store(), &["--log-format=json", "--log-level=debug"]).await;
+    let server = Server::start(store(), &["--log-format=json"]).await;
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
     let mut request = call(PredictRequest {
         model: "no\nsuch\u{1b}[31m".into(),

@@ -1,12 +1,12 @@
 //! Starting: fast, without what is not needed, and with clear words where it cannot.
 
-use std::{os::unix::fs::symlink, process::Output, time::Duration};
+use std::{os::unix::fs::symlink, time::Duration};
 
 use tonic::Code;
 
 use crate::{
     harness::{
-        Server, Store, assert_refused, fixture, has_torch, native_dir, root, sconce,
+        PATIENCE, Server, Store, assert_refused, fixture, has_torch, native_dir, root, sconce,
         tensors::{Form, Values, fixture_examples},
     },
     proto::*,
@@ -26,15 +26,23 @@ fn request(model: &str, fixture: &str) -> PredictRequest {
     }
 }
 
-/// Runs a command that is to end by itself.
-fn ended(arguments: &[&str]) -> (Output, String) {
-    let output = sconce().args(arguments).output().expect("the program runs");
+/// Runs a command that is to end by itself, badly; what it says.
+async fn refused(arguments: &[&str]) -> String {
+    let mut command = tokio::process::Command::from(sconce());
+    let output = tokio::time::timeout(PATIENCE, command.args(arguments).kill_on_drop(true).output()).await;
+    let output = output
+        .unwrap_or_else(|_| panic!("{arguments:?} does not end"))
+        .expect("the program runs");
     let said = format!(
         "{}{}",
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
-    (output, said)
+    assert!(
+        !output.status.success() && !said.contains("panicked"),
+        "{arguments:?}: {said}"
+    );
+    said
 }
 
 #[tokio::test]
@@ -120,9 +128,9 @@ async fn one_file_is_served_and_its_line_to_paste_has_its_own_names() {
         .predict(request(&model.name, "onnx/tiny"))
         .await
         .expect("an answer");
-    let log = server.log();
+    let printed = server.printed();
     for word in ["grpcurl", "INPUT0", "INPUT1", "16", &model.name] {
-        assert!(log.contains(word), "'{word}' is not in what it prints:\n{log}");
+        assert!(printed.contains(word), "'{word}' is not in what it prints:\n{printed}");
     }
 }
 
@@ -166,8 +174,8 @@ fn the_configuration_is_printed_with_its_sources() {
     }
 }
 
-#[test]
-fn what_cannot_work_is_refused_with_the_way_out() {
+#[tokio::test]
+async fn what_cannot_work_is_refused_with_the_way_out() {
     let store = Store::new();
     let path = store.path().to_string_lossy().into_owned();
     let sample = root().join("model-store").to_string_lossy().into_owned();
@@ -189,7 +197,16 @@ fn what_cannot_work_is_refused_with_the_way_out() {
             &["serve", "--model-store", &path, "--no-such-option"],
             &["no-such-option"],
         ),
-        (&["serve", "--model-store", "/no/such/folder"], &["/no/such/folder"]),
+        (
+            &[
+                "serve",
+                "--model-store",
+                "/no/such/folder",
+                "--grpc-port=0",
+                "--http-port=0",
+            ],
+            &["/no/such/folder"],
+        ),
         (&["serve", "/no/such/model.onnx"], &["/no/such/model.onnx"]),
         (
             &["serve", "--model-store", &sample, "--max-message-bytes=0"],
@@ -197,9 +214,7 @@ fn what_cannot_work_is_refused_with_the_way_out() {
         ),
         (&["check", "/no/such/folder"], &["/no/such/folder"]),
     ] {
-        let (output, said) = ended(arguments);
-        assert!(!output.status.success(), "{arguments:?} was taken");
-        assert!(!said.contains("panicked"), "{said}");
+        let said = refused(arguments).await;
         for word in words {
             assert!(said.contains(word), "{arguments:?} does not say '{word}': {said}");
         }
@@ -213,11 +228,8 @@ async fn a_key_that_model_yaml_does_not_have_is_named() {
         .model("odd", "1.0.0", fixture("onnx/tiny.onnx"))
         .file("odd/model.yaml", "batching:\n  max_batch: 3\n");
     let path = store.path().to_string_lossy().into_owned();
-    let (output, said) = ended(&["check", &path]);
-    assert!(
-        !output.status.success() && said.contains("max_batch") && said.contains("odd"),
-        "{said}"
-    );
+    let said = refused(&["check", &path]).await;
+    assert!(said.contains("max_batch") && said.contains("odd"), "{said}");
     let server = Server::start(store, &[]).await;
     let described = server.describe("odd").await;
     let message = described.summary.expect("a summary").message;
@@ -257,6 +269,6 @@ async fn ports_that_are_taken_are_named() {
     let path = store.path().to_string_lossy().into_owned();
     let zero = ["--grpc-admin-port=0", "--http-port=0", "--metrics-port=0"];
     let arguments = [&["serve", "--model-store", &path, "--grpc-port", &port], &zero[..]].concat();
-    let (output, said) = ended(&arguments);
-    assert!(!output.status.success() && said.contains(&port), "{said}");
+    let said = refused(&arguments).await;
+    assert!(said.contains(&port), "{said}");
 }

@@ -24,6 +24,7 @@ use crate::{
 const LOAD_FAILED: &str = "LOAD_FAILED";
 
 const PREDICT_TYPE: &str = "predict_type";
+pub const PARAMETERS: [&str; 1] = [PREDICT_TYPE];
 
 struct Lightgbm {
     booster: Arc<Booster>,

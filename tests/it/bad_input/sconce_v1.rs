@@ -208,12 +208,6 @@ fn tensors() -> Vec<Mistake> {
             InvalidArgument,
             "SHAPE_OVERFLOW|BYTE_COUNT_MISMATCH",
         ),
-        (
-            "a zero that hides an overflow",
-            any(&[0, i64::MAX], &[]),
-            InvalidArgument,
-            "SHAPE_OVERFLOW|BYTE_COUNT_MISMATCH",
-        ),
         ("raw and typed", both(), InvalidArgument, "AMBIGUOUS_CONTENTS"),
         (
             "another type's field",

@@ -163,6 +163,30 @@ impl Server {
         .await
     }
 
+    /// Waits until no version is being loaded.
+    pub async fn settled(&self) {
+        let mut admin = self.admin().await;
+        let listed = admin
+            .list_models(call(ListModelsRequest::default()))
+            .await
+            .expect("a list")
+            .into_inner();
+        for model in listed.models {
+            eventually(&format!("{} is loaded", model.name), 2 * PATIENCE, async || {
+                let request = DescribeModelRequest {
+                    model: model.name.clone(),
+                };
+                let described = admin.describe_model(call(request)).await.ok()?.into_inner();
+                let loading = described
+                    .versions
+                    .iter()
+                    .any(|version| version.state() == VersionState::Loading);
+                (!loading).then_some(())
+            })
+            .await;
+        }
+    }
+
     /// A version that failed, with a reason and a sentence.
     pub async fn failed(&self, model: &str, version: &str) -> VersionStatus {
         let status = self.reaches(model, version, VersionState::Failed).await;

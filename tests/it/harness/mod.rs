@@ -9,6 +9,7 @@ pub mod process;
 pub mod raw;
 pub mod store;
 pub mod tensors;
+pub mod wire;
 
 use std::{
     path::{Path, PathBuf},
@@ -23,7 +24,19 @@ pub use store::{Store, fixture, root};
 use process::Guard;
 
 /// How long anything may take that is sure to come, on a busy machine in a debug build.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What every server is started with, unless a test says otherwise: free ports, and changes of the store that are seen soon.
+const OPTIONS: [&str; 8] = [
+    "--grpc-port=0",
+    "--grpc-admin-port=0",
+    "--http-port=0",
+    "--metrics-port=0",
+    "--poll-interval=100ms",
+    "--settle-time=50ms",
+    "--log-level=info,sconce=debug",
+    "--pre-stop-delay=0ms",
+];
 
 /// A running server.
 pub struct Server {
@@ -87,10 +100,11 @@ pub fn has_torch() -> bool {
 // === impl Server ===
 
 impl Server {
-    /// Serves `store` and waits until it is ready: every version is loaded or has finally failed.
+    /// Serves `store` and waits until it is ready and no version is being loaded any more.
     pub async fn start(store: Store, options: &[&str]) -> Self {
         let server = Self::begin(store, options).await;
         server.ready().await;
+        server.settled().await;
         server
     }
 
@@ -102,8 +116,6 @@ impl Server {
     pub async fn begin_with(store: Store, options: &[&str], change: impl FnOnce(&mut Command)) -> Self {
         let mut command = sconce();
         command.arg("serve").arg("--model-store").arg(store.path());
-        // Fresh folders count as complete soon, and changes are seen soon.
-        command.args(["--poll-interval=100ms", "--settle-time=50ms"]);
         change(&mut command);
         Self::launch(store, command, options).await
     }
@@ -114,20 +126,14 @@ impl Server {
         let log = std::fs::File::create(store.beside("log")).expect("a log file");
         command.arg("--work-dir").arg(store.beside_folder("work"));
         command.arg("--ports-file").arg(&ports_file);
-        for option in [
-            "--grpc-port=0",
-            "--grpc-admin-port=0",
-            "--http-port=0",
-            "--metrics-port=0",
-            "--log-level=debug",
-        ] {
+        for option in OPTIONS {
             let name = option.split('=').next().unwrap_or(option);
             if !options.iter().any(|given| given.starts_with(name)) {
                 command.arg(option);
             }
         }
-        command.args(options).stdin(Stdio::null());
-        command.stdout(log.try_clone().expect("a second handle")).stderr(log);
+        let printed = std::fs::File::create(store.beside("printed")).expect("a file");
+        command.args(options).stdin(Stdio::null()).stdout(printed).stderr(log);
         let begun = Instant::now();
         let mut child = command.spawn().expect("the program starts");
         let guard = Guard::of(child.id(), store.beside(""));
@@ -168,7 +174,12 @@ impl Server {
         self.pid
     }
 
-    /// All that it wrote.
+    /// What it printed for a person.
+    pub fn printed(&self) -> String {
+        read(&self.store.beside("printed"))
+    }
+
+    /// All that it logged.
     pub fn log(&self) -> String {
         read(&self.store.beside("log"))
     }

@@ -4,6 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use super::{Form, check_request_id, dims, earlier, elements, shape};
 use crate::{
+    backend::is_parameter,
     error::{Error, Result},
     model::{
         Answer, Contents, DType, Data, Parameter, Parameters, PredictRequest, Priority, Select, Tensor, TensorInput,
@@ -285,6 +286,8 @@ impl Reserved {
         Ok(split)
     }
 
+    /// The protocol has one map for the caller's own words and for what the backend is told. All of it are attributes; a
+    /// name that backends know is a parameter too.
     fn add(&mut self, name: String, parameter: InferParameter) -> Result<()> {
         let (value, text) = match parameter.parameter_choice {
             Some(ParameterChoice::BoolParam(flag)) => (Parameter::Bool(flag), flag.to_string()),
@@ -297,8 +300,10 @@ impl Reserved {
             Some(ParameterChoice::StringParam(text)) => (Parameter::Text(text.clone()), text),
             None => return Err(invalid_parameter(&name, "one value")),
         };
-        self.attributes.push((name.clone(), text));
-        self.parameters.0.push((name, value));
+        if is_parameter(&name) {
+            self.parameters.0.push((name.clone(), value));
+        }
+        self.attributes.push((name, text));
         Ok(())
     }
 }
