@@ -6,7 +6,6 @@ use crate::{
     harness::{
         PATIENCE, Server, Store, eventually, fixture, has_torch, root, sconce, store::SAMPLES, tensors::sample_examples,
     },
-    proto::VersionState,
     shell::Shell,
 };
 
@@ -20,19 +19,13 @@ async fn samples() -> Server {
     {
         store = store.sample(name);
     }
-    let server = Server::start(store, &[]).await;
-    // Ready with one of them is ready, too.
-    for version in ["1.0.0", "1.1.0"] {
-        server.reaches("early-signal", version, VersionState::Ready).await;
-    }
-    server
+    Server::start(store, &[]).await
 }
 
 /// What it printed for a person, once that is whole.
 async fn printed(server: &Server) -> String {
     eventually("the lines to paste", PATIENCE, async || {
-        let printed = std::fs::read_to_string(server.store.beside("printed")).unwrap_or_default();
-        let text = printed + &server.log();
+        let text = server.printed();
         text.contains("\nEND\n").then_some(text)
     })
     .await

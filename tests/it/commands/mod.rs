@@ -12,10 +12,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::{
-    harness::{Server, Store, sconce},
-    proto::VersionState,
-};
+use crate::harness::{Server, Store, sconce};
 
 /// Runs a command against a server, with `input` at its stdin.
 fn run(server: &Server, arguments: &[&str], input: &str) -> Output {
@@ -69,9 +66,6 @@ fn fails(server: &Server, arguments: &[&str], code: i32, words: &[&str]) -> Stri
 #[tokio::test]
 async fn what_is_served_is_shown_to_people_and_to_scripts() {
     let server = Server::start(Store::new().sample("early-signal").sample("momentum-lstm"), &[]).await;
-    for version in ["1.0.0", "1.1.0"] {
-        server.reaches("early-signal", version, VersionState::Ready).await;
-    }
     let listed: Value = serde_json::from_str(&succeeds(&server, &["models", "--json"], "")).expect("JSON");
     let names: Vec<&str> = listed
         .as_array()

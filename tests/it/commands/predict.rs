@@ -14,10 +14,7 @@ use crate::{
 };
 
 async fn early_signal() -> Server {
-    let server = Server::start(Store::new().sample("early-signal"), &[]).await;
-    // Ready with 1.0.0 is ready, too.
-    server.reaches("early-signal", "1.1.0", VersionState::Ready).await;
-    server
+    Server::start(Store::new().sample("early-signal"), &[]).await
 }
 
 /// The names of early-signal's features, and `count` rows that all differ. The first is the example's, as every hundredth.
