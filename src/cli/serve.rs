@@ -5,7 +5,7 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context, bail};
 use clap::{ArgMatches, Args};
 
 use super::{
@@ -56,11 +56,10 @@ pub fn run(args: &ServeArgs, flags: &ArgMatches, program: &str) -> anyhow::Resul
         config.model_file = Some(model_file.clone());
         config.store.model_store = None;
     }
-    let Some(source) = config.source() else {
+    if config.source().is_none() {
         bail!("nothing to serve: give --model-store DIR, or a file as in `sconce serve model.onnx`");
-    };
-    // A store that goes away later is waited for; one that was never there is a typing error.
-    std::fs::metadata(source).with_context(|| format!("nothing to serve at {}", source.display()))?;
+    }
+    check_source(&config)?;
     config.check_exposure()?;
     logs::init(config.telemetry.log_format, &config.telemetry.log_level).map_err(anyhow::Error::msg)?;
     let (known, program) = (config.clone(), program.to_owned());
@@ -78,6 +77,22 @@ pub fn run(args: &ServeArgs, flags: &ArgMatches, program: &str) -> anyhow::Resul
         let _ = print(&shown);
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A mistyped path is refused at once; a store that goes away later is waited for.
+fn check_source(config: &Config) -> anyhow::Result<()> {
+    if let Some(file) = &config.model_file {
+        let kind = std::fs::metadata(file).with_context(|| file.display().to_string())?;
+        anyhow::ensure!(
+            kind.is_file(),
+            "{} is no file; `sconce serve --model-store {0}` serves a folder",
+            file.display()
+        );
+    }
+    if let Some(store) = &config.store.model_store {
+        std::fs::read_dir(store).with_context(|| format!("the model store {}", store.display()))?;
+    }
+    Ok(())
 }
 
 /// YAML, with who said it in a column of comments.

@@ -13,7 +13,7 @@ use crate::harness::{Server, Store, has_torch, root, store::SAMPLES};
 const LIMIT: Duration = Duration::from_secs(900);
 
 /// The Python with tests/clients/requirements.txt; `None` where clients are not to be tested.
-fn python() -> Option<PathBuf> {
+pub fn python() -> Option<PathBuf> {
     if std::env::var_os("SCONCE_SKIP_CLIENTS").is_some() {
         eprintln!("the clients are not tested: SCONCE_SKIP_CLIENTS is set");
         return None;
