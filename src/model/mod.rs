@@ -13,14 +13,12 @@ mod scaling;
 mod signature;
 mod tensor;
 pub mod units;
+mod yaml;
 
 pub use example::{Example, ExampleFile, ExampleRequest, ExampleTensor, Expected};
 pub use features::Features;
 pub use id::{ModelName, Version};
-pub use manifest::{
-    Batching, FeatureSpec, FileEntry, Instances, Manifest, MaxQueue, MissingValue, ModelYaml, Normalizer,
-    NormalizerMethod, Platform, SpecYaml, VersionYaml, VersionsPolicy, Warmup, parse_yaml,
-};
+pub use manifest::{Manifest, Platform};
 pub use pattern::Patterns;
 pub use request::{
     Answer, Contents, Data, Parameter, Parameters, PredictRequest, Priority, RouteReason, Row, Select, Served, Table,
@@ -28,3 +26,7 @@ pub use request::{
 };
 pub use signature::{Bound, Signature, TensorSpec};
 pub use tensor::{BytesElements, DType, Shape, Tensor, bytes_from, element_count, shape_text};
+pub use yaml::{
+    Batching, FeatureSpec, FileEntry, Instances, MaxQueue, MissingValue, ModelYaml, Normalizer, NormalizerMethod,
+    SpecYaml, VersionYaml, VersionsPolicy, Warmup, parse_yaml,
+};

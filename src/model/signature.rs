@@ -6,8 +6,7 @@
 use std::sync::Arc;
 
 use super::{
-    DType, Tensor,
-    manifest::MissingValue,
+    DType, MissingValue, Tensor,
     request::TensorInput,
     tensor::{Shape, bytes_from, shape_text},
 };

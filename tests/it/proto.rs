@@ -1,11 +1,15 @@
 //! The messages and clients that `build.rs` made of `proto/`.
 
-#![allow(clippy::all, reason = "generated")]
+#![allow(clippy::all, dead_code, reason = "generated")]
+
+use tonic_prost::ProstCodec as Codec;
 
 tonic::include_proto!("sconce.v1");
 
 /// The Open Inference Protocol.
 pub mod oip {
+    use tonic_prost::ProstCodec as Codec;
+
     tonic::include_proto!("inference");
 }
 
