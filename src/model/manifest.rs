@@ -5,7 +5,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+use serde_yaml_ng::Value as Yaml;
 
 use super::{DType, units};
 use crate::error::{Error, Result};
@@ -83,7 +84,7 @@ pub struct Instances {
 }
 
 /// `batching:`, a map of options or `off`.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Batching {
     /// `off` or `on`; YAML's own booleans mean the same.
@@ -140,7 +141,7 @@ struct WarmupYaml {
 }
 
 /// Which versions of the store are loaded.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum VersionsPolicy {
     /// `all`
@@ -260,6 +261,32 @@ impl Platform {
 impl std::fmt::Display for Platform {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+// === impl Batching, VersionsPolicy ===
+
+// By hand: serde's untagged enums say only that nothing fits, not which key is wrong.
+
+impl<'de> Deserialize<'de> for Batching {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let yaml = match Yaml::deserialize(deserializer)? {
+            Yaml::Bool(flag) => return Ok(Self::Flag(flag)),
+            word @ Yaml::String(_) => serde_yaml_ng::from_value(word).map(Self::Word),
+            options => serde_yaml_ng::from_value(options).map(Self::Options),
+        };
+        yaml.map_err(D::Error::custom)
+    }
+}
+
+impl<'de> Deserialize<'de> for VersionsPolicy {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let yaml = match Yaml::deserialize(deserializer)? {
+            word @ Yaml::String(_) => serde_yaml_ng::from_value(word).map(Self::All),
+            only if only.get("only").is_some() => serde_yaml_ng::from_value(only).map(Self::Only),
+            latest => serde_yaml_ng::from_value(latest).map(Self::Latest),
+        };
+        yaml.map_err(D::Error::custom)
     }
 }
 
