@@ -56,8 +56,11 @@ pub fn run(args: &ServeArgs, flags: &ArgMatches, program: &str) -> anyhow::Resul
         config.model_file = Some(model_file.clone());
         config.store.model_store = None;
     }
-    if config.source().is_none() {
-        bail!("nothing to serve: give --model-store DIR, or a file as in `sconce serve model.onnx`");
+    match config.source() {
+        None => bail!("nothing to serve: give --model-store DIR, or a file as in `sconce serve model.onnx`"),
+        // One that goes away later is waited for; one that was never there is a typing error.
+        Some(source) if !source.exists() => bail!("{}: there is nothing to serve at this place", source.display()),
+        Some(_) => {}
     }
     config.check_exposure()?;
     logs::init(config.telemetry.log_format, &config.telemetry.log_level).map_err(anyhow::Error::msg)?;
