@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
+use anyhow::Context;
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -34,7 +35,7 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let given = Given::read(|name| std::env::var_os(name), args.config.as_deref())?;
     let mut config = config::without_flags(given)?;
     config.store.model_store = Some(args.store.clone());
-    let problems = app::check(&config)?;
+    let problems = app::check(&config).with_context(|| args.store.display().to_string())?;
     let text = match args.json {
         true => serde_json::to_string_pretty(&problems.iter().map(to_json).collect::<Vec<_>>())? + "\n",
         false => sentences(&problems),
