@@ -9,7 +9,7 @@ use arc_swap::{ArcSwap, Guard};
 
 use crate::{
     error::{Error, Result},
-    model::{ModelName, Platform, Signature, Version, VersionsPolicy},
+    model::{ModelName, Platform, Signature, Version, VersionsPolicy, repeated},
     runtime::Servable,
 };
 
@@ -133,7 +133,10 @@ impl Snapshot {
         self.models.get(name).ok_or_else(|| {
             let mut names: Vec<&str> = self.models.keys().map(ModelName::as_str).collect();
             names.sort_unstable();
-            Error::not_found("MODEL_NOT_FOUND", format!("no such model; {}", few("models", &names)))
+            Error::not_found(
+                "MODEL_NOT_FOUND",
+                format!("there is no model{}; {}", repeated(name), few("models", &names)),
+            )
         })
     }
 }

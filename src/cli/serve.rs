@@ -5,7 +5,7 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use clap::{ArgMatches, Args};
 
 use super::{
@@ -56,12 +56,11 @@ pub fn run(args: &ServeArgs, flags: &ArgMatches, program: &str) -> anyhow::Resul
         config.model_file = Some(model_file.clone());
         config.store.model_store = None;
     }
-    match config.source() {
-        None => bail!("nothing to serve: give --model-store DIR, or a file as in `sconce serve model.onnx`"),
-        // One that goes away later is waited for; one that was never there is a typing error.
-        Some(source) if !source.exists() => bail!("{}: there is nothing to serve at this place", source.display()),
-        Some(_) => {}
-    }
+    let Some(source) = config.source() else {
+        bail!("nothing to serve: give --model-store DIR, or a file as in `sconce serve model.onnx`");
+    };
+    // A store that goes away later is waited for; one that was never there is a typing error.
+    std::fs::metadata(source).with_context(|| format!("nothing to serve at {}", source.display()))?;
     config.check_exposure()?;
     logs::init(config.telemetry.log_format, &config.telemetry.log_level).map_err(anyhow::Error::msg)?;
     let (known, program) = (config.clone(), program.to_owned());

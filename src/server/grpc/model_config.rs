@@ -70,12 +70,12 @@ fn backend(platform: Platform) -> &'static str {
 
 fn version_policy(policy: &VersionsPolicy) -> ModelVersionPolicy {
     let choice = match policy {
-        VersionsPolicy::Latest(latest) => PolicyChoice::Latest(Latest {
-            num_versions: u32::try_from(latest.latest).unwrap_or(u32::MAX),
+        VersionsPolicy::Latest(count) => PolicyChoice::Latest(Latest {
+            num_versions: u32::try_from(*count).unwrap_or(u32::MAX),
         }),
-        VersionsPolicy::All(_) => PolicyChoice::All(All {}),
+        VersionsPolicy::All => PolicyChoice::All(All {}),
         VersionsPolicy::Only(only) => PolicyChoice::Specific(Specific {
-            versions: only.only.iter().filter_map(whole_number).collect(),
+            versions: only.iter().filter_map(whole_number).collect(),
         }),
     };
     ModelVersionPolicy {

@@ -119,6 +119,9 @@ pub fn select(text: String) -> Result<Select> {
 // The question.
 
 fn inputs(inputs: Vec<InferInputTensor>, raw: Vec<bytes::Bytes>) -> Result<(Vec<TensorInput>, Form)> {
+    for input in &inputs {
+        refuse_shared_memory(&input.name, &input.parameters)?;
+    }
     let typed = inputs
         .iter()
         .any(|input| input.contents.as_ref().is_some_and(has_elements));
@@ -141,7 +144,6 @@ fn inputs(inputs: Vec<InferInputTensor>, raw: Vec<bytes::Bytes>) -> Result<(Vec<
     let mut raw = raw.into_iter();
     let mut tensors = Vec::with_capacity(inputs.len());
     for input in inputs {
-        refuse_shared_memory(&input.name, &input.parameters)?;
         let dtype = DType::parse(&input.datatype).ok_or_else(|| unknown_datatype(&input.name))?;
         let contents = match typed {
             false => Contents::Raw(raw.next().unwrap_or_default()),
