@@ -398,8 +398,8 @@ async fn a_million_wanted_outputs_and_a_model_of_ten_megabytes_are_refused_brief
         assert_refused(
             "a million outputs",
             client.predict(call(request)).await,
-            InvalidArgument,
-            "UNKNOWN_OUTPUT",
+            Code::ResourceExhausted,
+            "TOO_MANY_FIELDS",
         );
         let long = "m".repeat(10 << 20);
         assert_refused(

@@ -122,24 +122,30 @@ async fn claims_within_the_limit_come_out_of_one_budget() {
 }
 
 #[tokio::test]
-async fn three_hundred_claims_on_one_connection_reserve_nothing() {
+async fn three_hundred_claims_on_one_connection_reserve_little_and_leak_nothing() {
     let server = Server::start(store(), &["--max-concurrent-streams=400"]).await;
     let mut connection = Connection::open(server.ports.grpc).await;
     assert_serves(&mut connection).await;
     let before = resident_bytes(server.pid());
-    let mut open = Vec::new();
-    for _ in 0..300 {
-        let mut call = connection.begin(PREDICT, &[]).await.expect("a stream");
-        call.body.send_data(header(0, 64 << 20), false).expect("five bytes");
-        open.push(call);
+    let mut grown = Vec::new();
+    for _ in 0..4 {
+        let mut open = Vec::new();
+        for _ in 0..300 {
+            let mut call = connection.begin(PREDICT, &[]).await.expect("a stream");
+            call.body.send_data(header(0, 64 << 20), false).expect("five bytes");
+            open.push(call);
+        }
+        // Answered in order: when this call is answered, or refused, the claims before it were read.
+        let _ = connection.call(PREDICT, &[], super::tiny_frame()).await;
+        grown.push(resident_bytes(server.pid()).saturating_sub(before) >> 20);
+        drop(open);
+        eventually("the claims are given back", PATIENCE, async || {
+            server.predict(tiny()).await.ok()
+        })
+        .await;
     }
-    // Answered in order: when this call is answered, or refused, the claims before it were read.
-    let _ = connection.call(PREDICT, &[], super::tiny_frame()).await;
-    let grown = resident_bytes(server.pid()).saturating_sub(before);
-    // 300 claims are 19 GiB; what an allocator touches of those that fit the budget is some MiB each.
-    assert!(grown < 256 << 20, "claims alone took {} MiB", grown >> 20);
-    drop(open);
-    server.assert_memory_is_back(before, 64 << 20).await;
+    // 300 claims are 19 GiB; what the allocator touches of those that fit the budget is some MiB each, and it uses it again.
+    assert!(grown[0] < 256 && grown[3] <= grown[1] + 32, "MiB by round: {grown:?}");
     server.assert_unharmed().await;
 }
 

@@ -38,8 +38,10 @@ pub fn without(message: &[u8], left_out: u32) -> Vec<u8> {
     kept.flat_map(|(_, whole, _)| whole.iter().copied()).collect()
 }
 
-/// Each field: its number, all its bytes, and its value where that has a length.
-fn fields(message: &[u8]) -> Vec<(u32, &[u8], Option<&[u8]>)> {
+/// A field's number, all its bytes, and its value where that has a length.
+type Field<'a> = (u32, &'a [u8], Option<&'a [u8]>);
+
+fn fields(message: &[u8]) -> Vec<Field<'_>> {
     let mut fields = Vec::new();
     let mut rest = message;
     while !rest.is_empty() {
