@@ -9,7 +9,7 @@ use arc_swap::{ArcSwap, Guard};
 
 use crate::{
     error::{Error, Result},
-    model::{ModelName, Platform, Signature, Version},
+    model::{ModelName, Platform, Signature, Version, VersionsPolicy, repeated},
     runtime::Servable,
 };
 
@@ -29,6 +29,8 @@ pub struct ModelEntry {
     pub versions: BTreeMap<Version, VersionEntry>,
     /// The version that answers a call without a version; always one that is ready.
     pub stable: Option<Version>,
+    /// Which versions are loaded.
+    pub policy: VersionsPolicy,
     /// Where the traffic goes, as the store says.
     pub labels: BTreeMap<String, Version>,
     /// Of route.yaml; 0 where there is none.
@@ -131,7 +133,10 @@ impl Snapshot {
         self.models.get(name).ok_or_else(|| {
             let mut names: Vec<&str> = self.models.keys().map(ModelName::as_str).collect();
             names.sort_unstable();
-            Error::not_found("MODEL_NOT_FOUND", format!("no such model; {}", few("models", &names)))
+            Error::not_found(
+                "MODEL_NOT_FOUND",
+                format!("there is no model{}; {}", repeated(name), few("models", &names)),
+            )
         })
     }
 }

@@ -61,44 +61,44 @@ pub struct StoreConfig {
     /// Serve only models whose names match one of these patterns with * and ?, with commas between them (default: all)
     #[arg(long, value_name = "PATTERN", value_delimiter = ',', action = clap::ArgAction::Set)]
     pub models: Vec<String>,
-    /// How often the store is looked at
+    /// How often the store is looked at for changes
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_duration)]
     pub poll_interval: Duration,
-    /// When a version counts as complete: nothing in it changed for settle_time, or version.yaml is there
-    #[arg(long, value_name = "HOW", default_value = "settle")]
+    /// When a version counts as complete: `settle`, when all that its version.yaml names is there or nothing in it changed for settle_time; `manifest`, only the former
+    #[arg(long, value_name = "HOW", default_value = "settle", hide_possible_values = true)]
     pub completeness: Completeness,
-    /// How long nothing in a version may change before it is taken
+    /// How long nothing in a version without version.yaml may change before it is taken
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_duration)]
     pub settle_time: Duration,
 }
 
 #[derive(Args, Clone, Debug)]
 pub struct ListenConfig {
-    /// The address of inference
+    /// The address that gRPC inference listens on
     #[arg(long, value_name = "IP", default_value = "127.0.0.1", value_parser = parse_address)]
     pub host: IpAddr,
-    /// The address of the admin ports
+    /// The address that gRPC admin listens on
     #[arg(long, value_name = "IP", default_value = "127.0.0.1", value_parser = parse_address)]
     pub admin_host: IpAddr,
-    /// The address of HTTP health and metrics, which carry no model data
+    /// The address that HTTP health and metrics listen on; they carry no model data
     #[arg(long, value_name = "IP", default_value = "127.0.0.1", value_parser = parse_address)]
     pub ops_host: IpAddr,
-    /// gRPC inference; 0 takes any free port, here and below
+    /// The port of gRPC inference, reflection and gRPC health; 0 takes any free port, here and below
     #[arg(long, value_name = "PORT", default_value = "7070")]
     pub grpc_port: u16,
-    /// gRPC admin
+    /// The port of gRPC admin
     #[arg(long, value_name = "PORT", default_value = "7071")]
     pub grpc_admin_port: u16,
-    /// HTTP health: /livez and /readyz
+    /// The port of HTTP health: /livez and /readyz
     #[arg(long, value_name = "PORT", default_value = "8080")]
     pub http_port: u16,
-    /// Prometheus metrics: /metrics
+    /// The port of Prometheus metrics: /metrics
     #[arg(long, value_name = "PORT", default_value = "8082")]
     pub metrics_port: u16,
-    /// Write the bound ports here, as JSON, once all are bound
+    /// Where the ports are written as JSON once all are bound
     #[arg(long, value_name = "FILE")]
     pub ports_file: Option<PathBuf>,
-    /// Let inference and admin leave loopback without authentication, because something in front of them authenticates
+    /// Let inference and admin leave loopback although nothing here authenticates, because something in front of them does
     #[arg(long, value_name = "BOOL", default_value = "false", default_missing_value = "true",
           num_args = 0..=1, require_equals = true, action = clap::ArgAction::Set)]
     pub insecure_no_auth: bool,
@@ -127,56 +127,56 @@ pub struct MachineConfig {
 
 #[derive(Args, Clone, Debug)]
 pub struct EdgeConfig {
-    /// The largest message, in and out
+    /// The largest message, received or sent
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = parse_bytes::<usize>)]
     pub max_message_bytes: usize,
     /// What all messages being received may claim together (default: an eighth of memory)
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes::<usize>)]
     request_memory: Option<usize>,
-    /// Open inference connections
+    /// How many inference connections may be open
     #[arg(long, value_name = "N", default_value = "4096")]
     pub max_connections: usize,
-    /// Open calls of one connection
+    /// How many calls one connection may have open
     #[arg(long, value_name = "N", default_value = "128")]
     pub max_concurrent_streams: u32,
-    /// Calls being worked on, over all connections
+    /// How many calls may be at work over all connections; more are refused at once
     #[arg(long, value_name = "N", default_value = "4096")]
     pub max_requests_in_flight: usize,
     /// The largest list of headers of one call
     #[arg(long, value_name = "SIZE", default_value = "16KiB", value_parser = parse_bytes::<u32>)]
     pub header_list_bytes: u32,
-    /// From the accepted connection to its HTTP/2 preface
+    /// How long a new connection may take to speak HTTP/2
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_duration)]
     pub handshake_timeout: Duration,
-    /// From a call's headers to the end of its message
+    /// How long a call's message may take to arrive after its headers
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_duration)]
     pub body_timeout: Duration,
-    /// A connection without a call is closed after this
+    /// How long a connection may be without a call before it is closed
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = parse_duration)]
     pub idle_timeout: Duration,
     /// How often a quiet connection is pinged
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
     pub keepalive_interval: Duration,
-    /// How long a ping may stay unanswered
+    /// How long a ping may stay unanswered before the connection is closed
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_duration)]
     pub keepalive_timeout: Duration,
-    /// A connection is asked to go at about this age, so that callers spread over new replicas
+    /// The age at which a connection is asked to go, roughly, so that callers spread over new replicas
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = parse_duration)]
     pub max_connection_age: Duration,
-    /// How long its last calls may then take
+    /// How long the last calls of such a connection may take
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
     pub connection_age_grace: Duration,
 }
 
 #[derive(Args, Clone, Debug)]
 pub struct LoadingConfig {
-    /// Versions that are loaded at once
+    /// How many versions are loaded at once
     #[arg(long, value_name = "N", default_value = "2")]
     pub loads_at_once: usize,
-    /// The address space of the child that opens a version first
+    /// The address space of the throw-away child that opens a version first
     #[arg(long, value_name = "SIZE", default_value = "4GiB", value_parser = parse_size)]
     pub child_memory: u64,
-    /// How long it may take over one version
+    /// How long that child may take over one version
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
     pub child_time: Duration,
     /// The program that is run as that child (default: this one)
@@ -186,10 +186,10 @@ pub struct LoadingConfig {
 
 #[derive(Args, Clone, Debug)]
 pub struct DrainConfig {
-    /// After SIGTERM calls are still served for this long, while health already says no
+    /// How long calls are still accepted after SIGTERM, while health already says no
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
     pub pre_stop_delay: Duration,
-    /// How long accepted work then has
+    /// How long the accepted calls may take after that
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
     pub grace: Duration,
 }

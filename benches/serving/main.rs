@@ -35,6 +35,7 @@ use crate::{
 /// The Open Inference Protocol, as `build.rs` generates it.
 mod inference {
     #![allow(clippy::all, clippy::pedantic, dead_code)]
+    use tonic_prost::ProstCodec as Codec;
     tonic::include_proto!("inference");
 }
 

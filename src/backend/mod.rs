@@ -38,6 +38,11 @@ pub trait Executable: Send + Sync {
     /// The library and its version, e.g. `onnxruntime 1.31.1`.
     fn library(&self) -> &str;
 
+    /// Where it really runs, whatever was asked for: `cpu` or `cuda:0`.
+    fn device(&self) -> &str {
+        "cpu"
+    }
+
     /// Whether a batch costs less than its rows one by one.
     fn gains_by_joining(&self) -> bool {
         true
@@ -104,6 +109,34 @@ pub fn open(spec: OpenSpec<'_>) -> Result<Arc<dyn Executable>> {
         Platform::Lightgbm => lightgbm::open(spec),
         Platform::Torchscript => torch::open(spec),
     }
+}
+
+/// The names of the parameters that a platform's backend takes.
+pub fn parameters(platform: Platform) -> &'static [&'static str] {
+    match platform {
+        Platform::Lightgbm => &lightgbm::PARAMETERS,
+        Platform::Onnx | Platform::Torchscript => &[],
+    }
+}
+
+/// Whether any backend takes a parameter of that name: where callers' own words stand beside parameters, the name is taken.
+pub fn is_parameter(name: &str) -> bool {
+    let mut platforms = Platform::ALL.into_iter();
+    platforms.any(|platform| parameters(platform).contains(&name))
+}
+
+/// INVALID_ARGUMENT names the parameters that there are.
+pub fn refuse_unknown_parameters(platform: Platform, given: &Parameters) -> Result<()> {
+    let known = parameters(platform);
+    let Some((name, _)) = given.0.iter().find(|(name, _)| !known.contains(&name.as_str())) else {
+        return Ok(());
+    };
+    let takes = match known {
+        [] => "no parameters".to_owned(),
+        names => format!("the parameters {}", names.join(", ")),
+    };
+    let message = format!("parameter '{name}': models of {platform} take {takes}");
+    Err(Error::invalid("UNKNOWN_PARAMETER", message).with("parameter", name))
 }
 
 /// The error of a library that is not there; `lifecycle` tries such a version again when the library may have come.

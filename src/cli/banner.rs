@@ -218,6 +218,7 @@ mod tests {
             ]
             .into(),
             stable: Some("1".parse().unwrap()),
+            policy: Default::default(),
             labels: BTreeMap::new(),
             revision: 0,
             message: None,
@@ -234,6 +235,7 @@ mod tests {
         Some(Stored {
             model: ModelName::new("early").unwrap(),
             version: "1".parse().unwrap(),
+            is_highest: true,
             file: "my store/early/1/example.json".into(),
             index: 0,
             example: ExampleFile::parse(text).unwrap().examples.remove(0),
@@ -287,5 +289,18 @@ mod tests {
         );
         assert!(text.contains(r#"infer("early", [x], model_version="1.0.0")"#), "{text}");
         assert!(text.contains(r#"print(answer.as_numpy("p"))"#), "{text}");
+        let older = stored().map(|stored| Stored {
+            is_highest: false,
+            ..stored
+        });
+        let text = shown(Examples {
+            any: older,
+            tensors: None,
+        });
+        assert!(text.contains("example early --version 1.0.0 --model-store"), "{text}");
+        assert!(
+            text.contains("predict early --example --version 1.0.0 --model"),
+            "{text}"
+        );
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
+use anyhow::Context;
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -14,10 +15,10 @@ use crate::{
 };
 
 /// Say all that is wrong in a model store, and change nothing
-///
-/// Exit status 1 when there is anything.
 #[derive(Args)]
-#[command(after_help = "Examples:\n  sconce check model-store\n  sconce check model-store --json | jq '.[].message'")]
+#[command(
+    after_help = "Examples:\n  sconce check model-store\n  sconce check model-store --json | jq '.[].message'\n\nExit status: 0 nothing is wrong, 1 something is."
+)]
 pub struct CheckArgs {
     /// The model store
     #[arg(value_name = "DIR")]
@@ -34,7 +35,7 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let given = Given::read(|name| std::env::var_os(name), args.config.as_deref())?;
     let mut config = config::without_flags(given)?;
     config.store.model_store = Some(args.store.clone());
-    let problems = app::check(&config)?;
+    let problems = app::check(&config).with_context(|| args.store.display().to_string())?;
     let text = match args.json {
         true => serde_json::to_string_pretty(&problems.iter().map(to_json).collect::<Vec<_>>())? + "\n",
         false => sentences(&problems),
@@ -69,9 +70,15 @@ fn sentence(problem: &Problem) -> String {
     let model = problem.model.as_ref().map(ToString::to_string);
     let version = problem.version.map(|version| version.to_string());
     let place: Vec<String> = [model, version, file].into_iter().flatten().collect();
+    // The errors of a file begin with its name, which stands before them here.
+    let named = problem
+        .file
+        .as_ref()
+        .and_then(|file| problem.message.strip_prefix(file.as_str())?.strip_prefix(": "));
+    let message = named.unwrap_or(&problem.message);
     match place.is_empty() {
-        true => problem.message.clone(),
-        false => format!("{}: {}", place.join(" "), problem.message),
+        true => message.to_owned(),
+        false => format!("{}: {message}", place.join(" ")),
     }
 }
 
@@ -96,7 +103,7 @@ mod tests {
             version: "1".parse().ok(),
             file: Some("model.yaml".into()),
             line: Some(3),
-            message: "unknown key 'a\nb'".into(),
+            message: "model.yaml: unknown key 'a\nb'".into(),
         };
         assert_eq!(
             sentences(&[problem]),

@@ -10,9 +10,7 @@ use super::{
     stored::{ExampleChoice, Stored},
 };
 
-/// Print a request from a model's example.json, for `grpcurl -d @`
-///
-/// Reads the store's folder; no server is asked. The request names the version that the example belongs to.
+/// Print a request from a model's example.json in the store, for `grpcurl -d @`
 #[derive(Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct ExampleArgs {
@@ -23,7 +21,7 @@ pub struct ExampleArgs {
     version: Option<String>,
     #[command(flatten)]
     choice: ExampleChoice,
-    /// Whose request: sconce.v1.Inference/Predict, or the Open Inference Protocol's GRPCInferenceService/ModelInfer
+    /// The protocol of the request: ours, or the Open Inference Protocol
     #[arg(long, default_value = "sconce")]
     format: Format,
     /// Print the answer that is expected, instead of the request
@@ -40,8 +38,11 @@ enum Format {
 const AFTER_HELP: &str = "\
 Examples:
   sconce example early-signal | grpcurl -plaintext -d @ 127.0.0.1:7070 sconce.v1.Inference/Predict
-  sconce example early-signal --format oip | grpcurl -plaintext -d @ 127.0.0.1:7070 inference.GRPCInferenceService/ModelInfer
-  sconce example early-signal --expect";
+  sconce example early-signal --format oip |
+    grpcurl -plaintext -d @ 127.0.0.1:7070 inference.GRPCInferenceService/ModelInfer
+  sconce example early-signal --expect
+
+It reads the store's folder and asks no server. The request names the version that the example belongs to.";
 
 pub fn run(args: &ExampleArgs) -> anyhow::Result<ExitCode> {
     let fits = |example: &crate::model::Example| args.format == Format::Sconce || example.request.rows.is_empty();

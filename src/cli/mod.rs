@@ -50,7 +50,9 @@ Examples:
   sconce check model-store                      say what is wrong in it, change nothing
   sconce models                                 what a running server serves
   sconce predict early-signal --file rows.csv   score a file
-  sconce example early-signal | grpcurl -plaintext -d @ 127.0.0.1:7070 sconce.v1.Inference/Predict";
+  sconce example early-signal | grpcurl -plaintext -d @ 127.0.0.1:7070 sconce.v1.Inference/Predict
+
+Exit status: 0 done, 1 it failed or found problems, 2 it was called wrongly.";
 
 /// Runs the command line. 0: done; 1: it failed or found problems, and stderr or the output says which; 2: it was called wrongly.
 pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {

@@ -33,9 +33,8 @@ pub struct AdminArgs {
     after_help = "Examples:\n  sconce models\n  sconce models 'fraud-*' --json | jq '.[] | select(.ready | not)'"
 )]
 pub struct ModelsArgs {
-    /// Only names that match, with * and ?
-    #[arg(default_value = "")]
-    pattern: String,
+    /// Only models whose names match, with * and ? (default: all)
+    pattern: Option<String>,
     #[command(flatten)]
     admin: AdminArgs,
 }
@@ -48,7 +47,7 @@ pub fn run(args: &ModelsArgs) -> anyhow::Result<ExitCode> {
         let answer = client::with_retries(|| {
             let mut client = client.clone();
             let request = ListModelsRequest {
-                pattern: args.pattern.clone(),
+                pattern: args.pattern.clone().unwrap_or_default(),
             };
             async move { client.list_models(client::call(request, TIMEOUT)).await }
         });

@@ -5,7 +5,7 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use clap::{ArgMatches, Args};
 
 use super::{
@@ -25,7 +25,7 @@ pub struct ServeArgs {
     /// One model file instead of a store: model.onnx, model.pt or model.txt
     #[arg(value_name = "MODEL_FILE", conflicts_with = "model_store")]
     model_file: Option<PathBuf>,
-    /// The YAML file of options, their names with underscores [env: SCONCE_CONFIG]
+    /// A YAML file of options, their names with underscores [env: SCONCE_CONFIG]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Show every option, what holds and who said it, and end
@@ -37,8 +37,8 @@ pub struct ServeArgs {
 }
 
 const AFTER_HELP: &str = "\
-Every option is also an environment variable (SCONCE_GRPC_PORT for --grpc-port) and a key of the file (grpc_port).
-A flag wins over the environment, that over the file, that over the default.
+Every option is also an environment variable (SCONCE_GRPC_PORT for --grpc-port) and a key of the
+file (grpc_port). A flag wins over the environment, that over the file, that over the default.
 
 Examples:
   sconce serve --model-store model-store
@@ -59,6 +59,7 @@ pub fn run(args: &ServeArgs, flags: &ArgMatches, program: &str) -> anyhow::Resul
     if config.source().is_none() {
         bail!("nothing to serve: give --model-store DIR, or a file as in `sconce serve model.onnx`");
     }
+    check_source(&config)?;
     config.check_exposure()?;
     logs::init(config.telemetry.log_format, &config.telemetry.log_level).map_err(anyhow::Error::msg)?;
     let (known, program) = (config.clone(), program.to_owned());
@@ -76,6 +77,22 @@ pub fn run(args: &ServeArgs, flags: &ArgMatches, program: &str) -> anyhow::Resul
         let _ = print(&shown);
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A mistyped path is refused at once; a store that goes away later is waited for.
+fn check_source(config: &Config) -> anyhow::Result<()> {
+    if let Some(file) = &config.model_file {
+        let kind = std::fs::metadata(file).with_context(|| file.display().to_string())?;
+        anyhow::ensure!(
+            kind.is_file(),
+            "{} is no file; `sconce serve --model-store {0}` serves a folder",
+            file.display()
+        );
+    }
+    if let Some(store) = &config.store.model_store {
+        std::fs::read_dir(store).with_context(|| format!("the model store {}", store.display()))?;
+    }
+    Ok(())
 }
 
 /// YAML, with who said it in a column of comments.

@@ -23,6 +23,8 @@ pub struct ExampleChoice {
 pub struct Stored {
     pub model: ModelName,
     pub version: Version,
+    /// Whether the commands take this version where none is named.
+    pub is_highest: bool,
     /// The file it stands in, and its place there.
     pub file: PathBuf,
     pub index: usize,
@@ -75,9 +77,11 @@ pub fn all(store: &Path, model: &str, version: Option<&str>) -> anyhow::Result<V
     let (version, file) = example_file(&folder, version.map(str::parse).transpose()?)?;
     let text = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
     let examples = ExampleFile::parse(&text).with_context(|| file.display().to_string())?;
+    let (highest, _) = example_file(&folder, None)?;
     let stored = |(index, example)| Stored {
         model: model.clone(),
         version,
+        is_highest: version == highest,
         file: file.clone(),
         index,
         example,
@@ -123,11 +127,13 @@ mod tests {
         let store = store();
         let stored = find(store.path(), "m", None, |_, _| true).unwrap();
         assert_eq!((stored.version.to_string().as_str(), stored.index), ("1.10.0", 0));
+        assert!(stored.is_highest);
         let stored = find(store.path(), "m", Some("1.9"), |_, example| {
             example.request.rows.is_empty()
         })
         .unwrap();
         assert_eq!((stored.version.to_string().as_str(), stored.index), ("1.9.0", 1));
+        assert!(!stored.is_highest);
     }
 
     #[test]

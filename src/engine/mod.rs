@@ -13,7 +13,7 @@ pub use prediction_id::IdKey;
 use crate::{
     catalog::Catalog,
     error::{Error, Result},
-    model::{Answer, PredictRequest, Served},
+    model::{Answer, PredictRequest, Select, Served},
     runtime::{Servable, Work},
     telemetry::Metrics,
 };
@@ -43,33 +43,38 @@ impl Engine {
         &self.0.catalog
     }
 
+    /// The version that would answer such a call now. NOT_FOUND for what the store does not have, UNAVAILABLE for what is
+    /// being loaded, FAILED_PRECONDITION for what failed.
+    pub fn find(&self, model: &str, select: &Select) -> Result<(Served, Arc<Servable>)> {
+        router::pick(&self.0.catalog.load(), model, select)
+    }
+
     /// One call of Predict, counted and timed.
     pub async fn predict(&self, request: PredictRequest) -> Result<Answer> {
         let started = Instant::now();
         // 1. One picture: the servable is taken from it, and the picture let go, before the first await.
-        let picked = router::pick(&self.0.catalog.load(), &request.model, &request.select);
-        let (served, servable) = match picked {
-            Ok(picked) => picked,
+        let (served, servable) = match self.find(&request.model, &request.select) {
+            Ok(found) => found,
             Err(error) => {
                 // An unknown name must not become a label of a metric: callers could make as many as they like.
                 self.0.metrics.request("", "", error.code().as_str()).inc();
-                return Err(error);
+                return Err(error.with("model", &request.model));
             }
         };
         let metrics = servable.metrics().clone();
         let answer = self.answer(served.clone(), servable, request).await;
         metrics.request_duration.observe(started.elapsed().as_secs_f64());
-        match &answer {
-            Ok(_) => _ = metrics.ok.inc(),
+        match answer {
+            Ok(answer) => {
+                metrics.ok.inc();
+                Ok(answer)
+            }
             Err(error) => {
-                let version = served.version.to_string();
-                self.0
-                    .metrics
-                    .request(served.model.as_str(), &version, error.code().as_str())
-                    .inc();
+                let (model, version) = (served.model.as_str(), served.version.to_string());
+                self.0.metrics.request(model, &version, error.code().as_str()).inc();
+                Err(error.with("model", model).with("version", version))
             }
         }
-        answer
     }
 
     async fn answer(&self, served: Served, servable: Arc<Servable>, request: PredictRequest) -> Result<Answer> {

@@ -8,7 +8,7 @@ use std::{
 use crate::{
     catalog::{ModelEntry, Snapshot, State, VersionEntry},
     error::{Code, Error, Result},
-    model::{RouteReason, Select, Served, Version},
+    model::{RouteReason, Select, Served, Version, repeated},
     runtime::Servable,
 };
 
@@ -74,7 +74,11 @@ fn labelled(entry: &ModelEntry, label: &str) -> Result<Version> {
         };
         Error::not_found(
             "LABEL_NOT_FOUND",
-            format!("model '{}' has no such label; there are: {known}", entry.name),
+            format!(
+                "model '{}' has no label{}; there are: {known}",
+                entry.name,
+                repeated(label)
+            ),
         )
     })
 }

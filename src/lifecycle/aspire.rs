@@ -23,14 +23,14 @@ pub fn aspired(policy: Option<&VersionsPolicy>, candidates: &[Candidate]) -> Res
     let there = || candidates.iter().map(|candidate| candidate.version);
     match policy {
         None => Ok(latest(1, candidates)),
-        Some(VersionsPolicy::Latest(latest_versions)) if latest_versions.latest == 0 => Err(Error::invalid(
+        Some(VersionsPolicy::Latest(0)) => Err(Error::invalid(
             "INVALID_MANIFEST",
             "model.yaml: versions.latest must be at least 1",
         )),
-        Some(VersionsPolicy::Latest(latest_versions)) => Ok(latest(latest_versions.latest, candidates)),
-        Some(VersionsPolicy::All(_)) => Ok(there().collect()),
+        Some(VersionsPolicy::Latest(count)) => Ok(latest(*count, candidates)),
+        Some(VersionsPolicy::All) => Ok(there().collect()),
         Some(VersionsPolicy::Only(only)) => {
-            let wanted = only.only.iter().map(version_of).collect::<Result<BTreeSet<_>, _>>()?;
+            let wanted = only.iter().map(version_of).collect::<Result<BTreeSet<_>, _>>()?;
             Ok(there().filter(|version| wanted.contains(version)).collect())
         }
     }

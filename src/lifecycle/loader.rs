@@ -329,6 +329,10 @@ impl Executable for Kept {
         self.executable.library()
     }
 
+    fn device(&self) -> &str {
+        self.executable.device()
+    }
+
     fn gains_by_joining(&self) -> bool {
         self.executable.gains_by_joining()
     }

@@ -215,6 +215,11 @@ fn entry_of(name: &ModelName, model: &ModelState<Servable>) -> ModelEntry {
             .iter()
             .map(|(number, version)| (*number, version_entry(version)))
             .collect(),
+        policy: model
+            .yaml
+            .as_ref()
+            .and_then(|yaml| yaml.versions.clone())
+            .unwrap_or_default(),
         labels: Default::default(),
         revision: 0,
         message: (!messages.is_empty()).then(|| messages.join("; ")),

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use super::{
-    DType, Data, Normalizer, Row, Shape, Signature, Table, Tensor, Value,
+    DType, Data, Normalizer, Row, Shape, Signature, Table, Tensor, Value, repeated,
     rows::{Columns, Filled},
     scaling::Scaling,
     signature::Bound,
@@ -134,7 +134,10 @@ impl Features {
             let known = self.places.keys().filter(|_| name.len() <= NAME_COMPARED_BYTES_MAX);
             let closest = known.min_by_key(|known| (distance(known, name), *known));
             let hint = closest.map_or(String::new(), |known| format!("; did you mean '{known}'?"));
-            Error::invalid("UNKNOWN_FEATURE", format!("the model has no such feature{hint}"))
+            Error::invalid(
+                "UNKNOWN_FEATURE",
+                format!("there is no feature{}{hint}", repeated(name)),
+            )
         })
     }
 
@@ -238,7 +241,7 @@ mod tests {
                 .expect_err("a mistake")
         };
         let huge = bind(row(&[(&"x".repeat(10 << 20), 1.0)]));
-        assert_eq!(huge.message(), "the model has no such feature");
+        assert_eq!(huge.message(), "there is no feature");
         let unknown = bind(row(&[("rsi_41", 1.0)]));
         assert_eq!(unknown.reason(), "UNKNOWN_FEATURE");
         assert!(unknown.message().contains("'rsi_14'"), "{unknown}");

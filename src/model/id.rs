@@ -14,6 +14,16 @@ pub struct Version([u64; 4]);
 
 const NAME_BYTES_MAX: usize = 128;
 
+/// ` 'name'` where a caller's name is plain, else nothing: what an error may repeat of a caller's words. So no error grows
+/// with them, breaks a line of a log or shows a path.
+pub fn repeated(name: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b':');
+    match name.len() <= NAME_BYTES_MAX && !name.is_empty() && name.bytes().all(plain) && !name.contains("..") {
+        true => format!(" '{name}'"),
+        false => String::new(),
+    }
+}
+
 // === impl ModelName ===
 
 impl ModelName {

@@ -6,6 +6,7 @@ mod example;
 mod features;
 mod id;
 mod manifest;
+mod normalizer;
 mod pattern;
 mod request;
 mod rows;
@@ -13,14 +14,13 @@ mod scaling;
 mod signature;
 mod tensor;
 pub mod units;
+mod yaml;
 
 pub use example::{Example, ExampleFile, ExampleRequest, ExampleTensor, Expected};
 pub use features::Features;
-pub use id::{ModelName, Version};
-pub use manifest::{
-    Batching, FeatureSpec, FileEntry, Instances, Manifest, MaxQueue, MissingValue, ModelYaml, Normalizer,
-    NormalizerMethod, Platform, SpecYaml, VersionYaml, VersionsPolicy, Warmup, parse_yaml,
-};
+pub use id::{ModelName, Version, repeated};
+pub use manifest::{Manifest, Platform};
+pub use normalizer::{Normalizer, NormalizerMethod};
 pub use pattern::Patterns;
 pub use request::{
     Answer, Contents, Data, Parameter, Parameters, PredictRequest, Priority, RouteReason, Row, Select, Served, Table,
@@ -28,3 +28,7 @@ pub use request::{
 };
 pub use signature::{Bound, Signature, TensorSpec};
 pub use tensor::{BytesElements, DType, Shape, Tensor, bytes_from, element_count, shape_text};
+pub use yaml::{
+    Batching, FeatureSpec, FileEntry, Instances, MaxQueue, MissingValue, ModelYaml, SpecYaml, VersionYaml,
+    VersionsPolicy, Warmup, parse_yaml,
+};

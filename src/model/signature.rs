@@ -6,10 +6,10 @@
 use std::sync::Arc;
 
 use super::{
-    DType, Tensor,
-    manifest::MissingValue,
+    DType, Tensor, repeated,
     request::TensorInput,
     tensor::{Shape, bytes_from, shape_text},
+    yaml::MissingValue,
 };
 use crate::error::{Error, Result};
 
@@ -213,7 +213,11 @@ impl Signature {
             let place = self.output(name).ok_or_else(|| {
                 Error::invalid(
                     "UNKNOWN_OUTPUT",
-                    format!("no such output; the model gives {}", name_list(&self.outputs)),
+                    format!(
+                        "there is no output{}; the model gives {}",
+                        repeated(name),
+                        name_list(&self.outputs)
+                    ),
                 )
             })?;
             if places.contains(&place) {
@@ -249,7 +253,11 @@ impl Signature {
     fn unknown_input(&self, name: &str) -> Error {
         let message = match name {
             "" => format!("a tensor without a name; the model takes {}", name_list(&self.inputs)),
-            _ => format!("no such input; the model takes {}", name_list(&self.inputs)),
+            _ => format!(
+                "there is no input{}; the model takes {}",
+                repeated(name),
+                name_list(&self.inputs)
+            ),
         };
         Error::invalid("UNKNOWN_INPUT", message)
     }

@@ -19,7 +19,7 @@ use super::{
     threads::Threads,
 };
 use crate::{
-    backend::{Executable, Session},
+    backend::{self, Executable, Session},
     error::{Error, Result},
     model::{Features, Manifest, ModelName, Parameters, Priority, Signature, Tensor, Timing, Version},
     telemetry::VersionMetrics,
@@ -153,11 +153,17 @@ impl Servable {
         self.shared.executable.library()
     }
 
+    /// Where it really runs.
+    pub fn device(&self) -> &str {
+        self.shared.executable.device()
+    }
+
     pub fn batching_reason(&self) -> &str {
         &self.shared.batching_reason
     }
 
     pub fn check_parameters(&self, parameters: &Parameters) -> Result<()> {
+        backend::refuse_unknown_parameters(self.shared.manifest.platform, parameters)?;
         self.shared.executable.check_parameters(parameters)
     }
 

@@ -30,6 +30,7 @@ pub struct CallContext {
     pub arrival: Arrival,
     /// What the messages claim. A stream gives back the oldest message with each answer.
     pub ledger: Arc<Ledger>,
+    pub trace: Trace,
     /// Where each message of a stream finds its place among the calls in flight.
     pub connection: Arc<ConnectionState>,
 }
@@ -40,6 +41,15 @@ pub struct Arrival {
     pub at: Instant,
     /// After this moment nobody waits for the answer.
     pub deadline: Option<Instant>,
+}
+
+/// Who answered whom, for the log. Travels in the extensions of an answer.
+#[derive(Clone, Debug, Default)]
+pub struct About {
+    pub model: String,
+    pub version: String,
+    /// The caller's own id; may be empty.
+    pub request_id: String,
 }
 
 /// The answer to come.
@@ -118,6 +128,24 @@ impl Ending {
         if let Some(status) = response.extensions_mut().remove::<Status>() {
             let status = self.settle(&status, response.headers_mut());
             self.log(&status);
+        } else if let Some(About {
+            model,
+            version,
+            request_id,
+        }) = response.extensions_mut().remove()
+        {
+            let (trace_id, parent_id) = self.trace.ids().unzip();
+            let (method, millis) = (self.method.path, milliseconds_since(self.arrived));
+            tracing::debug!(
+                method,
+                model,
+                version,
+                request_id,
+                millis,
+                trace_id,
+                parent_id,
+                "a call was answered"
+            );
         }
         response.map(|inner| ResponseBody {
             inner,
@@ -149,32 +177,34 @@ pub fn log(method: &str, trace: &Trace, arrived: Instant, status: &Status) {
         return;
     }
     let (trace_id, parent_id) = trace.ids().unzip();
-    let reason = status::reason(status).unwrap_or_default();
-    let (code, text) = (status.code(), status.message());
-    let millis = arrived.elapsed().as_secs_f64() * 1e3;
-    if own_fault {
-        tracing::warn!(
-            method,
-            ?code,
-            reason,
-            text,
-            millis,
-            trace_id,
-            parent_id,
-            "a call failed"
-        );
-    } else {
-        tracing::debug!(
-            method,
-            ?code,
-            reason,
-            text,
-            millis,
-            trace_id,
-            parent_id,
-            "a call was refused"
-        );
+    let info = status::info(status).unwrap_or_default();
+    let fact = |key| info.metadata.get(key).map(String::as_str);
+    macro_rules! line {
+        ($level:ident, $what:literal) => {
+            tracing::$level!(
+                method,
+                code = ?status.code(),
+                reason = info.reason,
+                text = status.message(),
+                model = fact("model"),
+                version = fact("version"),
+                request_id = fact("request_id"),
+                millis = milliseconds_since(arrived),
+                trace_id,
+                parent_id,
+                $what
+            )
+        };
     }
+    if own_fault {
+        line!(warn, "a call failed");
+    } else {
+        line!(debug, "a call was refused");
+    }
+}
+
+fn milliseconds_since(moment: Instant) -> f64 {
+    moment.elapsed().as_secs_f64() * 1e3
 }
 
 /// Says nothing of what panicked: that is for the log, not for the caller.

@@ -60,6 +60,13 @@ pub struct Config {
     pub tcp_nodelay: bool,
 }
 
+/// Tensors, parameters, attributes and names of outputs in one message. The largest signatures have hundreds; each may take
+/// three hundred bytes once decoded, so these are three megabytes.
+pub const MESSAGE_PARTS_MAX: usize = 10_000;
+/// Rows, values of rows, names of columns, and texts in one message: fifty thousand rows of twenty features, a hundred
+/// megabytes once decoded.
+pub const MESSAGE_VALUES_MAX: usize = 1_000_000;
+
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const MIB: usize = 1 << 20;
 

@@ -78,6 +78,7 @@ impl Edge {
         request.extensions_mut().insert(CallContext {
             arrival: Arrival { at: arrived, deadline },
             ledger,
+            trace: trace.clone(),
             connection: self.connection.clone(),
         });
         let work = self.services.dispatch(method.service, rules.encoded, request);

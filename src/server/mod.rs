@@ -2,8 +2,9 @@
 //!
 //! A connection's life: `accept` takes it in on the control plane and hands it to a core; there `handshake` reads the client's
 //! first bytes and `connection` keeps to its age and its silence. A call's life: `layers` admits it by the table in
-//! `method` before anything is decoded, `body` holds each message against the limit and the `budget`, a service in `grpc`
-//! answers, and `call` sees to it that the caller gets a status of ours whatever happens.
+//! `method` before anything is decoded, `body` holds each message against the limit and the `budget`, `codec` counts
+//! its parts (`fields`), a service in `grpc` answers, and `call` sees to it that the caller gets a status of ours whatever
+//! happens.
 //!
 //! Knows the engine and the catalog; knows nothing of the store, of the lifecycle or of libraries. `app` makes the one
 //! `Server`.
@@ -12,8 +13,10 @@ mod accept;
 mod body;
 mod budget;
 mod call;
+mod codec;
 mod config;
 mod connection;
+mod fields;
 mod frames;
 mod grpc;
 mod handshake;

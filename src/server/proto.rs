@@ -4,6 +4,7 @@
 pub mod sconce {
     pub mod v1 {
         #![allow(clippy::all, clippy::pedantic)]
+        use crate::server::codec::Codec;
         tonic::include_proto!("sconce.v1");
     }
 }
@@ -11,6 +12,7 @@ pub mod sconce {
 /// The Open Inference Protocol.
 pub mod inference {
     #![allow(clippy::all, clippy::pedantic)]
+    use crate::server::codec::Codec;
     tonic::include_proto!("inference");
 }
 

@@ -42,7 +42,8 @@ fn weights() -> Vec<u8> {
 /// Each hostile model by name. `outside` is a file with right weights, which no model may read.
 fn hostile(outside: &Path) -> Vec<(&'static str, Vec<u8>)> {
     let outside = outside.to_str().expect("UTF-8");
-    let placed = |offset: &str, length: &str| model(&[("location", "weights.bin"), ("offset", offset), ("length", length)]);
+    let placed =
+        |offset: &str, length: &str| model(&[("location", "weights.bin"), ("offset", offset), ("length", length)]);
     vec![
         ("above", at("../weights.bin")),
         ("far-above", at("../../../../../../../../../../etc/passwd")),
@@ -65,7 +66,10 @@ fn hostile(outside: &Path) -> Vec<(&'static str, Vec<u8>)> {
         ("huge-length", placed("0", "9223372036854775807")),
         ("wrapping", placed("18446744073709551600", "64")),
         ("other-key", model(&[("location", "weights.bin"), ("basepath", "/etc")])),
-        ("twice", model(&[("location", "weights.bin"), ("location", "/etc/passwd")])),
+        (
+            "twice",
+            model(&[("location", "weights.bin"), ("location", "/etc/passwd")]),
+        ),
     ]
 }
 
@@ -82,11 +86,18 @@ async fn server() -> &'static Server {
             std::fs::write(&outside, weights()).expect("a file");
             for (name, model) in hostile(&outside) {
                 let at = |file: &str| format!("{name}/1.0.0/{file}");
-                store = store.file(&at("model.onnx"), model).file(&at("weights.bin"), weights()).file(&at("sub/other"), "x");
+                store = store
+                    .file(&at("model.onnx"), model)
+                    .file(&at("weights.bin"), weights())
+                    .file(&at("sub/other"), "x");
                 store.write(&format!("{name}/weights.bin"), weights());
             }
             for name in LINKED {
-                let location = if name == "symbolic-folder" { "sub/weights.bin" } else { "weights.bin" };
+                let location = if name == "symbolic-folder" {
+                    "sub/weights.bin"
+                } else {
+                    "weights.bin"
+                };
                 store = store.file(&format!("{name}/1.0.0/model.onnx"), at(location));
                 let folder = store.path().join(name).join("1.0.0");
                 match name {

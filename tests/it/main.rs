@@ -6,15 +6,15 @@ mod shell;
 
 mod bad_input;
 mod clients;
+mod commands;
 mod damaged_artifacts;
 mod edge_limits;
 mod external_data;
 mod health_and_http;
 mod joins_only_what_is_safe;
 mod names_who_ran_at_a_crash;
-mod commands;
-mod pasted;
 mod opened_first_in_a_child;
+mod pasted;
 mod predicts;
 mod starts;
 mod store_changes;

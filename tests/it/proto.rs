@@ -1,15 +1,3 @@
-//! The messages and clients that `build.rs` made of `proto/`.
+//! The messages and clients of both dialects, as the server's own crate has them.
 
-#![allow(clippy::all, reason = "generated")]
-
-tonic::include_proto!("sconce.v1");
-
-/// The Open Inference Protocol.
-pub mod oip {
-    tonic::include_proto!("inference");
-}
-
-/// What an error carries beside its code and its message.
-pub mod rpc {
-    tonic::include_proto!("google.rpc");
-}
+pub use sconce::server::proto::{google::rpc, inference as oip, sconce::v1::*};

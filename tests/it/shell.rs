@@ -9,19 +9,18 @@ use std::{
     process::{Command, Output},
 };
 
-use crate::harness::{Server, root, sconce};
+use crate::{
+    clients::python,
+    harness::{Server, root, sconce},
+};
 
 /// A folder, and what is found on its `PATH`.
 pub struct Shell {
     folder: tempfile::TempDir,
-    server: Option<[String; 2]>,
-    pub has_grpcurl: bool,
-    pub has_python: bool,
-}
-
-/// The Python with tests/clients/requirements.txt.
-pub fn python() -> Option<PathBuf> {
-    std::env::var_os("SCONCE_TEST_PYTHON").filter(|path| !path.is_empty()).map(PathBuf::from)
+    /// The addresses of inference and of admin.
+    server: [String; 2],
+    has_grpcurl: bool,
+    has_python: bool,
 }
 
 // === impl Shell ===
@@ -45,15 +44,14 @@ impl Shell {
                 let script = root().join("tests/clients/python/grpcurl.py");
                 program(&place.join("bin/grpcurl"), &[python, &script]);
             }
-            (None, None) => eprintln!("no grpcurl here, and SCONCE_TEST_PYTHON names no Python: its lines are not run"),
+            (None, None) => eprintln!("no grpcurl here, and no Python to stand in for it: its lines are not run"),
         }
-        match &python {
-            Some(python) => program(&place.join("bin/python3"), &[python]),
-            None => eprintln!("SCONCE_TEST_PYTHON names no Python (`make test` makes one): its lines are not run"),
+        if let Some(python) = &python {
+            program(&place.join("bin/python3"), &[python]);
         }
         let address = |port: u16| format!("127.0.0.1:{port}");
         Self {
-            server: Some([address(server.ports.grpc), address(server.ports.grpc_admin)]),
+            server: [address(server.ports.grpc), address(server.ports.grpc_admin)],
             has_grpcurl: grpcurl.is_some() || python.is_some(),
             has_python: python.is_some(),
             folder,
@@ -92,12 +90,15 @@ impl Shell {
                 None => command.env_remove(name),
             };
         }
-        if let Some([inference, admin]) = &self.server {
-            command.env("SCONCE_SERVER", inference).env("SCONCE_ADMIN_SERVER", admin);
-        }
+        let [inference, admin] = &self.server;
+        command
+            .env("SCONCE_SERVER", inference)
+            .env("SCONCE_ADMIN_SERVER", admin);
         let path = std::env::var("PATH").unwrap_or_default();
         command.env("PATH", format!("{}:{path}", self.path().join("bin").display()));
-        command.args(["-e", "-o", "pipefail", "-c", lines]).current_dir(self.path());
+        command
+            .args(["-e", "-o", "pipefail", "-c", lines])
+            .current_dir(self.path());
         command.output().expect("bash runs")
     }
 }

@@ -26,26 +26,23 @@ fn request(model: &str, fixture: &str) -> PredictRequest {
     }
 }
 
-<<<<<<< HEAD
-/// Runs a command that is to end by itself.
-fn ended(arguments: &[&str]) -> (Output, String) {
-    let output = sconce().args(arguments).output().expect("the program runs");
+/// Runs a command that is to end by itself, badly; what it says.
+async fn refused(arguments: &[&str]) -> String {
+    let mut command = tokio::process::Command::from(sconce());
+    let output = tokio::time::timeout(PATIENCE, command.args(arguments).kill_on_drop(true).output()).await;
+    let output = output
+        .unwrap_or_else(|_| panic!("{arguments:?} does not end"))
+        .expect("the program runs");
     let said = format!(
         "{}{}",
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
-    (output, said)
-=======
-/// Runs a command that is to end by itself, badly; what it says.
-async fn refused(arguments: &[&str]) -> String {
-    let mut command = tokio::process::Command::from(sconce());
-    let output = tokio::time::timeout(PATIENCE, command.args(arguments).kill_on_drop(true).output()).await;
-    let output = output.unwrap_or_else(|_| panic!("{arguments:?} does not end")).expect("the program runs");
-    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(!output.status.success() && !said.contains("panicked"), "{arguments:?}: {said}");
+    assert!(
+        !output.status.success() && !said.contains("panicked"),
+        "{arguments:?}: {said}"
+    );
     said
->>>>>>> it
 }
 
 #[tokio::test]
@@ -127,16 +124,11 @@ async fn one_file_is_served_and_its_line_to_paste_has_its_own_names() {
     let [model] = &listed.models[..] else {
         panic!("one model: {listed:?}");
     };
-<<<<<<< HEAD
     server
         .predict(request(&model.name, "onnx/tiny"))
         .await
         .expect("an answer");
-    let log = server.log();
-=======
-    server.predict(request(&model.name, "onnx/tiny")).await.expect("an answer");
     let printed = server.printed();
->>>>>>> it
     for word in ["grpcurl", "INPUT0", "INPUT1", "16", &model.name] {
         assert!(printed.contains(word), "'{word}' is not in what it prints:\n{printed}");
     }
@@ -197,7 +189,6 @@ async fn what_cannot_work_is_refused_with_the_way_out() {
             &["--insecure-no-auth", "--admin-host"],
         ),
         (&["serve"], &["--model-store"]),
-<<<<<<< HEAD
         (
             &["serve", "--model-store", &path, "--idle-timeout=soon"],
             &["idle-timeout", "soon"],
@@ -206,12 +197,16 @@ async fn what_cannot_work_is_refused_with_the_way_out() {
             &["serve", "--model-store", &path, "--no-such-option"],
             &["no-such-option"],
         ),
-        (&["serve", "--model-store", "/no/such/folder"], &["/no/such/folder"]),
-=======
-        (&["serve", "--model-store", &path, "--idle-timeout=soon"], &["idle-timeout", "soon"]),
-        (&["serve", "--model-store", &path, "--no-such-option"], &["no-such-option"]),
-        (&["serve", "--model-store", "/no/such/folder", "--grpc-port=0", "--http-port=0"], &["/no/such/folder"]),
->>>>>>> it
+        (
+            &[
+                "serve",
+                "--model-store",
+                "/no/such/folder",
+                "--grpc-port=0",
+                "--http-port=0",
+            ],
+            &["/no/such/folder"],
+        ),
         (&["serve", "/no/such/model.onnx"], &["/no/such/model.onnx"]),
         (
             &["serve", "--model-store", &sample, "--max-message-bytes=0"],
@@ -233,16 +228,8 @@ async fn a_key_that_model_yaml_does_not_have_is_named() {
         .model("odd", "1.0.0", fixture("onnx/tiny.onnx"))
         .file("odd/model.yaml", "batching:\n  max_batch: 3\n");
     let path = store.path().to_string_lossy().into_owned();
-<<<<<<< HEAD
-    let (output, said) = ended(&["check", &path]);
-    assert!(
-        !output.status.success() && said.contains("max_batch") && said.contains("odd"),
-        "{said}"
-    );
-=======
     let said = refused(&["check", &path]).await;
     assert!(said.contains("max_batch") && said.contains("odd"), "{said}");
->>>>>>> it
     let server = Server::start(store, &[]).await;
     let described = server.describe("odd").await;
     let message = described.summary.expect("a summary").message;

@@ -24,6 +24,7 @@ use crate::{
 const LOAD_FAILED: &str = "LOAD_FAILED";
 
 const PREDICT_TYPE: &str = "predict_type";
+pub const PARAMETERS: [&str; 1] = [PREDICT_TYPE];
 
 struct Lightgbm {
     booster: Arc<Booster>,
@@ -75,7 +76,7 @@ fn signature(header: &text::Header, manifest: &Manifest) -> Result<Signature> {
     input.missing = vec![None; features];
     let mut output = match header.objective.as_str() {
         "binary" => TensorSpec::new("probability", DType::Fp64, &[-1]),
-        "multiclass" | "multiclassova" => TensorSpec::new("probabilities", DType::Fp64, &[-1, header.classes as i64]),
+        "multiclass" | "multiclassova" => TensorSpec::new("probability", DType::Fp64, &[-1, header.classes as i64]),
         _ if header.classes > 1 => TensorSpec::new("prediction", DType::Fp64, &[-1, header.classes as i64]),
         _ => TensorSpec::new("prediction", DType::Fp64, &[-1]),
     };

@@ -46,7 +46,7 @@ fn every_kind_of_answer_is_the_reference_librarys() {
 fn outputs_are_named_for_what_they_are() {
     for (name, output, shape) in [
         ("binary", "probability", &[-1][..]),
-        ("multiclass", "probabilities", &[-1, 3]),
+        ("multiclass", "probability", &[-1, 3]),
         ("regression", "prediction", &[-1]),
         ("rank", "prediction", &[-1]),
     ] {

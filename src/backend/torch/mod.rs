@@ -42,6 +42,7 @@ struct Script {
     module: Module,
     signature: Signature,
     plan: Plan,
+    device: String,
 }
 
 struct ScriptSession {
@@ -84,12 +85,14 @@ impl Script {
         })?;
         archive::check(&mut file)?;
         let library = library::get(spec.native_dir)?;
-        let module = library.open(&path, device(&spec.manifest.device))?;
+        let (number, device) = device(&spec.manifest.device);
+        let module = library.open(&path, number)?;
         let plan = declaration::plan(&module.declaration(), &signature.inputs)?;
         Ok(Self {
             module,
             signature,
             plan,
+            device,
         })
     }
 
@@ -157,10 +160,13 @@ fn mismatch(what: String) -> Error {
 }
 
 /// The number of a CUDA device, or -1 for the CPU. The manifest was checked.
-fn device(text: &str) -> i32 {
-    text.strip_prefix("cuda:")
-        .and_then(|number| number.parse().ok())
-        .unwrap_or(CPU)
+/// libtorch's number of a device, and the device's name.
+fn device(asked: &str) -> (i32, String) {
+    let gpu = asked.strip_prefix("cuda:").and_then(|number| number.parse().ok());
+    match gpu {
+        Some(number) => (number, asked.to_owned()),
+        None => (CPU, "cpu".to_owned()),
+    }
 }
 
 /// libtorch's number of a type (`c10::ScalarType`), for those that both sides have.
@@ -193,6 +199,10 @@ impl Executable for Handle {
 
     fn library(&self) -> &str {
         self.0.module.library().name()
+    }
+
+    fn device(&self) -> &str {
+        &self.0.device
     }
 
     fn session(&self) -> Result<Box<dyn Session>> {

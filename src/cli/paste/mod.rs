@@ -30,22 +30,22 @@ pub fn grpcurl_line(model: &str, signature: &Signature, address: SocketAddr) -> 
 
 /// A version's example through `grpcurl`. `program` is how this program was called.
 pub fn example_line(program: &str, stored: &Stored, store: &Path, address: SocketAddr) -> String {
-    let (program, store) = (quoted(program), store_option(store));
+    let (program, version, store) = (quoted(program), version_option(stored), store_option(store));
     let address = reachable(address);
     format!(
-        "{program} example {}{store} | grpcurl -plaintext -d @ {address} sconce.v1.Inference/Predict",
+        "{program} example {}{version}{store} | grpcurl -plaintext -d @ {address} sconce.v1.Inference/Predict",
         stored.model
     )
 }
 
 /// The same through `sconce predict`, which compares the answer.
 pub fn predict_line(program: &str, stored: &Stored, store: &Path, address: SocketAddr) -> String {
-    let (program, store) = (quoted(program), store_option(store));
+    let (program, version, store) = (quoted(program), version_option(stored), store_option(store));
     let server = match reachable(address).as_str() {
         "127.0.0.1:7070" => String::new(),
         other => format!(" --server {other}"),
     };
-    format!("{program} predict {} --example{store}{server}", stored.model)
+    format!("{program} predict {} --example{version}{store}{server}", stored.model)
 }
 
 /// An address to type: one that listens everywhere is reached by loopback.
@@ -54,6 +54,14 @@ fn reachable(address: SocketAddr) -> String {
         (true, true) => format!("127.0.0.1:{}", address.port()),
         (true, false) => format!("[::1]:{}", address.port()),
         (false, _) => address.to_string(),
+    }
+}
+
+/// Named where the commands would take a higher version, which does not answer calls (yet).
+fn version_option(stored: &Stored) -> String {
+    match stored.is_highest {
+        true => String::new(),
+        false => format!(" --version {}", stored.version),
     }
 }
 

@@ -192,6 +192,7 @@ mod tests {
         Stored {
             model: crate::model::ModelName::new("m").unwrap(),
             version: "1".parse().unwrap(),
+            is_highest: true,
             file: "example.json".into(),
             index: 0,
             example: ExampleFile::parse(&text).unwrap().examples.remove(0),

@@ -18,9 +18,6 @@ use super::{
 use crate::model::{Parameter, units::parse_duration};
 
 /// Score a CSV or JSON-lines file through a running server
-///
-/// CSV: the first line names the features; an empty cell is a missing value. JSON lines: one object of features a line; null
-/// is a missing value. Where values are lists, each is one row of the input tensor of that name. The outputs are appended to each row, in the order of the input.
 #[derive(Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct PredictArgs {
@@ -66,6 +63,14 @@ pub struct PredictArgs {
 }
 
 const AFTER_HELP: &str = "\
+Files:
+  CSV         the first line names the features; an empty cell is a missing value
+  JSON lines  an object of features a line; null is a missing value. Where the values are
+              lists, each is one row of the input tensor of that name:
+              {\"window\": [[0.1, 0.2], [0.3, 0.4]]}
+The model's outputs are appended to each row, and the rows keep their order. An error ends it
+with status 1 and names the rows; what was scored before them is written.
+
 Examples:
   sconce predict early-signal --file rows.csv --output scored.csv
   cat rows.jsonl | sconce predict early-signal --file - --version 1.0.0 --parameter predict_type=raw

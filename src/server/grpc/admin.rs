@@ -150,7 +150,7 @@ fn execution(servable: &Servable, entry: &VersionEntry) -> Execution {
     Execution {
         platform: manifest.platform.as_str().to_owned(),
         library: servable.library().to_owned(),
-        device: manifest.device.clone(),
+        device: servable.device().to_owned(),
         batching: servable.signature().batches(),
         batching_reason: servable.batching_reason().to_owned(),
         max_batch_size: narrow(manifest.max_batch_size),

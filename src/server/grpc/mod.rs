@@ -5,7 +5,6 @@ mod admin;
 mod classification;
 mod convert;
 mod health;
-mod lookup;
 mod model_config;
 mod open_inference;
 mod predict;
@@ -24,7 +23,7 @@ use self::{
 };
 use super::{
     body::RequestBody,
-    call::CallContext,
+    call::{About, CallContext},
     method::Service,
     phase::Phases,
     proto::{
@@ -32,7 +31,10 @@ use super::{
         sconce::v1::{admin_server::AdminServer, inference_server::InferenceServer},
     },
 };
-use crate::{engine::Engine, error::Result};
+use crate::{
+    engine::Engine,
+    error::{Error, Result},
+};
 
 /// All services. A connection has its own, so that the counts of their handles are not shared between cores.
 #[derive(Clone)]
@@ -115,6 +117,25 @@ impl Services {
             Service::ReflectionV1 => self.parts.reflection.v1(request),
             Service::ReflectionV1Alpha => self.parts.reflection.v1alpha(request),
         }
+    }
+}
+
+/// An answer, and with it what the log is to say of it where debugging is on.
+fn answered<T>(message: T, about: impl FnOnce(&T) -> About) -> tonic::Response<T> {
+    let about = tracing::enabled!(tracing::Level::DEBUG).then(|| about(&message));
+    let mut response = tonic::Response::new(message);
+    if let Some(about) = about {
+        response.extensions_mut().insert(about);
+    }
+    response
+}
+
+/// An error that says whose call it ends, where the caller gave it an id.
+fn of_request(error: Error, id: &str) -> Error {
+    if id.is_empty() {
+        error
+    } else {
+        error.with("request_id", id)
     }
 }
 

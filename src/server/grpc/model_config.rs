@@ -1,11 +1,15 @@
 //! A picture of a version in the shape of Triton's model configuration.
 
-use super::lookup::Found;
 use crate::{
-    model::{DType, Platform, TensorSpec},
+    catalog::ModelEntry,
+    model::{DType, Platform, TensorSpec, VersionsPolicy},
+    runtime::Servable,
     server::proto::inference::{
         DataType, ModelConfig, ModelDynamicBatching, ModelInput, ModelInstanceGroup, ModelOutput, ModelQueuePolicy,
-        ModelTransactionPolicy, model_config::SchedulingChoice, model_instance_group::Kind,
+        ModelTransactionPolicy, ModelVersionPolicy,
+        model_config::SchedulingChoice,
+        model_instance_group::Kind,
+        model_version_policy::{All, Latest, PolicyChoice, Specific},
     },
 };
 
@@ -18,9 +22,9 @@ pub fn platform(platform: Platform) -> &'static str {
     }
 }
 
-pub fn of(found: &Found<'_>) -> ModelConfig {
-    let manifest = found.servable.manifest();
-    let signature = found.servable.signature();
+pub fn of(model: &ModelEntry, servable: &Servable) -> ModelConfig {
+    let manifest = servable.manifest();
+    let signature = servable.signature();
     let batches = signature.batches();
     let dynamic_batching = ModelDynamicBatching {
         priority_levels: 3,
@@ -33,9 +37,10 @@ pub fn of(found: &Found<'_>) -> ModelConfig {
         ..ModelDynamicBatching::default()
     };
     ModelConfig {
-        name: found.model.name.as_str().to_owned(),
+        name: model.name.as_str().to_owned(),
         platform: platform(manifest.platform).to_owned(),
         backend: backend(manifest.platform).to_owned(),
+        version_policy: Some(version_policy(&model.policy)),
         max_batch_size: if batches {
             i32::try_from(manifest.max_batch_size).unwrap_or(i32::MAX)
         } else {
@@ -45,9 +50,9 @@ pub fn of(found: &Found<'_>) -> ModelConfig {
         output: signature.outputs.iter().map(|spec| output(spec, batches)).collect(),
         scheduling_choice: batches.then_some(SchedulingChoice::DynamicBatching(dynamic_batching)),
         instance_group: vec![instance_group(
-            &found.model.name.to_string(),
+            &model.name.to_string(),
             manifest.instances,
-            &manifest.device,
+            servable.device(),
         )],
         default_model_filename: manifest.platform.artifact().to_owned(),
         model_transaction_policy: Some(ModelTransactionPolicy { decoupled: false }),
@@ -60,6 +65,29 @@ fn backend(platform: Platform) -> &'static str {
         Platform::Onnx => "onnxruntime",
         Platform::Torchscript => "pytorch",
         Platform::Lightgbm => "lightgbm",
+    }
+}
+
+fn version_policy(policy: &VersionsPolicy) -> ModelVersionPolicy {
+    let choice = match policy {
+        VersionsPolicy::Latest(count) => PolicyChoice::Latest(Latest {
+            num_versions: u32::try_from(*count).unwrap_or(u32::MAX),
+        }),
+        VersionsPolicy::All => PolicyChoice::All(All {}),
+        VersionsPolicy::Only(only) => PolicyChoice::Specific(Specific {
+            versions: only.iter().filter_map(whole_number).collect(),
+        }),
+    };
+    ModelVersionPolicy {
+        policy_choice: Some(choice),
+    }
+}
+
+/// The protocol knows no other versions.
+fn whole_number(version: &serde_yaml_ng::Value) -> Option<i64> {
+    match version {
+        serde_yaml_ng::Value::String(text) => text.parse().ok(),
+        number => number.as_i64(),
     }
 }
 
@@ -124,6 +152,7 @@ fn data_type(dtype: DType) -> DataType {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::ModelYaml;
 
     #[test]
     fn the_batch_dimension_is_left_out_only_where_it_is_one() {
@@ -132,6 +161,23 @@ mod tests {
         assert_eq!(dims(&spec, true), [-1, 19]);
         spec.batch = true;
         assert_eq!(dims(&spec, true), [19]);
+    }
+
+    #[test]
+    fn the_policy_says_what_its_numbers_can() {
+        let policy = |yaml: &str| {
+            let versions = ModelYaml::parse(yaml).expect("a model.yaml").versions;
+            version_policy(&versions.unwrap_or_default()).policy_choice
+        };
+        let latest = |num_versions| Some(PolicyChoice::Latest(Latest { num_versions }));
+        assert_eq!(policy(""), latest(1));
+        assert_eq!(policy("versions: { latest: 3 }"), latest(3));
+        assert_eq!(policy("versions: all"), Some(PolicyChoice::All(All {})));
+        let versions = vec![3, 20260801];
+        assert_eq!(
+            policy("versions: { only: [3, '20260801', 1.2.0, 1.5] }"),
+            Some(PolicyChoice::Specific(Specific { versions }))
+        );
     }
 
     #[test]

@@ -1,22 +1,26 @@
 //! The Open Inference Protocol, `inference.GRPCInferenceService`.
 
+use std::sync::Arc;
+
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
 use super::{
+    answered,
     classification::classify,
     context,
     convert::oip::{self, Reply},
-    lookup,
     model_config::{self, platform},
+    of_request,
     stream::Answers,
 };
 use crate::{
     catalog::Catalog,
     engine::Engine,
     error::Result,
-    model::{Answer, TensorSpec},
+    model::{Answer, PredictRequest, Served, TensorSpec},
+    runtime::Servable,
     server::{
-        call::Arrival,
+        call::About,
         phase::Phases,
         proto::inference::{
             ModelConfigRequest, ModelConfigResponse, ModelInferRequest, ModelInferResponse, ModelMetadataRequest,
@@ -41,12 +45,16 @@ impl OpenInference {
     pub fn new(engine: Engine, phases: Phases) -> Self {
         Self { engine, phases }
     }
+
+    fn find(&self, model: &str, version: String) -> Result<(Served, Arc<Servable>)> {
+        self.engine.find(model, &oip::select(version)?)
+    }
 }
 
 /// One question, whichever way it came.
-pub async fn infer(engine: &Engine, message: ModelInferRequest, arrival: Arrival) -> Result<ModelInferResponse> {
-    let (question, reply) = oip::request(message, arrival)?;
-    let mut answer = engine.predict(question).await?;
+pub async fn infer(engine: &Engine, question: PredictRequest, reply: Reply) -> Result<ModelInferResponse> {
+    let answered = engine.predict(question).await;
+    let mut answer = answered.map_err(|error| of_request(error, &reply.id))?;
     if !reply.classifications.is_empty() {
         classify_outputs(engine.catalog(), &mut answer, &reply)?;
     }
@@ -90,8 +98,7 @@ impl GrpcInferenceService for OpenInference {
 
     async fn model_ready(&self, request: Request<ModelReadyRequest>) -> Result<Response<ModelReadyResponse>, Status> {
         let request = request.into_inner();
-        let snapshot = self.engine.catalog().load();
-        let found = lookup::find(&snapshot, &request.name, &request.version);
+        let found = self.find(&request.name, request.version);
         let ready = self.phases.is_serving() && found.is_ok();
         Ok(Response::new(ModelReadyResponse { ready }))
     }
@@ -112,18 +119,15 @@ impl GrpcInferenceService for OpenInference {
         request: Request<ModelMetadataRequest>,
     ) -> Result<Response<ModelMetadataResponse>, Status> {
         let request = request.into_inner();
+        let (served, servable) = self.find(&request.name, request.version)?;
         let snapshot = self.engine.catalog().load();
-        let found = lookup::find(&snapshot, &request.name, &request.version)?;
-        let ready = found
-            .model
-            .versions
-            .iter()
-            .filter(|(_, entry)| entry.servable.is_some());
-        let signature = found.servable.signature();
+        let versions = snapshot.model(served.model.as_str())?.versions.iter();
+        let ready = versions.filter(|(_, entry)| entry.servable.is_some());
+        let signature = servable.signature();
         Ok(Response::new(ModelMetadataResponse {
-            name: found.model.name.as_str().to_owned(),
+            name: served.model.as_str().to_owned(),
             versions: ready.map(|(version, _)| version.to_string()).collect(),
-            platform: platform(found.servable.manifest().platform).to_owned(),
+            platform: platform(servable.manifest().platform).to_owned(),
             inputs: signature.inputs.iter().map(metadata).collect(),
             outputs: signature.outputs.iter().map(metadata).collect(),
         }))
@@ -134,16 +138,18 @@ impl GrpcInferenceService for OpenInference {
         request: Request<ModelConfigRequest>,
     ) -> Result<Response<ModelConfigResponse>, Status> {
         let request = request.into_inner();
+        let (served, servable) = self.find(&request.name, request.version)?;
         let snapshot = self.engine.catalog().load();
-        let found = lookup::find(&snapshot, &request.name, &request.version)?;
-        let config = Some(model_config::of(&found));
+        let model = snapshot.model(served.model.as_str())?;
+        let config = Some(model_config::of(model, &servable));
         Ok(Response::new(ModelConfigResponse { config }))
     }
 
     async fn model_infer(&self, request: Request<ModelInferRequest>) -> Result<Response<ModelInferResponse>, Status> {
         let context = context(&request);
-        let answer = infer(&self.engine, request.into_inner(), context.arrival).await?;
-        Ok(Response::new(answer))
+        let (question, reply) = oip::request(request.into_inner(), context.arrival)?;
+        let answer = infer(&self.engine, question, reply).await?;
+        Ok(answered(answer, about))
     }
 
     type ModelStreamInferStream = Answers;
@@ -158,6 +164,14 @@ impl GrpcInferenceService for OpenInference {
             self.engine.clone(),
             context,
         )))
+    }
+}
+
+fn about(answer: &ModelInferResponse) -> About {
+    About {
+        model: answer.model_name.clone(),
+        version: answer.model_version.clone(),
+        request_id: answer.id.clone(),
     }
 }
 

@@ -2,10 +2,13 @@
 
 use tonic::{Request, Response, Status, async_trait};
 
-use super::{context, convert::sconce};
+use super::{answered, context, convert::sconce, of_request};
 use crate::{
     engine::Engine,
-    server::proto::sconce::v1::{PredictRequest, PredictResponse, inference_server::Inference},
+    server::{
+        call::About,
+        proto::sconce::v1::{PredictRequest, PredictResponse, inference_server::Inference},
+    },
 };
 
 pub struct Predict {
@@ -25,7 +28,18 @@ impl Inference for Predict {
     async fn predict(&self, request: Request<PredictRequest>) -> Result<Response<PredictResponse>, Status> {
         let context = context(&request);
         let (question, reply) = sconce::request(request.into_inner(), context.arrival)?;
-        let answer = self.engine.predict(question).await?;
-        Ok(Response::new(sconce::response(answer, reply)))
+        match self.engine.predict(question).await {
+            Ok(answer) => Ok(answered(sconce::response(answer, reply), about)),
+            Err(error) => Err(of_request(error, &reply.request_id).into()),
+        }
+    }
+}
+
+fn about(answer: &PredictResponse) -> About {
+    let served = answer.served.clone().unwrap_or_default();
+    About {
+        model: served.model,
+        version: served.version,
+        request_id: answer.request_id.clone(),
     }
 }

@@ -70,13 +70,13 @@ pub fn message_too_large(limit: Option<usize>) -> Error {
     )
 }
 
-/// The stable word inside a status, for logs.
-pub fn reason(status: &Status) -> Option<String> {
+/// The reason and the facts inside a status of ours, for logs.
+pub fn info(status: &Status) -> Option<rpc::ErrorInfo> {
     let details = rpc::Status::decode(status.details()).ok()?.details;
     let info = details
         .iter()
         .find(|any| any.type_url.ends_with("/google.rpc.ErrorInfo"))?;
-    Some(rpc::ErrorInfo::decode(&info.value[..]).ok()?.reason)
+    rpc::ErrorInfo::decode(&info.value[..]).ok()
 }
 
 fn tonic_code(code: Code) -> tonic::Code {
@@ -140,12 +140,11 @@ mod tests {
         assert_eq!(status.code(), tonic::Code::Unavailable);
         assert_eq!(status.metadata().get("grpc-retry-pushback-ms").expect("a hint"), "250");
         let details = rpc::Status::decode(status.details()).expect("details").details;
-        let info = rpc::ErrorInfo::decode(&details[0].value[..]).expect("an ErrorInfo");
+        let info = info(&status).expect("an ErrorInfo");
         assert_eq!((&info.reason[..], &info.domain[..]), ("QUEUE_FULL", "sconce"));
         assert_eq!(info.metadata["model"], "m");
         let retry = rpc::RetryInfo::decode(&details[1].value[..]).expect("a RetryInfo");
         assert_eq!(retry.retry_delay.expect("a delay").nanos, 250_000_000);
-        assert_eq!(reason(&status).as_deref(), Some("QUEUE_FULL"));
     }
 
     #[test]

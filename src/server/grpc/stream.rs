@@ -3,7 +3,6 @@
 use std::{
     collections::VecDeque,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
     time::Instant,
 };
@@ -12,14 +11,15 @@ use tokio::task::JoinHandle;
 use tokio_stream::Stream;
 use tonic::{Status, Streaming};
 
-use super::open_inference::infer;
+use super::{convert::oip, open_inference::infer};
 use crate::{
     engine::Engine,
-    error::Result,
+    error::{Error, Result},
     server::{
-        call::{Arrival, CallContext, panicked},
-        connection::{ConnectionState, OpenCall},
+        call::{self, Arrival, CallContext, panicked},
+        connection::OpenCall,
         proto::inference::{ModelInferRequest, ModelInferResponse, ModelStreamInferResponse},
+        trace::Trace,
     },
 };
 
@@ -35,8 +35,14 @@ pub struct Answers {
     context: CallContext,
 }
 
-/// A question that runs; it stops when nobody waits for it any more.
-struct Open(JoinHandle<ModelStreamInferResponse>);
+/// A question.
+enum Open {
+    Refused(ModelStreamInferResponse),
+    /// It stops when nobody waits for it any more.
+    Running(JoinHandle<ModelStreamInferResponse>),
+}
+
+const METHOD: &str = "/inference.GRPCInferenceService/ModelStreamInfer";
 
 /// More questions are read only when an earlier one is answered: a caller who does not read is not read either.
 const OPEN_MAX: usize = 64;
@@ -73,37 +79,47 @@ impl Answers {
         }
     }
 
+    /// A question is looked at before it waits: one that is wrong, or too much, does not lie about in memory.
     fn start(&self, message: ModelInferRequest) -> Open {
-        let engine = self.engine.clone();
         // A timeout of its own counts from its own arrival.
         let arrival = Arrival {
             at: Instant::now(),
             ..self.context.arrival
         };
-        let connection = self.context.connection.clone();
-        Open(tokio::spawn(async move {
-            let id = message.id.clone();
-            match answer(&engine, message, arrival, connection).await {
+        let trace = self.context.trace.clone();
+        let id = message.id.clone();
+        // Each message counts as work in flight until it is answered.
+        let admitted = OpenCall::enter(self.context.connection.clone(), true)
+            .and_then(|place| Ok((place, oip::request(message, arrival)?)));
+        let (place, (question, reply)) = match admitted {
+            Ok(admitted) => admitted,
+            Err(error) => return Open::Refused(failed(error, id, &trace, arrival)),
+        };
+        let engine = self.engine.clone();
+        Open::Running(tokio::spawn(async move {
+            let _place = place;
+            match infer(&engine, question, reply).await {
                 Ok(answer) => ModelStreamInferResponse {
                     error_message: String::new(),
                     infer_response: Some(answer),
                 },
-                Err(error) => failed(error.message(), id),
+                Err(error) => failed(error, id, &trace, arrival),
             }
         }))
     }
 
     fn poll_oldest(&mut self, cx: &mut Context<'_>) -> Poll<Option<ModelStreamInferResponse>> {
-        let Some(Open(task)) = self.open.front_mut() else {
-            return Poll::Ready(None);
-        };
-        let answer = match std::task::ready!(Pin::new(task).poll(cx)) {
-            Ok(answer) => answer,
-            // It panicked, or its runtime is going away.
-            Err(_) => {
-                self.context.connection.count_panic();
-                failed(panicked().message(), String::new())
-            }
+        let answer = match self.open.front_mut() {
+            None => return Poll::Ready(None),
+            Some(Open::Refused(answer)) => std::mem::take(answer),
+            Some(Open::Running(task)) => match std::task::ready!(Pin::new(task).poll(cx)) {
+                Ok(answer) => answer,
+                // It panicked, or its runtime is going away.
+                Err(_) => {
+                    self.context.connection.count_panic();
+                    failed(panicked(), String::new(), &self.context.trace, self.context.arrival)
+                }
+            },
         };
         self.open.pop_front();
         self.context.ledger.give_back_oldest();
@@ -126,21 +142,12 @@ impl Stream for Answers {
     }
 }
 
-async fn answer(
-    engine: &Engine,
-    message: ModelInferRequest,
-    arrival: Arrival,
-    connection: Arc<ConnectionState>,
-) -> Result<ModelInferResponse> {
-    // Each message counts as work in flight until it is answered.
-    let _place = OpenCall::enter(connection, true)?;
-    infer(engine, message, arrival).await
-}
-
-/// With an error the answer holds only the id of its question.
-fn failed(message: &str, id: String) -> ModelStreamInferResponse {
+/// With an error the answer holds only the id of its question. The call itself ends well, so this has its own line in the log.
+fn failed(error: Error, id: String, trace: &Trace, arrival: Arrival) -> ModelStreamInferResponse {
+    let status = Status::from(error);
+    call::log(METHOD, trace, arrival.at, &status);
     ModelStreamInferResponse {
-        error_message: message.to_owned(),
+        error_message: status.message().to_owned(),
         infer_response: Some(ModelInferResponse {
             id,
             ..ModelInferResponse::default()
@@ -152,6 +159,8 @@ fn failed(message: &str, id: String) -> ModelStreamInferResponse {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.abort();
+        if let Self::Running(task) = self {
+            task.abort();
+        }
     }
 }

@@ -88,6 +88,7 @@ mod tests {
             name: name.clone(),
             versions: BTreeMap::new(),
             stable: None,
+            policy: Default::default(),
             labels: BTreeMap::new(),
             revision: 0,
             message: Some("model.yaml:\nbroken".into()),

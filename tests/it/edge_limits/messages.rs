@@ -44,7 +44,12 @@ async fn past_the_limit_the_error_names_the_option() {
     let server = Server::start(with_any(), &["--max-message-bytes=1MiB"]).await;
     server.predict(large(MIB - 1024)).await.expect("below the limit");
     for bytes in [MIB, MIB + 1, 10 * MIB] {
-        let status = assert_refused("too large", server.predict(large(bytes)).await, ResourceExhausted, "MESSAGE_TOO_LARGE");
+        let status = assert_refused(
+            "too large",
+            server.predict(large(bytes)).await,
+            ResourceExhausted,
+            "MESSAGE_TOO_LARGE",
+        );
         assert!(status.message().contains("--max-message-bytes"), "{status}");
     }
     let mut connection = Connection::open(server.ports.grpc).await;
@@ -55,7 +60,12 @@ async fn past_the_limit_the_error_names_the_option() {
 async fn the_default_limit_is_64_mebibytes() {
     let server = Server::start(with_any(), &[]).await;
     server.predict(large(63 * MIB)).await.expect("below the limit");
-    assert_refused("too large", server.predict(large(65 * MIB)).await, ResourceExhausted, "MESSAGE_TOO_LARGE");
+    assert_refused(
+        "too large",
+        server.predict(large(65 * MIB)).await,
+        ResourceExhausted,
+        "MESSAGE_TOO_LARGE",
+    );
 }
 
 #[tokio::test]
@@ -79,7 +89,11 @@ async fn a_claim_past_the_limit_is_refused_before_anything_is_reserved() {
 
 #[tokio::test]
 async fn claims_within_the_limit_come_out_of_one_budget() {
-    let options = ["--max-message-bytes=32MiB", "--request-memory=64MiB", "--body-timeout=60s"];
+    let options = [
+        "--max-message-bytes=32MiB",
+        "--request-memory=64MiB",
+        "--body-timeout=60s",
+    ];
     let server = Server::start(with_any(), &options).await;
     let mut connection = Connection::open(server.ports.grpc).await;
     let mut open = Vec::new();
@@ -89,7 +103,10 @@ async fn claims_within_the_limit_come_out_of_one_budget() {
         open.push(call);
     }
     // The claims are counted when the server has read them: the first refusal may take a few tries.
-    let refused = eventually("the budget is used up", PATIENCE, async || server.predict(large(MIB)).await.err()).await;
+    let refused = eventually("the budget is used up", PATIENCE, async || {
+        server.predict(large(MIB)).await.err()
+    })
+    .await;
     let status = assert_refused::<()>("over the budget", Err(refused), Unavailable, "REQUEST_MEMORY");
     assert!(status.message().contains("--request-memory"), "{status}");
     server.predict(tiny()).await.expect("small messages are not counted");
@@ -97,7 +114,10 @@ async fn claims_within_the_limit_come_out_of_one_budget() {
     for mut call in open {
         call.body.send_reset(h2::Reason::CANCEL);
     }
-    eventually("the claims are given back", PATIENCE, async || server.predict(large(MIB)).await.ok()).await;
+    eventually("the claims are given back", PATIENCE, async || {
+        server.predict(large(MIB)).await.ok()
+    })
+    .await;
     assert_unharmed(&server, &mut connection).await;
 }
 
@@ -130,7 +150,10 @@ async fn a_compressed_bomb_is_refused_at_the_limit() {
     let mut client = server.inference().await.send_compressed(CompressionEncoding::Gzip);
     let status = client.predict(call(large(200 * MIB))).await;
     assert_refused("200 MB in 200 kB", status, ResourceExhausted, "MESSAGE_TOO_LARGE");
-    client.predict(call(large(4 * MIB))).await.expect("a compressed message within the limit is read");
+    client
+        .predict(call(large(4 * MIB)))
+        .await
+        .expect("a compressed message within the limit is read");
     server.assert_memory_is_back(before, 64 << 20).await;
     server.assert_unharmed().await;
 }
@@ -139,12 +162,22 @@ async fn a_compressed_bomb_is_refused_at_the_limit() {
 async fn half_a_message_is_not_waited_for_longer_than_allowed() {
     let server = Server::start(store(), &["--body-timeout=300ms"]).await;
     let mut connection = Connection::open(server.ports.grpc).await;
-    for begun in [Bytes::new(), Bytes::from_static(&[0, 0]), header(0, 100), [&header(0, 100)[..], &[0; 10]].concat().into()] {
+    for begun in [
+        Bytes::new(),
+        Bytes::from_static(&[0, 0]),
+        header(0, 100),
+        [&header(0, 100)[..], &[0; 10]].concat().into(),
+    ] {
         for path in [PREDICT, INFER] {
             let mut call = connection.begin(path, &[]).await.expect("a stream");
             call.body.send_data(begun.clone(), false).expect("a few bytes");
             let answer = call.answer().await.expect("an answer");
-            assert_refused(&format!("{} bytes", begun.len()), answer.result(), DeadlineExceeded, "BODY_TIMEOUT");
+            assert_refused(
+                &format!("{} bytes", begun.len()),
+                answer.result(),
+                DeadlineExceeded,
+                "BODY_TIMEOUT",
+            );
         }
     }
     assert_unharmed(&server, &mut connection).await;

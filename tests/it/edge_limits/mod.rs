@@ -39,7 +39,11 @@ fn tiny_frame() -> bytes::Bytes {
 /// A right call, over a connection that went through something.
 async fn assert_serves(connection: &mut Connection) {
     let answer: Answer = connection.call(PREDICT, &[], tiny_frame()).await;
-    assert_eq!(answer.grpc.as_ref().map(tonic::Status::code), Some(Code::Ok), "{answer:?}");
+    assert_eq!(
+        answer.grpc.as_ref().map(tonic::Status::code),
+        Some(Code::Ok),
+        "{answer:?}"
+    );
 }
 
 /// A right call over this connection, and one over a new one.

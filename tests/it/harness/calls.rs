@@ -166,12 +166,21 @@ impl Server {
     /// Waits until no version is being loaded.
     pub async fn settled(&self) {
         let mut admin = self.admin().await;
-        let listed = admin.list_models(call(ListModelsRequest::default())).await.expect("a list").into_inner();
+        let listed = admin
+            .list_models(call(ListModelsRequest::default()))
+            .await
+            .expect("a list")
+            .into_inner();
         for model in listed.models {
             eventually(&format!("{} is loaded", model.name), 2 * PATIENCE, async || {
-                let request = DescribeModelRequest { model: model.name.clone() };
+                let request = DescribeModelRequest {
+                    model: model.name.clone(),
+                };
                 let described = admin.describe_model(call(request)).await.ok()?.into_inner();
-                let loading = described.versions.iter().any(|version| version.state() == VersionState::Loading);
+                let loading = described
+                    .versions
+                    .iter()
+                    .any(|version| version.state() == VersionState::Loading);
                 (!loading).then_some(())
             })
             .await;

@@ -126,17 +126,7 @@ impl Server {
         let log = std::fs::File::create(store.beside("log")).expect("a log file");
         command.arg("--work-dir").arg(store.beside_folder("work"));
         command.arg("--ports-file").arg(&ports_file);
-<<<<<<< HEAD
-        for option in [
-            "--grpc-port=0",
-            "--grpc-admin-port=0",
-            "--http-port=0",
-            "--metrics-port=0",
-            "--log-level=debug",
-        ] {
-=======
         for option in OPTIONS {
->>>>>>> it
             let name = option.split('=').next().unwrap_or(option);
             if !options.iter().any(|given| given.starts_with(name)) {
                 command.arg(option);

@@ -4,6 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use super::{Form, check_request_id, dims, earlier, elements, shape};
 use crate::{
+    backend::is_parameter,
     error::{Error, Result},
     model::{
         Answer, Contents, DType, Data, Parameter, Parameters, PredictRequest, Priority, Select, Tensor, TensorInput,
@@ -118,6 +119,9 @@ pub fn select(text: String) -> Result<Select> {
 // The question.
 
 fn inputs(inputs: Vec<InferInputTensor>, raw: Vec<bytes::Bytes>) -> Result<(Vec<TensorInput>, Form)> {
+    for input in &inputs {
+        refuse_shared_memory(&input.name, &input.parameters)?;
+    }
     let typed = inputs
         .iter()
         .any(|input| input.contents.as_ref().is_some_and(has_elements));
@@ -140,7 +144,6 @@ fn inputs(inputs: Vec<InferInputTensor>, raw: Vec<bytes::Bytes>) -> Result<(Vec<
     let mut raw = raw.into_iter();
     let mut tensors = Vec::with_capacity(inputs.len());
     for input in inputs {
-        refuse_shared_memory(&input.name, &input.parameters)?;
         let dtype = DType::parse(&input.datatype).ok_or_else(|| unknown_datatype(&input.name))?;
         let contents = match typed {
             false => Contents::Raw(raw.next().unwrap_or_default()),
@@ -285,6 +288,8 @@ impl Reserved {
         Ok(split)
     }
 
+    /// The protocol has one map for the caller's own words and for what the backend is told. All of it are attributes; a
+    /// name that backends know is a parameter too.
     fn add(&mut self, name: String, parameter: InferParameter) -> Result<()> {
         let (value, text) = match parameter.parameter_choice {
             Some(ParameterChoice::BoolParam(flag)) => (Parameter::Bool(flag), flag.to_string()),
@@ -297,8 +302,10 @@ impl Reserved {
             Some(ParameterChoice::StringParam(text)) => (Parameter::Text(text.clone()), text),
             None => return Err(invalid_parameter(&name, "one value")),
         };
-        self.attributes.push((name.clone(), text));
-        self.parameters.0.push((name, value));
+        if is_parameter(&name) {
+            self.parameters.0.push((name.clone(), value));
+        }
+        self.attributes.push((name, text));
         Ok(())
     }
 }

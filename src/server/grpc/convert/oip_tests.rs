@@ -133,7 +133,11 @@ fn tritons_parameters_keep_their_meaning() {
             with(ParameterChoice::BoolParam(true)),
         ),
         ("user".to_owned(), with(ParameterChoice::StringParam("u1".into()))),
-        ("raw".to_owned(), with(ParameterChoice::BoolParam(true))),
+        ("beta".to_owned(), with(ParameterChoice::BoolParam(true))),
+        (
+            "predict_type".to_owned(),
+            with(ParameterChoice::StringParam("raw".into())),
+        ),
     ]);
     let arrival = arrival();
     let (request, reply) = request(message, arrival).expect("all is right");
@@ -141,8 +145,13 @@ fn tritons_parameters_keep_their_meaning() {
     assert_eq!(request.deadline, Some(arrival.at + Duration::from_millis(5)));
     assert!(reply.mark_final);
     let names: Vec<&str> = request.parameters.0.iter().map(|(name, _)| name.as_str()).collect();
-    assert_eq!(names, ["raw", "user"]);
-    assert!(request.attributes.contains(&("raw".into(), "true".into())));
+    assert_eq!(
+        names,
+        ["predict_type"],
+        "what no backend knows makes no batch of its own"
+    );
+    assert!(request.attributes.contains(&("beta".into(), "true".into())));
+    assert_eq!(request.attributes.len(), 3);
 }
 
 fn answer(outputs: Vec<Tensor>) -> Answer {

@@ -377,12 +377,18 @@ fn kinds(tensor: &Tensor) -> Vec<Kind> {
     };
     match (tensor.dtype, doubles(tensor)) {
         (DType::Bool, _) => tensor.data.iter().map(|&byte| Kind::BoolValue(byte != 0)).collect(),
+        (DType::Fp32, _) => elements(tensor).into_iter().map(shortest).map(number).collect(),
         (_, Some(values)) => values.into_iter().map(number).collect(),
         (_, None) => tensor
             .strings()
             .map(|text| Kind::StringValue(String::from_utf8_lossy(text).into_owned()))
             .collect(),
     }
+}
+
+/// The double whose shortest decimal is the float's: 0.1, and not 0.10000000149011612. It still reads back as that float.
+fn shortest(value: f32) -> f64 {
+    value.to_string().parse().unwrap_or(f64::from(value))
 }
 
 #[cfg(test)]

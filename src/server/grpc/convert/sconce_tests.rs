@@ -121,6 +121,29 @@ fn typed_answers_stand_in_the_field_of_their_type() {
 }
 
 #[test]
+fn floats_show_their_own_digits_and_no_more() {
+    for (value, shown) in [
+        (17.630634f32, "17.630634"),
+        (0.1, "0.1"),
+        (-3.0, "-3.0"),
+        (f32::MAX, "3.4028235e38"),
+        (f32::MIN_POSITIVE, "1.1754944e-38"),
+        (1e-45, "1e-45"),
+    ] {
+        let double = shortest(value);
+        assert_eq!(format!("{double:?}"), shown);
+        assert_eq!(double as f32, value);
+    }
+    let rows = rows_of(
+        &[output(DType::Fp32, &[2], bytes_from(vec![0.1f32, f32::NEG_INFINITY]))],
+        2,
+    );
+    assert_eq!(rows[0].fields["y"], value(Kind::NumberValue(0.1)));
+    assert_eq!(rows[1].fields["y"], value(Kind::StringValue("-Infinity".into())));
+    assert!(shortest(f32::NAN).is_nan());
+}
+
+#[test]
 fn rows_out_are_scalars_or_lists() {
     let narrow = output(DType::Fp64, &[2], bytes_from(vec![0.25, f64::INFINITY]));
     let wide = output(DType::Int32, &[2, 2], bytes_from(vec![1, 2, 3, 4]));

@@ -1,0 +1,431 @@
+//! `model.yaml` and `version.yaml`: the shapes people write. Unknown keys are errors that name the key.
+
+use std::{collections::BTreeMap, marker::PhantomData, time::Duration};
+
+use serde::{Deserialize, Deserializer, Serialize, de};
+
+use super::{DType, Platform, units};
+use crate::error::{self, Error};
+
+/// `model.yaml`, and `defaults:` of the server's configuration.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ModelYaml {
+    pub platform: Option<Platform>,
+    pub inputs: Option<Vec<SpecYaml>>,
+    pub outputs: Option<Vec<SpecYaml>>,
+    pub normalizer: Option<String>,
+    pub instances: Option<Instances>,
+    pub batching: Option<Batching>,
+    pub warmup: Option<Vec<Warmup>>,
+    pub versions: Option<VersionsPolicy>,
+    /// A model without which the server is not ready.
+    pub required: Option<bool>,
+}
+
+/// One input or output, as a person declares it.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct SpecYaml {
+    pub name: String,
+    pub dtype: DType,
+    pub shape: Vec<i64>,
+    /// `false`: requests are never joined along this input; only those with equal bytes here share a batch.
+    pub batch: Option<bool>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub feature_names: Vec<String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub features: BTreeMap<String, FeatureSpec>,
+}
+
+/// What is said of one feature beside its name.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct FeatureSpec {
+    pub missing: Option<MissingValue>,
+}
+
+/// What stands in for an absent feature.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(try_from = "MissingYaml", into = "MissingYaml")]
+pub enum MissingValue {
+    Nan,
+    Value(f64),
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(untagged)]
+enum MissingYaml {
+    Number(f64),
+    Text(String),
+}
+
+/// How many sessions, and where.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Instances {
+    /// Threads of its own, for a model that has them; the event loop has one session a core.
+    pub count: Option<usize>,
+    /// `cpu`, `cuda:0` or `auto`.
+    pub device: Option<String>,
+}
+
+/// `batching:`, a map of options or `off`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Batching {
+    /// `off` or `on`; YAML's own booleans mean the same.
+    Word(OnOff),
+    Flag(bool),
+    Options(BatchingOptions),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnOff {
+    On,
+    Off,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BatchingOptions {
+    /// Rows of one run.
+    pub max_batch_size: Option<usize>,
+    /// The longest a request waits in the queue.
+    #[serde(deserialize_with = "units::duration", skip_serializing)]
+    pub queue_timeout: Option<Duration>,
+    pub max_queue: Option<MaxQueue>,
+    /// `true` vouches that joined answers equal answers alone, without the child's test.
+    pub joinable: Option<bool>,
+}
+
+/// What may wait.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MaxQueue {
+    pub rows: Option<usize>,
+    #[serde(deserialize_with = "units::size", skip_serializing)]
+    pub bytes: Option<u64>,
+}
+
+/// One warm-up run: `{zeros: 1}` or `{random: 64}`, with that many rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "WarmupYaml", into = "WarmupYaml")]
+pub enum Warmup {
+    Zeros(usize),
+    Random(usize),
+}
+
+/// As it is written: an enum of serde's own would be a tag in YAML.
+#[derive(Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+struct WarmupYaml {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    zeros: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    random: Option<usize>,
+}
+
+/// Which versions of the store are loaded.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VersionsPolicy {
+    /// `all`
+    All,
+    /// The highest ones, so many.
+    Latest(usize),
+    /// Written as text or as a number: 1.2 and "1.2.0".
+    Only(Vec<serde_yaml_ng::Value>),
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct SomeVersions {
+    latest: Option<usize>,
+    only: Option<Vec<serde_yaml_ng::Value>>,
+}
+
+/// `version.yaml`: what the artifact brings along.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct VersionYaml {
+    /// Every file of the version but this one.
+    pub files: BTreeMap<String, FileEntry>,
+    pub platform: Option<Platform>,
+    pub inputs: Option<Vec<SpecYaml>>,
+    pub outputs: Option<Vec<SpecYaml>>,
+    pub normalizer: Option<String>,
+    pub classes: Option<Vec<String>>,
+    /// Out-of-sample metrics by name.
+    pub metrics: BTreeMap<String, f64>,
+    // Carried for people and for the monitors; the runtime does not read inside.
+    pub created: Option<serde_yaml_ng::Value>,
+    pub library: Option<String>,
+    pub training: Option<serde_yaml_ng::Value>,
+    pub baseline: Option<serde_yaml_ng::Value>,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileEntry {
+    pub sha256: String,
+    pub size: Option<u64>,
+}
+
+/// What may be one word or a map. serde's untagged enums would do, but their errors no longer name the key.
+enum WordOrMap<T> {
+    Word(String),
+    Flag(bool),
+    Map(T),
+}
+
+const YAML_BYTES_MAX: usize = 1 << 20;
+
+// === impl MissingValue ===
+
+impl TryFrom<MissingYaml> for MissingValue {
+    type Error = String;
+
+    fn try_from(yaml: MissingYaml) -> Result<Self, String> {
+        match yaml {
+            MissingYaml::Number(number) if number.is_nan() => Ok(Self::Nan),
+            MissingYaml::Number(number) => Ok(Self::Value(number)),
+            MissingYaml::Text(text) if text.eq_ignore_ascii_case("nan") => Ok(Self::Nan),
+            MissingYaml::Text(text) => Err(format!("'{text}' is neither nan nor a number")),
+        }
+    }
+}
+
+impl From<MissingValue> for MissingYaml {
+    fn from(value: MissingValue) -> Self {
+        match value {
+            MissingValue::Nan => Self::Text("nan".into()),
+            MissingValue::Value(value) => Self::Number(value),
+        }
+    }
+}
+
+// === impl Warmup ===
+
+impl TryFrom<WarmupYaml> for Warmup {
+    type Error = &'static str;
+
+    fn try_from(yaml: WarmupYaml) -> Result<Self, &'static str> {
+        match (yaml.zeros, yaml.random) {
+            (Some(rows @ 1..), None) => Ok(Self::Zeros(rows)),
+            (None, Some(rows @ 1..)) => Ok(Self::Random(rows)),
+            _ => Err("a warmup is {zeros: rows} or {random: rows}, with at least one row"),
+        }
+    }
+}
+
+impl From<Warmup> for WarmupYaml {
+    fn from(warmup: Warmup) -> Self {
+        match warmup {
+            Warmup::Zeros(rows) => Self {
+                zeros: Some(rows),
+                ..Self::default()
+            },
+            Warmup::Random(rows) => Self {
+                random: Some(rows),
+                ..Self::default()
+            },
+        }
+    }
+}
+
+// === impl Batching ===
+
+impl<'de> Deserialize<'de> for Batching {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match WordOrMap::<BatchingOptions>::read(deserializer, "off, on or a map of options")? {
+            WordOrMap::Map(options) => Ok(Self::Options(options)),
+            WordOrMap::Flag(flag) => Ok(Self::Flag(flag)),
+            WordOrMap::Word(word) => match word.as_str() {
+                "off" => Ok(Self::Word(OnOff::Off)),
+                "on" => Ok(Self::Word(OnOff::On)),
+                _ => Err(de::Error::custom(format!(
+                    "batching is off, on or a map of options, not '{word}'"
+                ))),
+            },
+        }
+    }
+}
+
+// === impl VersionsPolicy ===
+
+impl<'de> Deserialize<'de> for VersionsPolicy {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        const FORMS: &str = "versions is all, { latest: N } or { only: [..] }";
+        match WordOrMap::<SomeVersions>::read(deserializer, FORMS)? {
+            WordOrMap::Word(word) if word == "all" => Ok(Self::All),
+            WordOrMap::Map(SomeVersions {
+                latest: Some(count),
+                only: None,
+            }) => Ok(Self::Latest(count)),
+            WordOrMap::Map(SomeVersions {
+                latest: None,
+                only: Some(only),
+            }) => Ok(Self::Only(only)),
+            _ => Err(de::Error::custom(FORMS)),
+        }
+    }
+}
+
+impl Default for VersionsPolicy {
+    fn default() -> Self {
+        Self::Latest(1)
+    }
+}
+
+// === impl ModelYaml ===
+
+impl ModelYaml {
+    pub fn parse(text: &str) -> error::Result<Self> {
+        parse_yaml("model.yaml", text)
+    }
+
+    /// What this one leaves out, `under` fills in; whole keys at a time, but `batching` and `instances` option by option.
+    pub fn over(self, under: &ModelYaml) -> ModelYaml {
+        let under = under.clone();
+        ModelYaml {
+            platform: self.platform.or(under.platform),
+            inputs: self.inputs.or(under.inputs),
+            outputs: self.outputs.or(under.outputs),
+            normalizer: self.normalizer.or(under.normalizer),
+            instances: match (self.instances, under.instances) {
+                (Some(own), Some(under)) => Some(Instances {
+                    count: own.count.or(under.count),
+                    device: own.device.or(under.device),
+                }),
+                (own, under) => own.or(under),
+            },
+            batching: match (self.batching, under.batching) {
+                (Some(Batching::Options(own)), Some(Batching::Options(under))) => {
+                    Some(Batching::Options(own.over(under)))
+                }
+                (own, under) => own.or(under),
+            },
+            warmup: self.warmup.or(under.warmup),
+            versions: self.versions.or(under.versions),
+            required: self.required.or(under.required),
+        }
+    }
+}
+
+// === impl BatchingOptions ===
+
+impl BatchingOptions {
+    fn over(self, under: BatchingOptions) -> BatchingOptions {
+        let own_queue = self.max_queue.unwrap_or_default();
+        let under_queue = under.max_queue.unwrap_or_default();
+        BatchingOptions {
+            max_batch_size: self.max_batch_size.or(under.max_batch_size),
+            queue_timeout: self.queue_timeout.or(under.queue_timeout),
+            max_queue: Some(MaxQueue {
+                rows: own_queue.rows.or(under_queue.rows),
+                bytes: own_queue.bytes.or(under_queue.bytes),
+            }),
+            joinable: self.joinable.or(under.joinable),
+        }
+    }
+}
+
+// === impl VersionYaml ===
+
+impl VersionYaml {
+    pub fn parse(text: &str) -> error::Result<Self> {
+        parse_yaml("version.yaml", text)
+    }
+}
+
+// === impl WordOrMap ===
+
+impl<'de, T: Deserialize<'de>> WordOrMap<T> {
+    fn read<D: Deserializer<'de>>(deserializer: D, forms: &'static str) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(WordOrMapVisitor {
+            forms,
+            map: PhantomData,
+        })
+    }
+}
+
+struct WordOrMapVisitor<T> {
+    forms: &'static str,
+    map: PhantomData<T>,
+}
+
+impl<'de, T: Deserialize<'de>> de::Visitor<'de> for WordOrMapVisitor<T> {
+    type Value = WordOrMap<T>;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.forms)
+    }
+
+    fn visit_bool<E>(self, flag: bool) -> Result<Self::Value, E> {
+        Ok(WordOrMap::Flag(flag))
+    }
+
+    fn visit_str<E>(self, word: &str) -> Result<Self::Value, E> {
+        Ok(WordOrMap::Word(word.to_owned()))
+    }
+
+    fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+        T::deserialize(de::value::MapAccessDeserializer::new(map)).map(WordOrMap::Map)
+    }
+}
+
+/// One parser for all our YAML: a bounded size, and errors that begin with the file's name.
+pub fn parse_yaml<T: for<'de> Deserialize<'de> + Default>(file: &str, text: &str) -> error::Result<T> {
+    if text.len() > YAML_BYTES_MAX {
+        return Err(Error::invalid("INVALID_MANIFEST", format!("{file}: larger than 1 MiB")));
+    }
+    if text.trim().is_empty() {
+        return Ok(T::default());
+    }
+    serde_yaml_ng::from_str(text).map_err(|error| Error::invalid("INVALID_MANIFEST", format!("{file}: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(text: &str) -> String {
+        ModelYaml::parse(text).expect_err("it is wrong").message().to_owned()
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_wherever_it_stands() {
+        assert!(refused("fallbacks: x").contains("fallbacks"));
+        assert!(refused("batching: { max_batch: 3 }").contains("max_batch"));
+        assert!(refused("batching: { max_queue: { row: 3 } }").contains("row"));
+        assert!(refused("versions: { newest: 3 }").contains("newest"));
+        assert!(refused("warmup: [{ ones: 3 }]").contains("ones"));
+        assert!(refused("inputs: [{ name: x, dtype: FP32, shape: [], kind: y }]").contains("kind"));
+    }
+
+    #[test]
+    fn words_and_maps_are_read() {
+        let yaml = |text| ModelYaml::parse(text).expect("good yaml");
+        assert_eq!(yaml("batching: off").batching, Some(Batching::Word(OnOff::Off)));
+        assert_eq!(yaml("batching: false").batching, Some(Batching::Flag(false)));
+        assert_eq!(yaml("versions: all").versions, Some(VersionsPolicy::All));
+        assert_eq!(
+            yaml("versions: { latest: 2 }").versions,
+            Some(VersionsPolicy::Latest(2))
+        );
+        assert!(refused("versions: { latest: 2, only: [1] }").contains("latest"));
+        assert!(refused("batching: sometimes").contains("sometimes"));
+    }
+
+    #[test]
+    fn aliases_do_not_blow_up() {
+        let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
+        for level in 1..12 {
+            let below = vec![format!("*a{}", level - 1); 10].join(", ");
+            bomb += &format!("a{level}: &a{level} [{below}]\n");
+        }
+        assert!(ModelYaml::parse(&bomb).is_err());
+    }
+}
