@@ -150,16 +150,9 @@ impl Checker<'_> {
     }
 
     fn try_version(&self, prober: &mut Prober, trial: &Trial) -> Result<()> {
-        let (mut manifest, yaml) = manifest_of(&trial.source, &trial.options)?;
+        let (manifest, yaml) = manifest_of(&trial.source, &trial.options)?;
         let copy = store::copy(self.store, &trial.source, &yaml.files, &self.copies)?;
-        manifest.metrics.clear();
-        manifest.device = "cpu".into();
-        let job = Job {
-            dir: copy.dir.path().to_owned(),
-            manifest,
-            native_dir: self.config.native_dir.clone(),
-            time_limit: self.config.child_time,
-        };
+        let job = Job::new(&copy.dir, &manifest, &self.config.native_dir, self.config.child_time);
         prober.probe(&job).map(drop)
     }
 }

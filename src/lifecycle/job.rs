@@ -1,6 +1,11 @@
 //! What the server and its throw-away child say to each other: one JSON line each way for each version.
 
-use std::{collections::BTreeSet, path::PathBuf, sync::Mutex, time::Duration};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    sync::Mutex,
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -8,6 +13,7 @@ use super::trial::Recipe;
 use crate::{
     error::{Code, Error},
     model::Manifest,
+    store::PrivateDir,
 };
 
 /// One version to be opened and tried.
@@ -67,6 +73,23 @@ enum CodeWord {
     Aborted,
     Internal,
     Unimplemented,
+}
+
+// === impl Job ===
+
+impl Job {
+    /// Of a version's copy. The child never touches the accelerator.
+    pub fn new(copy: &PrivateDir, manifest: &Manifest, native_dir: &Path, time_limit: Duration) -> Self {
+        Self {
+            dir: copy.path().to_owned(),
+            manifest: Manifest {
+                device: "cpu".into(),
+                ..manifest.clone()
+            },
+            native_dir: native_dir.to_owned(),
+            time_limit,
+        }
+    }
 }
 
 // === impl Fault ===

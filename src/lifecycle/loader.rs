@@ -265,14 +265,7 @@ impl Loader {
         let mut manifest = manifest.clone();
         manifest.metrics.clear();
         let key = remembered::key(digest, &manifest, &self.native_dir, self.probe.limits);
-        // The child never touches the accelerator.
-        manifest.device = "cpu".into();
-        let asked = Job {
-            dir: copy.path().to_owned(),
-            manifest,
-            native_dir: self.native_dir.clone(),
-            time_limit: self.child_time,
-        };
+        let asked = Job::new(copy, &manifest, &self.native_dir, self.child_time);
         let report = if self.suspects.holds(tag) {
             self.suspects.name(tag, &job.model, job.version);
             let report = prober.probe_alone(&asked).map_err(crashed_server)?;

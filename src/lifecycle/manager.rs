@@ -301,6 +301,7 @@ mod tests {
             newest_ns: 0,
             steady_since: std::time::Instant::now(),
             complete: true,
+            walk: Default::default(),
         };
         let text = crate::store::TextFile {
             stamp: crate::store::Stamp {

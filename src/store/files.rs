@@ -3,17 +3,36 @@
 use std::io::{self, Read};
 
 use cap_std::fs::{Dir, Metadata, MetadataExt, OpenOptions, OpenOptionsExt};
+use rustix::fs::{AtFlags, StatxFlags, StatxTimestamp, statx};
 
 use super::layout::{Stamp, YAML_BYTES_MAX};
 
 pub(super) fn stamp_of(metadata: &Metadata) -> Stamp {
-    let ns = |seconds: i64, nanoseconds: i64| seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds);
     Stamp {
         size: metadata.len(),
-        modified_ns: ns(metadata.mtime(), metadata.mtime_nsec()),
-        changed_ns: ns(metadata.ctime(), metadata.ctime_nsec()),
+        modified_ns: nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
+        changed_ns: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
         inode: metadata.ino(),
     }
+}
+
+/// Whether what a path leads to still has this stamp: one system call, for what a look has been through before. Nothing is
+/// opened, and a link that leads out of the root by now leads to another stamp.
+pub(super) fn has_stamp(root: &Dir, path: &str, stamp: Stamp) -> bool {
+    statx(root, path, AtFlags::empty(), StatxFlags::BASIC_STATS).is_ok_and(|found| {
+        let ns = |time: StatxTimestamp| nanoseconds(time.tv_sec, time.tv_nsec.into());
+        let found = Stamp {
+            size: found.stx_size,
+            modified_ns: ns(found.stx_mtime),
+            changed_ns: ns(found.stx_ctime),
+            inode: found.stx_ino,
+        };
+        found == stamp
+    })
+}
+
+fn nanoseconds(seconds: i64, nanoseconds: i64) -> i64 {
+    seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds)
 }
 
 /// Opens a plain file under the root; a pipe that somebody put there does not make us wait.

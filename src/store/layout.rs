@@ -45,6 +45,16 @@ pub struct VersionFolder {
     pub steady_since: Instant,
     /// Whether it may be taken.
     pub complete: bool,
+    pub walk: Walk,
+}
+
+/// What a look that went through a version's folders remembers, so that the next one need not.
+#[derive(Clone, Debug, Default)]
+pub struct Walk {
+    /// By path from the root of the store.
+    pub folders: BTreeMap<String, Stamp>,
+    /// When it was, in nanoseconds of the wall clock.
+    pub at_ns: i64,
 }
 
 /// One file of a version.
@@ -82,6 +92,8 @@ pub struct Moment {
 }
 
 pub const FILES_MAX: usize = 10_000;
+/// What changes again in the same tick of the store's clock keeps its stamp. No clock ticks more slowly.
+const TICK_NS: i64 = 1_000_000_000;
 pub const YAML_BYTES_MAX: u64 = 1 << 20;
 
 // === impl StoreListing ===
@@ -134,6 +146,12 @@ impl VersionFolder {
         self.files == other.files
     }
 
+    /// Whether equal stamps of its folders and files mean that nothing has changed: it was taken as it is, and was not young
+    /// when it was walked through.
+    pub(super) fn can_be_told_by_stamps(&self) -> bool {
+        self.complete && self.refused.is_none() && self.walk.at_ns.saturating_sub(self.newest_ns) > TICK_NS
+    }
+
     pub(super) fn is_same(&self, other: &VersionFolder) -> bool {
         self.folder == other.folder
             && self.files == other.files
@@ -177,7 +195,6 @@ impl TextFile {
     /// Whether what was read under this stamp can be trusted to be what it still stamps: a file written again in the same
     /// tick of the store's clock keeps its stamp, so one that was young when read is read once more.
     pub(super) fn is_still(&self, stamp: Stamp) -> bool {
-        const TICK_NS: i64 = 1_000_000_000;
         self.stamp == stamp && self.read_ns.saturating_sub(stamp.changed_ns) > TICK_NS
     }
 }
@@ -229,6 +246,7 @@ mod tests {
             newest_ns,
             steady_since,
             complete: false,
+            walk: Walk::default(),
         }
     }
 

@@ -15,7 +15,7 @@ use std::{path::PathBuf, time::Duration};
 
 use crate::model::Patterns;
 
-pub use layout::{ModelFolder, Stamp, StoreFile, StoreListing, TextFile, VersionFolder, platform_of};
+pub use layout::{ModelFolder, Stamp, StoreFile, StoreListing, TextFile, VersionFolder, Walk, platform_of};
 pub use scanner::Scanner;
 pub use verify::{PrivateDir, Verified, copy, digest};
 pub use watcher::{News, watch};

@@ -17,8 +17,8 @@ use cap_std::{
 
 use super::{
     Config,
-    files::{read_text, say, stamp_of},
-    layout::{FILES_MAX, ModelFolder, Moment, Stamp, StoreFile, StoreListing, TextFile, VersionFolder},
+    files::{has_stamp, read_text, say, stamp_of},
+    layout::{FILES_MAX, ModelFolder, Moment, Stamp, StoreFile, StoreListing, TextFile, VersionFolder, Walk},
     single,
 };
 use crate::model::{ModelName, Version};
@@ -220,6 +220,12 @@ impl Look<'_> {
     }
 
     fn version(&self, path: &str, name: &str, last: Option<&Arc<VersionFolder>>) -> io::Result<Arc<VersionFolder>> {
+        if let Some(last) = last
+            && last.folder == name
+            && self.stands_still(last)
+        {
+            return Ok(last.clone());
+        }
         let mut version = VersionFolder {
             folder: name.to_owned(),
             files: BTreeMap::new(),
@@ -228,6 +234,10 @@ impl Look<'_> {
             newest_ns: i64::MIN,
             steady_since: self.moment.now,
             complete: false,
+            walk: Walk {
+                folders: BTreeMap::new(),
+                at_ns: self.moment.wall_ns,
+            },
         };
         self.walk(path, "", 0, &mut version)?;
         if let Some(file) = version.files.get("version.yaml") {
@@ -235,6 +245,14 @@ impl Look<'_> {
             version.version_yaml = Some(self.text_stamped(&file.path, file.stamp, before));
         }
         Ok(finished(version, last, self.config, self.moment))
+    }
+
+    /// Whether a version is what it was, as far as stamps tell: a few system calls, where going through it takes many.
+    fn stands_still(&self, last: &VersionFolder) -> bool {
+        let files = last.files.values().map(|file| (&file.path, file.stamp));
+        let folders = last.walk.folders.iter().map(|(path, stamp)| (path, *stamp));
+        let mut stamps = folders.chain(files);
+        last.can_be_told_by_stamps() && stamps.all(|(path, stamp)| has_stamp(self.root, path, stamp))
     }
 
     /// Takes in the files of one folder of a version and of those below it.
@@ -246,8 +264,9 @@ impl Look<'_> {
             ));
             return Ok(());
         }
-        let folder = self.root.metadata(path)?;
-        version.newest_ns = version.newest_ns.max(stamp_of(&folder).modified_ns);
+        let stamp = stamp_of(&self.root.metadata(path)?);
+        version.newest_ns = version.newest_ns.max(stamp.modified_ns);
+        version.walk.folders.insert(path.to_owned(), stamp);
         for entry in self.root.read_dir(path)? {
             let entry = entry?;
             let name = entry.file_name();

@@ -7,7 +7,7 @@ use cap_std::{ambient_authority, fs::Dir};
 use super::{
     Config,
     files::stamp_of,
-    layout::{ModelFolder, Moment, StoreFile, StoreListing, VersionFolder},
+    layout::{ModelFolder, Moment, StoreFile, StoreListing, VersionFolder, Walk},
     scanner::finished,
 };
 use crate::model::{ModelName, Platform, Version};
@@ -36,6 +36,7 @@ pub(super) fn list(config: &Config, last: &StoreListing, moment: Moment) -> io::
         newest_ns: i64::MIN,
         steady_since: moment.now,
         complete: false,
+        walk: Walk::default(),
     };
     for (path, inside) in wanted {
         match root.metadata(path) {

@@ -43,6 +43,7 @@ fn version(inode: u64) -> Arc<VersionFolder> {
         newest_ns: 0,
         steady_since: Instant::now(),
         complete: true,
+        walk: Default::default(),
     })
 }
 

@@ -146,3 +146,35 @@ fn a_pipe_does_not_stop_the_look() {
     let listing = world.scan();
     assert!(listing.models["a"].versions[&Version::new(1, 0, 0)].refused.is_some());
 }
+
+#[test]
+fn what_stands_still_is_told_by_its_stamps_and_every_change_is_seen() {
+    let mut world = World::new();
+    world.write("a/1/model.onnx", "x");
+    world.write("a/1/sub/weights.bin", "xyz");
+    world.write("b/1/model.onnx", "x");
+    let outside = tempfile::NamedTempFile::new().expect("a file");
+    // Long after the files were written.
+    let wall = SystemTime::now() + Duration::from_secs(3600);
+    let one = Version::new(1, 0, 0);
+    let mut last = world.scanner.scan(world.now, wall).expect("it can be listed");
+    let mut changed = |world: &mut World| {
+        let listing = world.scanner.scan(world.now, wall).expect("it can be listed");
+        let is_same = |model: &str| Arc::ptr_eq(&listing.models[model].versions[&one], &last.models[model].versions[&one]);
+        assert!(is_same("b"), "nobody touched it");
+        let changed = !is_same("a");
+        last = listing;
+        changed
+    };
+    assert!(!changed(&mut world));
+    world.write("a/1/model.onnx", "y");
+    assert!(changed(&mut world), "written in place");
+    assert!(!changed(&mut world));
+    world.write("a/1/sub/more.bin", "");
+    assert!(changed(&mut world), "added below");
+    fs::remove_file(world.path("a/1/sub/more.bin")).expect("removed");
+    assert!(changed(&mut world), "removed below");
+    fs::remove_file(world.path("a/1/model.onnx")).expect("removed");
+    symlink(outside.path(), world.path("a/1/model.onnx")).expect("linked");
+    assert!(changed(&mut world), "a link that leads out");
+}
