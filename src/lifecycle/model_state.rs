@@ -49,14 +49,11 @@ impl<T> Default for ModelState<T> {
 }
 
 impl<T> ModelState<T> {
-    /// Whether every aspired version has come to an end of some kind, or something answers.
+    /// Whether every aspired version has come to an end of some kind. Not only one of them: a server that has just started
+    /// must not answer with an old version because the new one takes a moment longer.
     pub fn is_settled(&self) -> bool {
-        self.serves()
-            || self
-                .versions
-                .values()
-                .filter(|version| version.aspired)
-                .all(|version| version.failure.is_some())
+        let mut aspired = self.versions.values().filter(|version| version.aspired);
+        aspired.all(|version| version.serving.is_some() || version.failure.is_some())
     }
 
     pub fn serves(&self) -> bool {

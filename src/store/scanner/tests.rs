@@ -160,7 +160,12 @@ fn what_stands_still_is_told_by_its_stamps_and_every_change_is_seen() {
     let mut last = world.scanner.scan(world.now, wall).expect("it can be listed");
     let mut changed = |world: &mut World| {
         let listing = world.scanner.scan(world.now, wall).expect("it can be listed");
-        let is_same = |model: &str| Arc::ptr_eq(&listing.models[model].versions[&one], &last.models[model].versions[&one]);
+        let is_same = |model: &str| {
+            Arc::ptr_eq(
+                &listing.models[model].versions[&one],
+                &last.models[model].versions[&one],
+            )
+        };
         assert!(is_same("b"), "nobody touched it");
         let changed = !is_same("a");
         last = listing;
