@@ -183,15 +183,15 @@ async fn a_bad_row_stops_it_and_is_named() {
 
     fs::write(server.store.beside("x.csv"), "rsi_14,colour\n1,2\n").expect("a file");
 <<<<<<< HEAD
+    fails(&server, &arguments, 1, &["row 1", "UNKNOWN_FEATURE", "there is no feature 'colour'"]);
+=======
     fails(
         &server,
         &arguments,
         1,
         &["row 1", "UNKNOWN_FEATURE", "no feature 'colour'"],
     );
-=======
-    fails(&server, &arguments, 1, &["row 1", "UNKNOWN_FEATURE", "there is no feature 'colour'"]);
->>>>>>> main
+>>>>>>> it
     fs::write(server.store.beside("x.csv"), format!("{}\n1,2\n", lines[0])).expect("a file");
     fails(&server, &arguments, 1, &["x.csv", "line: 2"]);
     fails(
