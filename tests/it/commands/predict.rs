@@ -182,7 +182,16 @@ async fn a_bad_row_stops_it_and_is_named() {
     assert_eq!(scored.lines().count(), 1 + 128, "what was scored before is there");
 
     fs::write(server.store.beside("x.csv"), "rsi_14,colour\n1,2\n").expect("a file");
+<<<<<<< HEAD
     fails(&server, &arguments, 1, &["row 1", "UNKNOWN_FEATURE", "there is no feature 'colour'"]);
+=======
+    fails(
+        &server,
+        &arguments,
+        1,
+        &["row 1", "UNKNOWN_FEATURE", "no feature 'colour'"],
+    );
+>>>>>>> it
     fs::write(server.store.beside("x.csv"), format!("{}\n1,2\n", lines[0])).expect("a file");
     fails(&server, &arguments, 1, &["x.csv", "line: 2"]);
     fails(
