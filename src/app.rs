@@ -51,22 +51,15 @@ pub fn check(config: &Config) -> crate::error::Result<Vec<lifecycle::Problem>> {
 async fn serve_here(config: Config, announce: impl FnOnce(&Snapshot, Listening)) -> anyhow::Result<()> {
     let mut stop = Stop::listen()?;
     let metrics = Metrics::new();
-    let runtime = Runtime::start(&runtime::Config {
-        cores: config.machine.cores,
-        loop_budget: config.machine.loop_budget,
-    })?;
+    let runtime =
+        Runtime::start(&runtime::Config { cores: config.machine.cores, loop_budget: config.machine.loop_budget })?;
     let (publisher, catalog) = catalog::new();
     let engine = Engine::new(catalog.clone(), metrics.clone(), id_key(&config)?);
     let server = Server::bind(edge_config(&config), engine, metrics.clone()).await?;
     let ports = server.ports();
     let running = server.serve(runtime.clone())?;
-    let lifecycle = Lifecycle::start(
-        lifecycle_config(&config),
-        store_config(&config),
-        publisher,
-        runtime.clone(),
-        metrics,
-    )?;
+    let lifecycle =
+        Lifecycle::start(lifecycle_config(&config), store_config(&config), publisher, runtime.clone(), metrics)?;
     if let Some(file) = &config.listen.ports_file {
         write_ports(file, ports)?;
     }
@@ -102,10 +95,7 @@ async fn drain(
     };
     drop(lifecycle);
     runtime.stop();
-    anyhow::ensure!(
-        !again,
-        "stopped at once by a second signal: what was in flight was not finished"
-    );
+    anyhow::ensure!(!again, "stopped at once by a second signal: what was in flight was not finished");
     tracing::info!("stopped");
     Ok(())
 }
@@ -140,11 +130,7 @@ fn lifecycle_config(config: &Config) -> lifecycle::Config {
     let usual = lifecycle::Config::new(&config.machine.native_dir);
     lifecycle::Config {
         work_dir: config.machine.work_dir.clone().unwrap_or(usual.work_dir),
-        child_executable: config
-            .loading
-            .child_executable
-            .clone()
-            .unwrap_or(usual.child_executable),
+        child_executable: config.loading.child_executable.clone().unwrap_or(usual.child_executable),
         child_memory: config.loading.child_memory,
         child_time: config.loading.child_time,
         loads_at_once: config.loading.loads_at_once,
@@ -204,9 +190,7 @@ fn id_key(config: &Config) -> anyhow::Result<IdKey> {
         secret.len()
     );
     let digest: [u8; 32] = Sha256::digest(secret).into();
-    Ok(IdKey::new(
-        digest.first_chunk().copied().context("a digest has 32 bytes")?,
-    ))
+    Ok(IdKey::new(digest.first_chunk().copied().context("a digest has 32 bytes")?))
 }
 
 /// Whole or not at all: whoever waits for the file reads it as soon as it is there.
@@ -214,9 +198,7 @@ fn write_ports(file: &Path, ports: Ports) -> anyhow::Result<()> {
     let mut beside = PathBuf::from(file);
     beside.as_mut_os_string().push(".tmp");
     let written = std::fs::write(&beside, serde_json::to_string(&ports)? + "\n");
-    written
-        .and_then(|()| std::fs::rename(&beside, file))
-        .with_context(|| format!("ports_file {}", file.display()))
+    written.and_then(|()| std::fs::rename(&beside, file)).with_context(|| format!("ports_file {}", file.display()))
 }
 
 /// The two signals that mean stop.
@@ -230,10 +212,7 @@ struct Stop {
 impl Stop {
     fn listen() -> anyhow::Result<Self> {
         let listen = |kind| signal(kind).context("signals cannot be listened for");
-        Ok(Self {
-            terminate: listen(SignalKind::terminate())?,
-            interrupt: listen(SignalKind::interrupt())?,
-        })
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
     }
 
     /// The next one; whether it was a person's Ctrl-C.

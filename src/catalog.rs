@@ -84,16 +84,7 @@ pub struct Catalog {
 pub fn new() -> (Publisher, Catalog) {
     let current = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
     let (sender, receiver) = tokio::sync::watch::channel(0);
-    (
-        Publisher {
-            current: current.clone(),
-            changed: sender,
-        },
-        Catalog {
-            current,
-            changed: receiver,
-        },
-    )
+    (Publisher { current: current.clone(), changed: sender }, Catalog { current, changed: receiver })
 }
 
 // === impl Publisher ===
@@ -146,11 +137,7 @@ impl Snapshot {
 impl ModelEntry {
     /// Whether a call without a version would be answered now.
     pub fn is_ready(&self) -> bool {
-        self.stable.is_some_and(|stable| {
-            self.versions
-                .get(&stable)
-                .is_some_and(|version| version.servable.is_some())
-        })
+        self.stable.is_some_and(|stable| self.versions.get(&stable).is_some_and(|version| version.servable.is_some()))
     }
 
     /// NOT_FOUND for a version that the store does not have.
@@ -160,11 +147,7 @@ impl ModelEntry {
             let names: Vec<&str> = names.iter().map(String::as_str).collect();
             Error::not_found(
                 "VERSION_NOT_FOUND",
-                format!(
-                    "model '{}' has no version {version}; {}",
-                    self.name,
-                    few("versions", &names)
-                ),
+                format!("model '{}' has no version {version}; {}", self.name, few("versions", &names)),
             )
             .with("model", &self.name)
         })

@@ -228,10 +228,9 @@ impl Config {
         if self.listen.insecure_no_auth {
             return Ok(());
         }
-        for (what, option, host) in [
-            ("inference", "--host", self.listen.host),
-            ("admin", "--admin-host", self.listen.admin_host),
-        ] {
+        for (what, option, host) in
+            [("inference", "--host", self.listen.host), ("admin", "--admin-host", self.listen.admin_host)]
+        {
             if !host.to_canonical().is_loopback() {
                 return Err(Exposed(format!(
                     "{what} on {host} ({option}) has no authentication: whoever reaches that address may call it. Ways out:\n  \
@@ -253,10 +252,7 @@ impl Config {
     /// Ties the folders that the child is told to where this process was started: the child runs elsewhere.
     fn anchor(&mut self) -> std::io::Result<()> {
         self.machine.native_dir = std::path::absolute(&self.machine.native_dir)?;
-        for path in [&mut self.machine.work_dir, &mut self.loading.child_executable]
-            .into_iter()
-            .flatten()
-        {
+        for path in [&mut self.machine.work_dir, &mut self.loading.child_executable].into_iter().flatten() {
             *path = std::path::absolute(&*path)?;
         }
         Ok(())
@@ -281,9 +277,7 @@ impl std::error::Error for Exposed {}
 fn parse_address(text: &str) -> Result<IpAddr, String> {
     match text {
         "localhost" => Ok(Ipv4Addr::LOCALHOST.into()),
-        _ => text
-            .parse()
-            .map_err(|_| "write an IP address, e.g. 127.0.0.1, 0.0.0.0 or ::".to_string()),
+        _ => text.parse().map_err(|_| "write an IP address, e.g. 127.0.0.1, 0.0.0.0 or ::".to_string()),
     }
 }
 

@@ -83,13 +83,7 @@ impl Code {
 
 impl Error {
     pub fn new(code: Code, reason: &'static str, message: impl Into<String>) -> Self {
-        Self(Box::new(Inner {
-            code,
-            reason,
-            message: message.into(),
-            metadata: Vec::new(),
-            retry_after: None,
-        }))
+        Self(Box::new(Inner { code, reason, message: message.into(), metadata: Vec::new(), retry_after: None }))
     }
 
     pub fn invalid(reason: &'static str, message: impl Into<String>) -> Self {
@@ -113,11 +107,7 @@ impl Error {
 
     /// The one error of a deadline, wherever it is noticed.
     pub fn deadline_exceeded(place: &str) -> Self {
-        Self::new(
-            Code::DeadlineExceeded,
-            "DEADLINE_EXCEEDED",
-            format!("the deadline passed {place}"),
-        )
+        Self::new(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", format!("the deadline passed {place}"))
     }
 
     /// Adds a fact for programs, shown in `ErrorInfo.metadata`.

@@ -33,12 +33,7 @@ const LONG_FILES: [(&str, &str); 0] = [];
 
 /// Where foreign functions are called, and memory is shared with the kernel; nowhere else is anything unsafe. A file or folder
 /// that is named `ffi` needs no mention; the plugin is one through and through.
-const FFI: [&str; 4] = [
-    "src/backend/torch/library.rs",
-    "src/runtime/malloc.rs",
-    "src/runtime/marker.rs",
-    PLUGIN,
-];
+const FFI: [&str; 4] = ["src/backend/torch/library.rs", "src/runtime/malloc.rs", "src/runtime/marker.rs", PLUGIN];
 const PLUGIN: &str = "backends/torch/src/";
 
 /// What the names of the protocol libraries begin with, and the folders that know them.
@@ -57,10 +52,7 @@ struct Source {
 #[test]
 fn the_library_lists_its_modules_from_the_top_down() {
     let order = modules_of_the_library();
-    let expected: Vec<&str> = LAYERS
-        .into_iter()
-        .filter(|layer| order.iter().any(|name| name == layer))
-        .collect();
+    let expected: Vec<&str> = LAYERS.into_iter().filter(|layer| order.iter().any(|name| name == layer)).collect();
     assert_eq!(
         order, expected,
         "src/lib.rs lists the modules in the order of DESIGN's drawing; a new one gets its place in LAYERS of this test"
@@ -154,18 +146,9 @@ fn only_the_edge_and_the_clients_know_the_protocols() {
 #[test]
 fn what_is_banned_stays_out() {
     const BANS: [(&str, &str); 3] = [
-        (
-            ".unwrap()",
-            "return an Error, or `.expect(\"…: this is a bug\")` where it cannot happen",
-        ),
-        (
-            "thread::sleep",
-            "wait for the event itself: a channel, or a condvar with a time-out",
-        ),
-        (
-            "std::process::exit",
-            "it skips destructors, and so the drain: return an ExitCode from main",
-        ),
+        (".unwrap()", "return an Error, or `.expect(\"…: this is a bug\")` where it cannot happen"),
+        ("thread::sleep", "wait for the event itself: a channel, or a condvar with a time-out"),
+        ("std::process::exit", "it skips destructors, and so the drain: return an ExitCode from main"),
     ];
     let mut wrong = Vec::new();
     for source in production() {
@@ -240,11 +223,7 @@ impl Source {
                 let line = code[..at].matches('\n').count() + 1;
                 let longer = code[..at].ends_with("super::");
                 if !longer {
-                    used.extend(
-                        leading_names(&code[at + prefix.len()..])
-                            .into_iter()
-                            .map(|name| (line, name)),
-                    );
+                    used.extend(leading_names(&code[at + prefix.len()..]).into_iter().map(|name| (line, name)));
                 }
             }
         }
@@ -272,12 +251,7 @@ impl Source {
 
 /// The first name of a path, or those of each path in a group: `a::B` gives a, `{a::B, c}` gives a and c.
 fn leading_names(path: &str) -> Vec<String> {
-    let name = |text: &str| {
-        text.trim()
-            .chars()
-            .take_while(|c| c.is_alphanumeric() || *c == '_')
-            .collect::<String>()
-    };
+    let name = |text: &str| text.trim().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
     let Some(group) = path.strip_prefix('{') else {
         return vec![name(path)];
     };
@@ -319,9 +293,7 @@ fn root() -> &'static Path {
 
 fn modules_of_the_library() -> Vec<String> {
     let text = fs::read_to_string(root().join("src/lib.rs")).expect("src/lib.rs");
-    let modules = text
-        .lines()
-        .filter_map(|line| line.trim_start_matches("pub ").strip_prefix("mod "));
+    let modules = text.lines().filter_map(|line| line.trim_start_matches("pub ").strip_prefix("mod "));
     modules.map(|module| module.trim_end_matches(';').to_owned()).collect()
 }
 
@@ -351,20 +323,14 @@ fn sources() -> Vec<Source> {
 
 /// The modules that a file declares for tests alone, as paths without `.rs`.
 fn test_modules(source: &Source) -> Vec<String> {
-    let folder = source
-        .path
-        .strip_suffix("/mod.rs")
-        .unwrap_or_else(|| source.path.trim_end_matches(".rs"));
+    let folder = source.path.strip_suffix("/mod.rs").unwrap_or_else(|| source.path.trim_end_matches(".rs"));
     let folder = if folder == "src/lib" { "src" } else { folder };
     let lines: Vec<&str> = source.text.lines().collect();
     let mut modules = Vec::new();
     for (number, _) in lines.iter().enumerate().filter(|(_, line)| **line == "#[cfg(test)]") {
         let mut after = lines[number + 1..].iter();
         let mut next = after.next().copied().unwrap_or_default();
-        if let Some(file) = next
-            .strip_prefix("#[path = \"")
-            .and_then(|rest| rest.strip_suffix(".rs\"]"))
-        {
+        if let Some(file) = next.strip_prefix("#[path = \"").and_then(|rest| rest.strip_suffix(".rs\"]")) {
             let (parent, _) = source.path.rsplit_once('/').unwrap_or_default();
             modules.push(format!("{parent}/{file}"));
             next = after.next().copied().unwrap_or_default();
@@ -390,11 +356,7 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
 }
 
 fn read(file: &Path) -> Source {
-    let path = file
-        .strip_prefix(root())
-        .expect("below the root")
-        .to_string_lossy()
-        .into_owned();
+    let path = file.strip_prefix(root()).expect("below the root").to_string_lossy().into_owned();
     let text = fs::read_to_string(file).expect("a source file is UTF-8");
     let is_test = path.starts_with("tests/") || path.starts_with("benches/");
     Source { path, text, is_test }

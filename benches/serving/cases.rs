@@ -99,9 +99,7 @@ impl Case {
 }
 
 fn tiny() -> Result<Case> {
-    let example = ExampleFile::parse(&fs::read_to_string(repository(TINY_EXAMPLE))?)?
-        .examples
-        .remove(0);
+    let example = ExampleFile::parse(&fs::read_to_string(repository(TINY_EXAMPLE))?)?.examples.remove(0);
     let inputs = example.request.inputs.iter().map(ExampleTensor::to_input);
     Ok(Case {
         name: "tiny ONNX",
@@ -119,30 +117,16 @@ fn early_signal(name: &'static str, dtype: DType, loads: &[Load]) -> Result<Case
     let version = VersionYaml::parse(&read("version.yaml")?)?;
     let example = ExampleFile::parse(&read("example.json")?)?.examples.remove(0);
     let normalizer = Normalizer::parse(&read("normalizer.json")?)?;
-    let input = version
-        .inputs
-        .unwrap_or_default()
-        .pop()
-        .context("version.yaml declares no input")?;
-    ensure!(
-        input.feature_names == normalizer.feature_names,
-        "normalizer.json orders its features differently"
-    );
+    let input = version.inputs.unwrap_or_default().pop().context("version.yaml declares no input")?;
+    ensure!(input.feature_names == normalizer.feature_names, "normalizer.json orders its features differently");
     let row = example.request.rows.first().context("the first example has no row")?;
-    let known = input
-        .feature_names
-        .iter()
-        .map(|feature| row.get(feature).and_then(serde_json::Value::as_f64));
-    let known: Vec<f64> = known
-        .collect::<Option<_>>()
-        .context("the first example lacks a feature")?;
+    let known = input.feature_names.iter().map(|feature| row.get(feature).and_then(serde_json::Value::as_f64));
+    let known: Vec<f64> = known.collect::<Option<_>>().context("the first example lacks a feature")?;
 
     let mut random = fastrand::Rng::with_seed(SEED);
     let mut drawn = || -> Vec<f64> {
         let features = normalizer.mean.iter().zip(&normalizer.scale);
-        features
-            .map(|(mean, scale)| mean + scale * (random.f64() * 4.0 - 2.0))
-            .collect()
+        features.map(|(mean, scale)| mean + scale * (random.f64() * 4.0 - 2.0)).collect()
     };
     let rows = std::iter::once(known).chain(std::iter::repeat_with(&mut drawn).take(ROWS - 1));
     let requests = rows.map(|row| {
@@ -193,10 +177,7 @@ impl Raw {
 }
 
 fn request(model: &str, inputs: Vec<TensorInput>) -> Result<ModelInferRequest> {
-    let mut request = ModelInferRequest {
-        model_name: model.into(),
-        ..ModelInferRequest::default()
-    };
+    let mut request = ModelInferRequest { model_name: model.into(), ..ModelInferRequest::default() };
     for input in inputs {
         let raw = Raw::new(input)?;
         request.inputs.push(InferInputTensor {
@@ -232,11 +213,7 @@ fn answer(outputs: &[ExampleTensor]) -> Result<ModelInferResponse> {
 /// Whether an encoded answer holds the expected values.
 fn check(expected: &ModelInferResponse, answer: &[u8]) -> Result<()> {
     let answer = ModelInferResponse::decode(answer)?;
-    ensure!(
-        answer.outputs.len() == expected.outputs.len(),
-        "{} outputs came",
-        answer.outputs.len()
-    );
+    ensure!(answer.outputs.len() == expected.outputs.len(), "{} outputs came", answer.outputs.len());
     for (place, output) in expected.outputs.iter().enumerate() {
         let found = &answer.outputs[place];
         ensure!(
@@ -247,10 +224,7 @@ fn check(expected: &ModelInferResponse, answer: &[u8]) -> Result<()> {
             found.datatype,
             found.shape
         );
-        let found = answer
-            .raw_output_contents
-            .get(place)
-            .context("an output without raw contents")?;
+        let found = answer.raw_output_contents.get(place).context("an output without raw contents")?;
         let expected = values(&output.datatype, &expected.raw_output_contents[place])?;
         let found = values(&output.datatype, found)?;
         let equal = |(found, expected): (&f64, &f64)| (found - expected).abs() <= TOLERANCE * expected.abs();
@@ -265,18 +239,8 @@ fn check(expected: &ModelInferResponse, answer: &[u8]) -> Result<()> {
 
 fn values(datatype: &str, raw: &[u8]) -> Result<Vec<f64>> {
     Ok(match datatype {
-        "FP32" => raw
-            .as_chunks()
-            .0
-            .iter()
-            .map(|&bytes| f64::from(f32::from_le_bytes(bytes)))
-            .collect(),
-        "FP64" => raw
-            .as_chunks()
-            .0
-            .iter()
-            .map(|&bytes| f64::from_le_bytes(bytes))
-            .collect(),
+        "FP32" => raw.as_chunks().0.iter().map(|&bytes| f64::from(f32::from_le_bytes(bytes))).collect(),
+        "FP64" => raw.as_chunks().0.iter().map(|&bytes| f64::from_le_bytes(bytes)).collect(),
         other => bail!("the bench reads no {other}"),
     })
 }

@@ -41,12 +41,10 @@ const CALLS: usize = 50;
 /// Measures on a thread of its own, pinned to `cpu`.
 pub fn library(case: &Case, store: &Path, native_dir: &Path, cpu: usize) -> Result<LibraryFloor> {
     thread::scope(|scope| {
-        let pinned = thread::Builder::new()
-            .name("library floor".into())
-            .spawn_scoped(scope, || {
-                pin(cpu)?;
-                measure(case, store, native_dir)
-            })?;
+        let pinned = thread::Builder::new().name("library floor".into()).spawn_scoped(scope, || {
+            pin(cpu)?;
+            measure(case, store, native_dir)
+        })?;
         pinned.join().map_err(|_| anyhow!("the library's loop panicked"))?
     })
 }
@@ -74,15 +72,9 @@ fn measure(case: &Case, store: &Path, native_dir: &Path) -> Result<LibraryFloor>
     let read = |file: &str| fs::read_to_string(dir.join(file));
     let version = read("version.yaml").map_or_else(|_| Ok(VersionYaml::default()), |text| VersionYaml::parse(&text))?;
     let manifest = Manifest::resolve(case.platform, ModelYaml::default(), version)?;
-    let executable = open(OpenSpec {
-        dir: &dir,
-        manifest: &manifest,
-        native_dir,
-    })?;
-    let normalizer = manifest
-        .normalizer
-        .as_deref()
-        .map(|file| Normalizer::parse(&read(file)?).map_err(anyhow::Error::from));
+    let executable = open(OpenSpec { dir: &dir, manifest: &manifest, native_dir })?;
+    let normalizer =
+        manifest.normalizer.as_deref().map(|file| Normalizer::parse(&read(file)?).map_err(anyhow::Error::from));
     let features = Features::new(executable.signature(), normalizer.transpose()?.as_ref())?;
     let rows = case.requests.iter().map(|request| {
         let bound = features.bind(executable.signature(), Data::Tensors(inputs(request)?))?;
@@ -90,9 +82,7 @@ fn measure(case: &Case, store: &Path, native_dir: &Path) -> Result<LibraryFloor>
     });
     let rows: Vec<Vec<Tensor>> = rows.collect::<Result<_>>()?;
     let calls = ROWS.map(|count| Ok((count, time_calls(&executable, &rows, count)?)));
-    Ok(LibraryFloor {
-        calls: calls.into_iter().collect::<Result<_>>()?,
-    })
+    Ok(LibraryFloor { calls: calls.into_iter().collect::<Result<_>>()? })
 }
 
 /// Microseconds of CPU time a call, other batches in turn.
@@ -105,11 +95,7 @@ fn time_calls(executable: &Arc<dyn Executable>, rows: &[Vec<Tensor>], count: usi
     let mut run = || -> Result<()> {
         for batch in calls.by_ref().take(CALLS) {
             let views = batch.views();
-            session.run(&Call {
-                inputs: &views,
-                outputs: &outputs,
-                parameters: &parameters,
-            })?;
+            session.run(&Call { inputs: &views, outputs: &outputs, parameters: &parameters })?;
         }
         Ok(())
     };
@@ -134,35 +120,25 @@ impl Batch {
             shape[0] = count;
             (model.dtype, shape, bytes)
         });
-        Self {
-            inputs: inputs.collect(),
-        }
+        Self { inputs: inputs.collect() }
     }
 
     fn views(&self) -> Vec<View<'_>> {
-        let views = self.inputs.iter().map(|(dtype, shape, data)| View {
-            dtype: *dtype,
-            shape,
-            data,
-        });
+        let views = self.inputs.iter().map(|(dtype, shape, data)| View { dtype: *dtype, shape, data });
         views.collect()
     }
 }
 
 /// The inputs of a request as the edge would hand them on.
 fn inputs(request: &ModelInferRequest) -> Result<Vec<TensorInput>> {
-    let inputs = request
-        .inputs
-        .iter()
-        .zip(&request.raw_input_contents)
-        .map(|(input, raw)| {
-            Ok(TensorInput {
-                name: input.name.clone(),
-                dtype: Some(DType::parse(&input.datatype).context("a known type")?),
-                shape: Some(input.shape.iter().map(|&size| size as usize).collect()),
-                contents: Contents::Raw(raw.clone()),
-            })
-        });
+    let inputs = request.inputs.iter().zip(&request.raw_input_contents).map(|(input, raw)| {
+        Ok(TensorInput {
+            name: input.name.clone(),
+            dtype: Some(DType::parse(&input.datatype).context("a known type")?),
+            shape: Some(input.shape.iter().map(|&size| size as usize).collect()),
+            contents: Contents::Raw(raw.clone()),
+        })
+    });
     inputs.collect()
 }
 

@@ -111,11 +111,7 @@ pub async fn closed_loop(
         shared.phase.store(COUNTING, Ordering::Relaxed);
         tokio::time::sleep(window.measured).await;
         shared.phase.store(OVER, Ordering::Relaxed);
-        anyhow::Ok((
-            begun.elapsed(),
-            server.cpu()?.since(server_begun),
-            own_cpu()?.since(own_begun),
-        ))
+        anyhow::Ok((begun.elapsed(), server.cpu()?.since(server_begun), own_cpu()?.since(own_begun)))
     };
     // A worker returns early only with an error.
     let (wall, server_cpu, own_cpu) = tokio::select! {
@@ -131,9 +127,7 @@ pub async fn closed_loop(
         }
         anyhow::Ok(())
     };
-    tokio::time::timeout(DRAIN_MAX, drain)
-        .await
-        .context("requests were left without an answer")??;
+    tokio::time::timeout(DRAIN_MAX, drain).await.context("requests were left without an answer")??;
     let latencies = shared.latencies_ns.lock().expect("no worker panics while it records");
     summary(&latencies, wall, server_cpu, own_cpu)
 }
@@ -242,10 +236,7 @@ async fn call(client: &mut SendRequest<Bytes>, head: &Request<()>, message: &Byt
     if wanted == Answer::Drop {
         return Ok(Bytes::new());
     }
-    ensure!(
-        answer.len() >= 5 && answer[0] == 0,
-        "the answer is no plain gRPC message"
-    );
+    ensure!(answer.len() >= 5 && answer[0] == 0, "the answer is no plain gRPC message");
     Ok(answer.freeze().slice(5..))
 }
 
@@ -254,8 +245,6 @@ fn check_status(headers: &HeaderMap) -> Result<()> {
     if status == "0" {
         return Ok(());
     }
-    let message = headers
-        .get("grpc-message")
-        .map(|text| String::from_utf8_lossy(text.as_bytes()));
+    let message = headers.get("grpc-message").map(|text| String::from_utf8_lossy(text.as_bytes()));
     bail!("status {status:?}: {}", message.unwrap_or_default());
 }

@@ -104,10 +104,7 @@ struct Bench {
 }
 
 const WARM_UP: Duration = Duration::from_secs(1);
-const QUICK: Window = Window {
-    warm_up: Duration::from_millis(300),
-    measured: Duration::from_secs(1),
-};
+const QUICK: Window = Window { warm_up: Duration::from_millis(300), measured: Duration::from_secs(1) };
 const SECONDS_MAX: f64 = 60.0;
 
 fn main() -> Result<ExitCode> {
@@ -147,10 +144,7 @@ impl Bench {
         let cpus = Cpus::choose(args.server_cpu, args.generator_cpu)?;
         process::pin(cpus.generator)?;
         let measured = Duration::from_secs_f64(args.seconds);
-        let full = Window {
-            warm_up: WARM_UP,
-            measured,
-        };
+        let full = Window { warm_up: WARM_UP, measured };
         let native_dir = std::env::var_os("SCONCE_NATIVE_DIR").map_or_else(|| repository("native"), PathBuf::from);
         let style = ProgressStyle::with_template("{bar:20} {pos}/{len} {msg}")?;
         Ok(Self {
@@ -167,12 +161,10 @@ impl Bench {
         let mut report = Report::new(self.cpus, self.window.measured.as_secs_f64());
         let mut cases = cases::all()?;
         for case in &mut cases {
-            case.loads
-                .retain(|load| self.selects(&format!("{}, {load}", case.name)));
+            case.loads.retain(|load| self.selects(&format!("{}, {load}", case.name)));
         }
         cases.retain(|case| !case.loads.is_empty());
-        self.progress
-            .set_length(cases.iter().map(|case| case.loads.len() as u64).sum());
+        self.progress.set_length(cases.iter().map(|case| case.loads.len() as u64).sum());
         if self.selects("startup") && !self.args.floors {
             self.progress.set_message("startup");
             let program = &self.args.server;
@@ -202,14 +194,7 @@ impl Bench {
 
     async fn serve(&self, store: &Path) -> Result<Server> {
         self.progress.set_message("starting the server");
-        Server::sconce(
-            &self.args.server,
-            store,
-            &self.native_dir,
-            self.cpus.server,
-            &self.folder,
-        )
-        .await
+        Server::sconce(&self.args.server, store, &self.native_dir, self.cpus.server, &self.folder).await
     }
 
     async fn case(&self, case: &Case, store: &Path, server: Option<&Server>) -> Result<CaseReport> {
@@ -249,32 +234,17 @@ impl Bench {
         let traffic = case.traffic();
         let measure = async |whose: &str, server: &Server| {
             self.progress.set_message(format!("{}, {load}: {whose}", case.name));
-            closed_loop(
-                server.ports.grpc_address(),
-                &server.running,
-                &traffic,
-                load,
-                self.window,
-            )
-            .await
+            closed_loop(server.ports.grpc_address(), &server.running, &traffic, load, self.window).await
         };
         let echoed = measure("echo", echo).await.context("echo")?;
         let Some(server) = server else {
-            return Ok(Cell {
-                load,
-                echo: echoed,
-                server: None,
-            });
+            return Ok(Cell { load, echo: echoed, server: None });
         };
         let before = server.batches(case.model)?;
         let measured = measure("server", server).await.context("server")?;
         let batch = server.batches(case.model)?.mean_since(before);
         let batch_rows = batch.context("the server's metrics count no batch")?;
-        Ok(Cell {
-            load,
-            server: Some(Served::new(measured, &echoed, batch_rows, &report.library)),
-            echo: echoed,
-        })
+        Ok(Cell { load, server: Some(Served::new(measured, &echoed, batch_rows, &report.library)), echo: echoed })
     }
 
     fn selects(&self, name: &str) -> bool {

@@ -156,23 +156,15 @@ pub fn own_cpu() -> Result<CpuUse> {
 
 impl CpuUse {
     pub fn since(self, earlier: Self) -> Self {
-        Self {
-            ran: self.ran.saturating_sub(earlier.ran),
-            waited: self.waited.saturating_sub(earlier.waited),
-        }
+        Self { ran: self.ran.saturating_sub(earlier.ran), waited: self.waited.saturating_sub(earlier.waited) }
     }
 
     /// `schedstat` begins with two numbers of nanoseconds: on a CPU, and ready but waiting for one.
     fn parse(schedstat: &str) -> Result<Self> {
-        let mut numbers = schedstat
-            .split_ascii_whitespace()
-            .map_while(|number| number.parse().ok());
+        let mut numbers = schedstat.split_ascii_whitespace().map_while(|number| number.parse().ok());
         let (Some(ran_ns), Some(waited_ns)) = (numbers.next(), numbers.next()) else {
             bail!("this kernel's schedstat says nothing of run times");
         };
-        Ok(Self {
-            ran: Duration::from_nanos(ran_ns),
-            waited: Duration::from_nanos(waited_ns),
-        })
+        Ok(Self { ran: Duration::from_nanos(ran_ns), waited: Duration::from_nanos(waited_ns) })
     }
 }

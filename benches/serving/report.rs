@@ -126,32 +126,16 @@ impl Report {
     pub fn judge(&mut self) {
         let mut verdicts = Vec::new();
         let mut judge = |target: &str, cell: String, value: f64, limit: f64| {
-            verdicts.push(Verdict {
-                target: target.into(),
-                cell,
-                value,
-                limit,
-                met: value <= limit,
-            });
+            verdicts.push(Verdict { target: target.into(), cell, value, limit, met: value <= limit });
         };
         if let Some(&slowest) = self.startup_ms.last() {
-            judge(
-                "startup with an empty store, ms",
-                "startup".into(),
-                slowest,
-                STARTUP_MS_MAX,
-            );
+            judge("startup with an empty store, ms", "startup".into(), slowest, STARTUP_MS_MAX);
         }
         for case in &self.cases {
             for cell in &case.cells {
                 let Some(server) = &cell.server else { continue };
                 let name = format!("{}, {}", case.name, cell.load);
-                judge(
-                    "CPU a request / (echo + library)",
-                    name.clone(),
-                    server.cpu_ratio,
-                    CPU_RATIO_MAX,
-                );
+                judge("CPU a request / (echo + library)", name.clone(), server.cpu_ratio, CPU_RATIO_MAX);
                 if cell.load.in_flight == P99_IN_FLIGHT {
                     judge("p99 / echo's p99", name, server.p99_ratio, P99_RATIO_MAX);
                 }
@@ -246,13 +230,7 @@ pub const HEAD: &str = "\
 impl Cell {
     pub fn row(&self) -> String {
         let Load { in_flight, connections } = self.load;
-        let Measured {
-            requests_per_s,
-            cpu_us,
-            p50_us,
-            p99_us,
-            ..
-        } = &self.echo;
+        let Measured { requests_per_s, cpu_us, p50_us, p99_us, .. } = &self.echo;
         let echo = format!(
             "{in_flight:>9} | {connections:>5} | {requests_per_s:>10.0} | {cpu_us:>7.2} | {p50_us:>6.0} | {p99_us:>6.0}"
         );
@@ -263,21 +241,8 @@ impl Cell {
                 note(&self.echo)
             );
         };
-        let Measured {
-            requests_per_s,
-            cpu_us,
-            p50_us,
-            p99_us,
-            ..
-        } = &server.measured;
-        let Served {
-            batch_rows,
-            library_us,
-            cpu_ratio,
-            p99_ratio,
-            throughput_ratio,
-            ..
-        } = server;
+        let Measured { requests_per_s, cpu_us, p50_us, p99_us, .. } = &server.measured;
+        let Served { batch_rows, library_us, cpu_ratio, p99_ratio, throughput_ratio, .. } = server;
         format!(
             "| {echo} | {requests_per_s:>12.0} | {cpu_us:>7.2} | {p50_us:>6.0} | {p99_us:>6.0} | {batch_rows:>5.1} | {library_us:>10.2} \
              | {cpu_ratio:>9.2} | {p99_ratio:>9.2} | {throughput_ratio:>11.2} | {:14} |",
@@ -311,27 +276,18 @@ impl std::fmt::Display for Load {
 impl Machine {
     fn look() -> Self {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let model = cpuinfo
-            .lines()
-            .find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+        let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
         let count = cpuinfo.lines().filter(|line| line.starts_with("processor")).count();
         let processor = model.map_or("an unknown processor", |(_, name)| name);
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        Self {
-            processor: format!("{processor}, {count} CPUs"),
-            kernel: format!("Linux {}", kernel.trim()),
-        }
+        Self { processor: format!("{processor}, {count} CPUs"), kernel: format!("Linux {}", kernel.trim()) }
     }
 }
 
 /// The commit that was built, `+` for changes on top.
 fn commit() -> String {
     let git = |args: &[&str]| {
-        let output = Command::new("git")
-            .args(args)
-            .output()
-            .ok()
-            .filter(|output| output.status.success());
+        let output = Command::new("git").args(args).output().ok().filter(|output| output.status.success());
         output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
     };
     let Some(commit) = git(&["rev-parse", "--short=10", "HEAD"]) else {

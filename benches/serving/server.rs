@@ -72,11 +72,7 @@ impl Server {
         let fixed = "--grpc-port 0 --grpc-admin-port 0 --http-port 0 --metrics-port 0 --cores 1 --log-level warn";
         let mut args: Vec<OsString> = vec!["serve".into()];
         args.extend(fixed.split(' ').map(OsString::from));
-        for (option, value) in [
-            ("--model-store", store),
-            ("--native-dir", native_dir),
-            ("--ports-file", &ports_file),
-        ] {
+        for (option, value) in [("--model-store", store), ("--native-dir", native_dir), ("--ports-file", &ports_file)] {
             args.extend([option.into(), value.into()]);
         }
         let log = folder.log("server");
@@ -152,10 +148,7 @@ pub async fn startup(program: &Path, native_dir: &Path, cpu: usize, folder: &Fol
 fn get(address: SocketAddr, path: &str) -> Result<String> {
     let mut socket = TcpStream::connect_timeout(&address, METRICS_TIMEOUT)?;
     socket.set_read_timeout(Some(METRICS_TIMEOUT))?;
-    write!(
-        socket,
-        "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n"
-    )?;
+    write!(socket, "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n")?;
     let mut text = String::new();
     socket.read_to_string(&mut text)?;
     Ok(text)
@@ -164,11 +157,7 @@ fn get(address: SocketAddr, path: &str) -> Result<String> {
 /// The sum of a metric over the versions of a model.
 fn sum(metrics: &str, name: &str, model: &str) -> f64 {
     let of_model = format!("model=\"{model}\"");
-    let samples = metrics
-        .lines()
-        .filter_map(|line| line.strip_prefix(name)?.strip_prefix('{')?.split_once('}'));
+    let samples = metrics.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix('{')?.split_once('}'));
     let values = samples.filter(|(labels, _)| labels.contains(&of_model));
-    values
-        .filter_map(|(_, value)| value.split_ascii_whitespace().next()?.parse::<f64>().ok())
-        .sum()
+    values.filter_map(|(_, value)| value.split_ascii_whitespace().next()?.parse::<f64>().ok()).sum()
 }

@@ -63,25 +63,12 @@ fn merge_side(side: Side, known: &mut [TensorSpec], declared: Option<&[SpecYaml]
         if declared[..place].iter().any(|earlier| earlier.name == one.name) {
             return Err(declared_twice(side, &one.name));
         }
-        let names = known
-            .iter()
-            .map(|spec| &*spec.name)
-            .take(12)
-            .collect::<Vec<_>>()
-            .join("', '");
+        let names = known.iter().map(|spec| &*spec.name).take(12).collect::<Vec<_>>().join("', '");
         let Some(spec) = known.iter_mut().find(|spec| *spec.name == one.name) else {
-            return Err(wrong(
-                side,
-                &one.name,
-                format!("the model has no such {}; it has '{names}'", side.word()),
-            ));
+            return Err(wrong(side, &one.name, format!("the model has no such {}; it has '{names}'", side.word())));
         };
         if one.dtype != spec.dtype {
-            return Err(wrong(
-                side,
-                &one.name,
-                format!("declared {}, the model has {}", one.dtype, spec.dtype),
-            ));
+            return Err(wrong(side, &one.name, format!("declared {}, the model has {}", one.dtype, spec.dtype)));
         }
         check_dimensions(side, one)?;
         narrow(side, spec, one)?;
@@ -103,11 +90,7 @@ fn check_dimensions(side: Side, declared: &SpecYaml) -> Result<()> {
 
 fn narrow(side: Side, spec: &mut TensorSpec, declared: &SpecYaml) -> Result<()> {
     let agrees = declared.shape.len() == spec.shape.len()
-        && declared
-            .shape
-            .iter()
-            .zip(&spec.shape)
-            .all(|(&said, &known)| known == -1 || said == known);
+        && declared.shape.iter().zip(&spec.shape).all(|(&said, &known)| known == -1 || said == known);
     if !agrees {
         return Err(wrong(
             side,
@@ -130,10 +113,7 @@ fn take_over(side: Side, spec: &mut TensorSpec, declared: &SpecYaml) -> Result<(
         return Err(wrong(
             side,
             &declared.name,
-            format!(
-                "batch: true needs a free first dimension, its shape is {}",
-                spec.shape_text()
-            ),
+            format!("batch: true needs a free first dimension, its shape is {}", spec.shape_text()),
         ));
     }
     spec.batch &= declared.batch.unwrap_or(true);
@@ -143,11 +123,7 @@ fn take_over(side: Side, spec: &mut TensorSpec, declared: &SpecYaml) -> Result<(
     }
     for (feature, said) in &declared.features {
         let Some(column) = spec.feature_names.iter().position(|name| **name == *feature) else {
-            return Err(wrong(
-                side,
-                &declared.name,
-                format!("features: '{feature}' is not among its feature_names"),
-            ));
+            return Err(wrong(side, &declared.name, format!("features: '{feature}' is not among its feature_names")));
         };
         if said.missing == Some(MissingValue::Nan) && !spec.dtype.is_float() {
             return Err(wrong(
@@ -177,11 +153,7 @@ fn feature_names(side: Side, spec: &TensorSpec, declared: &SpecYaml) -> Result<V
     let mut sorted: Vec<&String> = declared.feature_names.iter().collect();
     sorted.sort_unstable();
     if let Some(twice) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
-        return Err(wrong(
-            side,
-            &declared.name,
-            format!("feature_names: '{}' stands there twice", twice[0]),
-        ));
+        return Err(wrong(side, &declared.name, format!("feature_names: '{}' stands there twice", twice[0])));
     }
     Ok(declared.feature_names.iter().map(|name| name.as_str().into()).collect())
 }
@@ -221,10 +193,7 @@ mod tests {
 
     fn known() -> Signature {
         Signature {
-            inputs: vec![
-                TensorSpec::new("x", DType::Fp32, &[-1, 3]),
-                TensorSpec::new("scale", DType::Int64, &[2]),
-            ],
+            inputs: vec![TensorSpec::new("x", DType::Fp32, &[-1, 3]), TensorSpec::new("scale", DType::Int64, &[2])],
             outputs: vec![TensorSpec::new("y", DType::Fp32, &[-1, -1])],
         }
     }
@@ -238,10 +207,7 @@ mod tests {
     #[test]
     fn nothing_declared_leaves_the_artifacts_own() {
         let merged = merge(known(), &manifest("")).expect("nothing to disagree with");
-        assert_eq!(
-            merged.inputs.iter().map(|spec| spec.batch).collect::<Vec<_>>(),
-            [true, false]
-        );
+        assert_eq!(merged.inputs.iter().map(|spec| spec.batch).collect::<Vec<_>>(), [true, false]);
         assert_eq!(merged.inputs[0].shape, known().inputs[0].shape);
         assert!(merged.outputs[0].batch);
     }
@@ -253,10 +219,7 @@ inputs: [{ name: x, dtype: FP32, shape: [-1, 3], batch: false, feature_names: [a
 outputs: [{ name: y, dtype: FP32, shape: [-1, 7] }]";
         let merged = merge(known(), &manifest(yaml)).expect("all agrees");
         assert!(!merged.inputs[0].batch);
-        assert_eq!(
-            merged.inputs[0].missing,
-            [None, Some(MissingValue::Nan), Some(MissingValue::Value(2.5))]
-        );
+        assert_eq!(merged.inputs[0].missing, [None, Some(MissingValue::Nan), Some(MissingValue::Value(2.5))]);
         assert_eq!(merged.outputs[0].shape, [-1, 7]);
         assert_eq!(merged.inputs[1], TensorSpec::new("scale", DType::Int64, &[2]));
     }
@@ -268,42 +231,18 @@ outputs: [{ name: y, dtype: FP32, shape: [-1, 7] }]";
                 "inputs: [{ name: z, dtype: FP32, shape: [1] }]",
                 "input 'z': the model has no such input; it has 'x', 'scale'",
             ),
-            (
-                "inputs: [{ name: x, dtype: FP64, shape: [-1, 3] }]",
-                "input 'x': declared FP64, the model has FP32",
-            ),
-            (
-                "inputs: [{ name: x, dtype: FP32, shape: [-1, 4] }]",
-                "input 'x': declared shape [-1, 4]",
-            ),
-            (
-                "inputs: [{ name: x, dtype: FP32, shape: [-1, -1] }]",
-                "only a free dimension",
-            ),
-            (
-                "inputs: [{ name: x, dtype: FP32, shape: [-1] }]",
-                "input 'x': declared shape [-1]",
-            ),
-            (
-                "outputs: [{ name: y, dtype: FP32, shape: [-1, -2] }]",
-                "output 'y': shape [-1, -2]",
-            ),
-            (
-                "inputs: [{ name: x, dtype: FP32, shape: [-1, 3], feature_names: [a, b] }]",
-                "input 'x': 2 feature_names",
-            ),
-            (
-                "inputs: [{ name: x, dtype: FP32, shape: [-1, 3], feature_names: [a, b, a] }]",
-                "'a' stands there twice",
-            ),
+            ("inputs: [{ name: x, dtype: FP64, shape: [-1, 3] }]", "input 'x': declared FP64, the model has FP32"),
+            ("inputs: [{ name: x, dtype: FP32, shape: [-1, 4] }]", "input 'x': declared shape [-1, 4]"),
+            ("inputs: [{ name: x, dtype: FP32, shape: [-1, -1] }]", "only a free dimension"),
+            ("inputs: [{ name: x, dtype: FP32, shape: [-1] }]", "input 'x': declared shape [-1]"),
+            ("outputs: [{ name: y, dtype: FP32, shape: [-1, -2] }]", "output 'y': shape [-1, -2]"),
+            ("inputs: [{ name: x, dtype: FP32, shape: [-1, 3], feature_names: [a, b] }]", "input 'x': 2 feature_names"),
+            ("inputs: [{ name: x, dtype: FP32, shape: [-1, 3], feature_names: [a, b, a] }]", "'a' stands there twice"),
             (
                 "inputs: [{ name: x, dtype: FP32, shape: [-1, 3], features: { q: { missing: nan } } }]",
                 "'q' is not among",
             ),
-            (
-                "inputs: [{ name: scale, dtype: INT64, shape: [2], batch: true }]",
-                "input 'scale': batch: true needs",
-            ),
+            ("inputs: [{ name: scale, dtype: INT64, shape: [2], batch: true }]", "input 'scale': batch: true needs"),
             (
                 "inputs: [{ name: scale, dtype: INT64, shape: [2], feature_names: [a, b], features: { a: { missing: nan } } }]",
                 "INT64 has no nan",
@@ -325,10 +264,7 @@ outputs: [{ name: y, dtype: FP32, shape: [-1, 7] }]";
         assert!(error.message().starts_with("outputs: missing"), "{error}");
         let both = format!("{inputs}\noutputs: [{{ name: y, dtype: FP32, shape: [-1] }}]");
         let signature = from_declared(&manifest(&both)).expect("both are there");
-        assert_eq!(
-            signature.inputs.iter().map(|spec| spec.batch).collect::<Vec<_>>(),
-            [true, false]
-        );
+        assert_eq!(signature.inputs.iter().map(|spec| spec.batch).collect::<Vec<_>>(), [true, false]);
         assert!(signature.outputs[0].batch);
     }
 }

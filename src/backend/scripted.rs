@@ -30,15 +30,9 @@ pub const PANICS: f64 = -2.0;
 
 impl Scripted {
     pub fn new(batch: bool) -> Self {
-        let spec = |name| TensorSpec {
-            batch,
-            ..TensorSpec::new(name, DType::Fp64, &[-1])
-        };
+        let spec = |name| TensorSpec { batch, ..TensorSpec::new(name, DType::Fp64, &[-1]) };
         Self {
-            signature: Signature {
-                inputs: vec![spec("x")],
-                outputs: vec![spec("y")],
-            },
+            signature: Signature { inputs: vec![spec("x")], outputs: vec![spec("y")] },
             runs: Arc::default(),
             gate: Arc::default(),
             gains_by_joining: true,
@@ -60,10 +54,7 @@ impl Executable for Scripted {
     }
 
     fn session(&self) -> Result<Box<dyn Session>> {
-        Ok(Box::new(ScriptedSession {
-            runs: self.runs.clone(),
-            gate: self.gate.clone(),
-        }))
+        Ok(Box::new(ScriptedSession { runs: self.runs.clone(), gate: self.gate.clone() }))
     }
 }
 

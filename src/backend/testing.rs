@@ -18,11 +18,7 @@ use crate::{
 pub fn native_dir() -> PathBuf {
     let set = std::env::var_os("SCONCE_NATIVE_DIR").map(PathBuf::from);
     let dir = set.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("native"));
-    assert!(
-        dir.join("onnxruntime").is_dir(),
-        "no native libraries at {}: run `make native`",
-        dir.display()
-    );
+    assert!(dir.join("onnxruntime").is_dir(), "no native libraries at {}: run `make native`", dir.display());
     dir
 }
 
@@ -37,11 +33,7 @@ pub fn manifest(platform: Platform, yaml: &str) -> Manifest {
 
 /// Opens what lies in `dir`.
 pub fn open_dir(platform: Platform, dir: &Path, yaml: &str) -> Result<Arc<dyn Executable>> {
-    super::open(OpenSpec {
-        dir,
-        manifest: &manifest(platform, yaml),
-        native_dir: &native_dir(),
-    })
+    super::open(OpenSpec { dir, manifest: &manifest(platform, yaml), native_dir: &native_dir() })
 }
 
 /// Opens `artifact` from a folder of its own.
@@ -69,19 +61,11 @@ pub fn run(
 ) -> Result<Vec<Tensor>> {
     let views: Vec<View<'_>> = inputs.iter().map(view).collect();
     let outputs: Vec<usize> = (0..signature.outputs.len()).collect();
-    session.run(&Call {
-        inputs: &views,
-        outputs: &outputs,
-        parameters: said,
-    })
+    session.run(&Call { inputs: &views, outputs: &outputs, parameters: said })
 }
 
 pub fn view(tensor: &Tensor) -> View<'_> {
-    View {
-        dtype: tensor.dtype,
-        shape: &tensor.shape,
-        data: &tensor.data,
-    }
+    View { dtype: tensor.dtype, shape: &tensor.shape, data: &tensor.data }
 }
 
 pub fn parameter(name: &str, value: &str) -> Parameters {
@@ -111,30 +95,17 @@ pub fn check_examples(executable: &Arc<dyn Executable>, examples: &[Example], by
         let answers = run(&mut *session, executable.signature(), &inputs, &said).expect("it runs");
         for (place, expected) in example.response.outputs.iter().enumerate() {
             let answer = match by_name {
-                true => answers
-                    .iter()
-                    .find(|tensor| *tensor.name == expected.name)
-                    .expect("an output of that name"),
+                true => answers.iter().find(|tensor| *tensor.name == expected.name).expect("an output of that name"),
                 false => &answers[place],
             };
             let input = expected.to_input().expect("the fixture's own answer");
-            let wanted = input
-                .contents
-                .into_bytes(&expected.name, expected.datatype)
-                .expect("bytes");
+            let wanted = input.contents.into_bytes(&expected.name, expected.datatype).expect("bytes");
             assert_eq!(answer.dtype, expected.datatype);
             assert_eq!(&answer.shape[..], &expected.shape[..]);
             if example.rtol == 0.0 && example.atol == 0.0 && !expected.datatype.is_float() {
                 assert_eq!(answer.data, wanted, "{}", expected.name);
             } else {
-                compare(
-                    &doubles(answer),
-                    &doubles(&Tensor {
-                        data: wanted,
-                        ..answer.clone()
-                    }),
-                    example,
-                );
+                compare(&doubles(answer), &doubles(&Tensor { data: wanted, ..answer.clone() }), example);
             }
         }
     }
@@ -144,10 +115,7 @@ fn compare(answers: &[f64], wanted: &[f64], example: &Example) {
     assert_eq!(answers.len(), wanted.len());
     for (answer, wanted) in answers.iter().zip(wanted) {
         let near = (answer - wanted).abs() <= example.atol + example.rtol * wanted.abs();
-        assert!(
-            near || answer == wanted || (answer.is_nan() && wanted.is_nan()),
-            "{answer} is not {wanted}"
-        );
+        assert!(near || answer == wanted || (answer.is_nan() && wanted.is_nan()), "{answer} is not {wanted}");
     }
 }
 
@@ -168,9 +136,7 @@ pub fn doubles(tensor: &Tensor) -> Vec<f64> {
         Fp16 => read!(half::f16, 2),
         Bf16 => read!(half::bf16, 2),
         Int32 => read!(i32, 4),
-        Int64 => chunks(8)
-            .map(|bytes| i64::from_le_bytes(bytes.try_into().expect("chunks")) as f64)
-            .collect(),
+        Int64 => chunks(8).map(|bytes| i64::from_le_bytes(bytes.try_into().expect("chunks")) as f64).collect(),
         other => panic!("{other} is compared bit by bit"),
     }
 }

@@ -40,23 +40,14 @@ const LOOKED_INTO_MAX: usize = 32;
 
 /// The text, its last line ended.
 pub fn banner(banner: &Banner<'_>) -> String {
-    let mut text = format!(
-        "Sconce {} serves {}\n\n",
-        env!("CARGO_PKG_VERSION"),
-        banner.source.display()
-    );
+    let mut text = format!("Sconce {} serves {}\n\n", env!("CARGO_PKG_VERSION"), banner.source.display());
     let models = sorted(banner.snapshot);
     let rows: Vec<[String; 5]> = models.iter().flat_map(|model| model_rows(model)).collect();
     text += &match rows.is_empty() {
         true => "no models yet; it goes on looking\n".to_string(),
         false => table(["MODEL", "VERSION", "PLATFORM", "STATE", ""], &rows),
     };
-    let Listening {
-        grpc,
-        grpc_admin,
-        http,
-        metrics,
-    } = banner.listening;
+    let Listening { grpc, grpc_admin, http, metrics } = banner.listening;
     let _ = write!(
         text,
         "\ngRPC inference  {grpc}\ngRPC admin      {grpc_admin}\nHTTP health     http://{http}/readyz\n\
@@ -73,9 +64,7 @@ pub fn banner(banner: &Banner<'_>) -> String {
 
 fn lines(banner: &Banner<'_>, models: &[&ModelEntry]) -> Vec<String> {
     let address = banner.listening.grpc;
-    let ready = models
-        .iter()
-        .find_map(|model| Some((model.name.as_str(), ready_version(model)?.signature()?)));
+    let ready = models.iter().find_map(|model| Some((model.name.as_str(), ready_version(model)?.signature()?)));
     let mut lines = Vec::new();
     match (&banner.examples.any, ready) {
         (Some(stored), _) => {
@@ -95,20 +84,13 @@ fn lines(banner: &Banner<'_>, models: &[&ModelEntry]) -> Vec<String> {
 
 /// A line for each version that is or should be served, or one for a model that has none.
 fn model_rows(model: &ModelEntry) -> Vec<[String; 5]> {
-    let shown = model
-        .versions
-        .iter()
-        .rev()
-        .filter(|(_, version)| version.state != State::Available);
+    let shown = model.versions.iter().rev().filter(|(_, version)| version.state != State::Available);
     let mut rows: Vec<[String; 5]> = shown
         .map(|(number, version)| {
             [
                 model.name.to_string(),
                 number.to_string(),
-                version
-                    .platform
-                    .map(|platform| platform.to_string())
-                    .unwrap_or_default(),
+                version.platform.map(|platform| platform.to_string()).unwrap_or_default(),
                 state(version.state).into(),
                 why(version),
             ]
@@ -116,13 +98,7 @@ fn model_rows(model: &ModelEntry) -> Vec<[String; 5]> {
         .collect();
     if let (true, message) = (rows.is_empty() || model.message.is_some(), model.message.clone()) {
         let message = message.unwrap_or_else(|| "no version to serve".into());
-        rows.push([
-            model.name.to_string(),
-            String::new(),
-            String::new(),
-            String::new(),
-            message,
-        ]);
+        rows.push([model.name.to_string(), String::new(), String::new(), String::new(), message]);
     }
     rows
 }
@@ -223,10 +199,7 @@ mod tests {
             revision: 0,
             message: None,
         };
-        Snapshot {
-            models: [(name, Arc::new(entry))].into(),
-            ..Default::default()
-        }
+        Snapshot { models: [(name, Arc::new(entry))].into(), ..Default::default() }
     }
 
     fn stored() -> Option<Stored> {
@@ -267,40 +240,22 @@ mod tests {
             text.contains("early  2.0.0    lightgbm  FAILED  cut\\nshort\nearly  1.0.0    lightgbm  ready\n\n"),
             "{text}"
         );
-        assert!(
-            text.contains("gRPC inference  127.0.0.1:7070\n") && text.contains("memory 1.5 GiB"),
-            "{text}"
-        );
+        assert!(text.contains("gRPC inference  127.0.0.1:7070\n") && text.contains("memory 1.5 GiB"), "{text}");
         assert!(!text.contains("0.3.0") && !text.contains("To paste"), "{text}");
     }
 
     #[test]
     fn the_lines_name_the_program_the_store_and_the_address() {
-        let text = shown(Examples {
-            any: stored(),
-            tensors: stored(),
-        });
+        let text = shown(Examples { any: stored(), tensors: stored() });
         assert!(text.contains(
             "target/release/sconce example early --model-store 'my store' | grpcurl -plaintext -d @ 127.0.0.1:7070 sconce.v1.Inference/Predict\n"
         ), "{text}");
-        assert!(
-            text.contains("\ntarget/release/sconce predict early --example --model-store 'my store'\n"),
-            "{text}"
-        );
+        assert!(text.contains("\ntarget/release/sconce predict early --example --model-store 'my store'\n"), "{text}");
         assert!(text.contains(r#"infer("early", [x], model_version="1.0.0")"#), "{text}");
         assert!(text.contains(r#"print(answer.as_numpy("p"))"#), "{text}");
-        let older = stored().map(|stored| Stored {
-            is_highest: false,
-            ..stored
-        });
-        let text = shown(Examples {
-            any: older,
-            tensors: None,
-        });
+        let older = stored().map(|stored| Stored { is_highest: false, ..stored });
+        let text = shown(Examples { any: older, tensors: None });
         assert!(text.contains("example early --version 1.0.0 --model-store"), "{text}");
-        assert!(
-            text.contains("predict early --example --version 1.0.0 --model"),
-            "{text}"
-        );
+        assert!(text.contains("predict early --example --version 1.0.0 --model"), "{text}");
     }
 }

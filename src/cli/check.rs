@@ -41,19 +41,12 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         false => sentences(&problems),
     };
     print(&text)?;
-    Ok(if problems.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// One line a problem, `model version file:line: what`; then how many.
 fn sentences(problems: &[Problem]) -> String {
-    let mut text: String = problems
-        .iter()
-        .map(|problem| escape(&sentence(problem)) + "\n")
-        .collect();
+    let mut text: String = problems.iter().map(|problem| escape(&sentence(problem)) + "\n").collect();
     text += &match problems.len() {
         0 => "no problems\n".to_string(),
         1 => "1 problem\n".to_string(),
@@ -71,10 +64,7 @@ fn sentence(problem: &Problem) -> String {
     let version = problem.version.map(|version| version.to_string());
     let place: Vec<String> = [model, version, file].into_iter().flatten().collect();
     // The errors of a file begin with its name, which stands before them here.
-    let named = problem
-        .file
-        .as_ref()
-        .and_then(|file| problem.message.strip_prefix(file.as_str())?.strip_prefix(": "));
+    let named = problem.file.as_ref().and_then(|file| problem.message.strip_prefix(file.as_str())?.strip_prefix(": "));
     let message = named.unwrap_or(&problem.message);
     match place.is_empty() {
         true => message.to_owned(),
@@ -105,10 +95,7 @@ mod tests {
             line: Some(3),
             message: "model.yaml: unknown key 'a\nb'".into(),
         };
-        assert_eq!(
-            sentences(&[problem]),
-            "m 1.0.0 model.yaml:3: unknown key 'a\\nb'\n1 problem\n"
-        );
+        assert_eq!(sentences(&[problem]), "m 1.0.0 model.yaml:3: unknown key 'a\\nb'\n1 problem\n");
         assert_eq!(sentences(&[]), "no problems\n");
     }
 }

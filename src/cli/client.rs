@@ -86,28 +86,18 @@ where
 
 /// A runtime for a command that is a client: one thread here, two for calls in flight.
 pub fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(future)
 }
 
 async fn connect(server: &str) -> anyhow::Result<Channel> {
-    let uri = if server.contains("://") {
-        server.to_string()
-    } else {
-        format!("http://{server}")
-    };
+    let uri = if server.contains("://") { server.to_string() } else { format!("http://{server}") };
     let endpoint = Endpoint::from_shared(uri).with_context(|| format!("'{server}' is not HOST:PORT"))?;
     let channel = endpoint.connect_timeout(CONNECT_TIMEOUT).connect().await;
     channel.map_err(|error| {
         // The causes repeat each other; the innermost is the system's.
         let error = anyhow::Error::new(error);
-        anyhow!(
-            "cannot reach {server} ({}); does `sconce serve` run there?",
-            error.root_cause()
-        )
+        anyhow!("cannot reach {server} ({}); does `sconce serve` run there?", error.root_cause())
     })
 }
 
@@ -131,21 +121,12 @@ impl Failure {
 impl From<Status> for Failure {
     fn from(status: Status) -> Self {
         let details = rpc::Status::decode(status.details()).unwrap_or_default().details;
-        let detail = |name: &str| {
-            details
-                .iter()
-                .find(|any| any.type_url.ends_with(name))
-                .map(|any| any.value.as_slice())
-        };
+        let detail =
+            |name: &str| details.iter().find(|any| any.type_url.ends_with(name)).map(|any| any.value.as_slice());
         let info = detail("/google.rpc.ErrorInfo").and_then(|bytes| rpc::ErrorInfo::decode(bytes).ok());
         let hint = detail("/google.rpc.RetryInfo").and_then(|bytes| rpc::RetryInfo::decode(bytes).ok());
-        let hint = hint
-            .and_then(|info| info.retry_delay)
-            .and_then(|delay| Duration::try_from(delay).ok());
-        let pushback = status
-            .metadata()
-            .get("grpc-retry-pushback-ms")
-            .and_then(|value| value.to_str().ok());
+        let hint = hint.and_then(|info| info.retry_delay).and_then(|delay| Duration::try_from(delay).ok());
+        let pushback = status.metadata().get("grpc-retry-pushback-ms").and_then(|value| value.to_str().ok());
         let retry = match pushback.map(str::parse::<i64>) {
             // gRPC's rule: what is negative or no number means not again.
             Some(pushback) => match pushback.map(u64::try_from) {
@@ -194,34 +175,17 @@ mod tests {
     use tonic::metadata::MetadataMap;
 
     fn any(name: &str, message: &impl Message) -> prost_types::Any {
-        prost_types::Any {
-            type_url: format!("type.googleapis.com/google.rpc.{name}"),
-            value: message.encode_to_vec(),
-        }
+        prost_types::Any { type_url: format!("type.googleapis.com/google.rpc.{name}"), value: message.encode_to_vec() }
     }
 
     fn failure(code: Code, retry_ms: Option<i32>, pushback: Option<&str>) -> Failure {
-        let info = rpc::ErrorInfo {
-            reason: "QUEUE_FULL".into(),
-            ..Default::default()
-        };
+        let info = rpc::ErrorInfo { reason: "QUEUE_FULL".into(), ..Default::default() };
         let mut details = vec![any("ErrorInfo", &info)];
         if let Some(millis) = retry_ms {
-            let delay = prost_types::Duration {
-                seconds: 0,
-                nanos: millis * 1_000_000,
-            };
-            details.push(any(
-                "RetryInfo",
-                &rpc::RetryInfo {
-                    retry_delay: Some(delay),
-                },
-            ));
+            let delay = prost_types::Duration { seconds: 0, nanos: millis * 1_000_000 };
+            details.push(any("RetryInfo", &rpc::RetryInfo { retry_delay: Some(delay) }));
         }
-        let status = rpc::Status {
-            details,
-            ..Default::default()
-        };
+        let status = rpc::Status { details, ..Default::default() };
         let mut metadata = MetadataMap::new();
         if let Some(pushback) = pushback {
             metadata.insert("grpc-retry-pushback-ms", pushback.parse().unwrap());
@@ -231,19 +195,14 @@ mod tests {
 
     #[test]
     fn an_error_shows_code_reason_and_message_on_one_line() {
-        assert_eq!(
-            failure(Code::Unavailable, None, None).to_string(),
-            "UNAVAILABLE (QUEUE_FULL): full\\n"
-        );
+        assert_eq!(failure(Code::Unavailable, None, None).to_string(), "UNAVAILABLE (QUEUE_FULL): full\\n");
         assert_eq!(Failure::from(Status::not_found("x")).to_string(), "NOT_FOUND: x");
     }
 
     #[test]
     fn only_unavailable_is_tried_again_as_the_server_asks() {
         let wait = |code, retry_ms, pushback, attempt| {
-            failure(code, retry_ms, pushback)
-                .wait(attempt, 0.0)
-                .map(|wait| wait.as_millis())
+            failure(code, retry_ms, pushback).wait(attempt, 0.0).map(|wait| wait.as_millis())
         };
         assert_eq!(wait(Code::NotFound, Some(1), None, 1), None);
         assert_eq!(wait(Code::Unavailable, Some(250), None, 1), Some(250));
@@ -282,11 +241,7 @@ mod tests {
                 && text.len() > 3
                 && text.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_')
         };
-        pieces
-            .windows(2)
-            .filter(|pair| is_reason(pair[0], pair[1]))
-            .map(|pair| pair[1])
-            .collect()
+        pieces.windows(2).filter(|pair| is_reason(pair[0], pair[1])).map(|pair| pair[1]).collect()
     }
 
     #[test]
@@ -303,20 +258,14 @@ mod tests {
                 }
                 let source = std::fs::read_to_string(&path).unwrap();
                 for reason in reasons(&source) {
-                    assert!(
-                        page.contains(&format!("| `{reason}` |")),
-                        "docs/errors.md lacks {reason} of {path:?}"
-                    );
+                    assert!(page.contains(&format!("| `{reason}` |")), "docs/errors.md lacks {reason} of {path:?}");
                 }
                 all += &source;
             }
         }
         for row in page.lines().filter(|line| line.starts_with("| `")) {
             let reason = row.split('`').nth(1).unwrap();
-            assert!(
-                all.contains(&format!("\"{reason}\"")),
-                "docs/errors.md has {reason}, which no source makes"
-            );
+            assert!(all.contains(&format!("\"{reason}\"")), "docs/errors.md has {reason}, which no source makes");
         }
     }
 }

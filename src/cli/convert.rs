@@ -10,11 +10,7 @@ pub fn request(model: &str, version: Option<String>, data: Data, parameters: Par
     let mut request = proto::PredictRequest {
         model: model.into(),
         select: version.map(predict_request::Select::Version),
-        parameters: parameters
-            .0
-            .into_iter()
-            .map(|(name, value)| (name, parameter(value)))
-            .collect(),
+        parameters: parameters.0.into_iter().map(|(name, value)| (name, parameter(value))).collect(),
         ..Default::default()
     };
     match data {
@@ -26,10 +22,7 @@ pub fn request(model: &str, version: Option<String>, data: Data, parameters: Par
                 .collect();
         }
         Data::Table(table) => {
-            request.table = Some(proto::Table {
-                names: table.names,
-                values: table.values,
-            });
+            request.table = Some(proto::Table { names: table.names, values: table.values });
         }
     }
     request
@@ -62,11 +55,7 @@ pub fn parse_parameter(text: &str) -> Result<(String, Parameter), String> {
 
 /// One row of named values.
 pub fn structure(fields: impl Iterator<Item = (String, Kind)>) -> Struct {
-    Struct {
-        fields: fields
-            .map(|(name, kind)| (name, ProtoValue { kind: Some(kind) }))
-            .collect(),
-    }
+    Struct { fields: fields.map(|(name, kind)| (name, ProtoValue { kind: Some(kind) })).collect() }
 }
 
 /// The protocol's enum; its names are those of `DType`.
@@ -98,10 +87,7 @@ pub fn tensor(input: TensorInput) -> proto::Tensor {
         Contents::Floats(values) => tensor.floats = values,
         Contents::Doubles(values) => tensor.doubles = values,
         Contents::Blobs(values) => {
-            let texts: Option<Vec<String>> = values
-                .iter()
-                .map(|blob| String::from_utf8(blob.to_vec()).ok())
-                .collect();
+            let texts: Option<Vec<String>> = values.iter().map(|blob| String::from_utf8(blob.to_vec()).ok()).collect();
             match texts {
                 Some(texts) => tensor.strings = texts,
                 None => tensor.blobs = values,

@@ -31,9 +31,7 @@ pub fn run(args: &DescribeArgs) -> anyhow::Result<ExitCode> {
         let client = client::admin(&args.admin.server).await?;
         let answer = client::with_retries(|| {
             let mut client = client.clone();
-            let request = DescribeModelRequest {
-                model: args.model.clone(),
-            };
+            let request = DescribeModelRequest { model: args.model.clone() };
             async move { client.describe_model(client::call(request, TIMEOUT)).await }
         });
         Ok(answer.await?)
@@ -57,22 +55,11 @@ fn for_people(model: &DescribeModelResponse) -> String {
     }
     text.push('\n');
     if let Some(route) = &model.route {
-        let labels = sorted(&route.labels)
-            .into_iter()
-            .map(|(label, version)| format!("{label} → {version}"));
+        let labels = sorted(&route.labels).into_iter().map(|(label, version)| format!("{label} → {version}"));
         let labels = labels.collect::<Vec<_>>().join(", ");
-        let stable = if route.stable.is_empty() {
-            "latest"
-        } else {
-            &route.stable
-        };
+        let stable = if route.stable.is_empty() { "latest" } else { &route.stable };
         let _ = write!(text, "route: revision {}, stable: {}", route.revision, escape(stable));
-        let _ = writeln!(
-            text,
-            "{}{}",
-            if labels.is_empty() { "" } else { ", labels: " },
-            escape(&labels)
-        );
+        let _ = writeln!(text, "{}{}", if labels.is_empty() { "" } else { ", labels: " }, escape(&labels));
     }
     for version in &model.versions {
         text += &version_for_people(version);
@@ -97,9 +84,7 @@ fn version_for_people(version: &VersionStatus) -> String {
         }
     }
     if !version.metrics.is_empty() {
-        let metrics = sorted(&version.metrics)
-            .into_iter()
-            .map(|(name, value)| format!("{name} {value}"));
+        let metrics = sorted(&version.metrics).into_iter().map(|(name, value)| format!("{name} {value}"));
         line(format!("metrics: {}", metrics.collect::<Vec<_>>().join(", ")));
     }
     if !version.digest.is_empty() {
@@ -115,9 +100,7 @@ fn version_for_people(version: &VersionStatus) -> String {
         ]
     };
     let inputs = version.inputs.iter().map(|input| spec("in", input));
-    let specs: Vec<[String; 5]> = inputs
-        .chain(version.outputs.iter().map(|output| spec("out", output)))
-        .collect();
+    let specs: Vec<[String; 5]> = inputs.chain(version.outputs.iter().map(|output| spec("out", output))).collect();
     if !specs.is_empty() {
         text += &table(["", "NAME", "TYPE", "SHAPE", "FEATURES"], &specs);
     }
@@ -132,10 +115,7 @@ fn execution_for_people(execution: &Execution) -> [String; 3] {
     };
     let joined = if execution.batching { "joined" } else { "not joined" };
     [
-        format!(
-            "{} ({}) on {}, {place}",
-            execution.platform, execution.library, execution.device
-        ),
+        format!("{} ({}) on {}, {place}", execution.platform, execution.library, execution.device),
         format!("requests are {joined}: {}", execution.batching_reason),
         format!(
             "one row {:.1} us, {} rows {:.1} us; {} of {} rows wait",
@@ -157,9 +137,7 @@ fn state(version: &VersionStatus) -> String {
 /// ` since 2026-11-20T11:05:58Z`
 fn since(version: &VersionStatus) -> String {
     let time = version.since.and_then(|since| SystemTime::try_from(since).ok());
-    time.map_or(String::new(), |time| {
-        format!(" since {}", humantime::format_rfc3339_seconds(time))
-    })
+    time.map_or(String::new(), |time| format!(" since {}", humantime::format_rfc3339_seconds(time)))
 }
 
 fn sorted<T>(map: &std::collections::HashMap<String, T>) -> BTreeMap<&String, &T> {
@@ -251,12 +229,7 @@ mod tests {
             ..Default::default()
         };
         DescribeModelResponse {
-            summary: Some(ModelSummary {
-                name: "m".into(),
-                ready: true,
-                stable: "1.0.0".into(),
-                ..Default::default()
-            }),
+            summary: Some(ModelSummary { name: "m".into(), ready: true, stable: "1.0.0".into(), ..Default::default() }),
             versions: vec![failed, ready],
             route: None,
         }

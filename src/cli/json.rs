@@ -84,10 +84,7 @@ pub fn request(request: &PredictRequest) -> RequestJson {
 /// The same for the Open Inference Protocol, which knows tensors alone: INVALID_ARGUMENT for rows.
 pub fn infer_request(model: &str, version: Option<String>, data: Data, parameters: Parameters) -> Result<InferJson> {
     let Data::Tensors(tensors) = data else {
-        return Err(Error::invalid(
-            "INVALID_EXAMPLE",
-            "the Open Inference Protocol has no rows of named features",
-        ));
+        return Err(Error::invalid("INVALID_EXAMPLE", "the Open Inference Protocol has no rows of named features"));
     };
     // Half floats have no typed field in that protocol, and a request is typed or raw as a whole.
     let half = |dtype| matches!(dtype, Some(DType::Fp16 | DType::Bf16));
@@ -95,27 +92,15 @@ pub fn infer_request(model: &str, version: Option<String>, data: Data, parameter
     let mut infer = InferJson {
         model_name: model.into(),
         model_version: version,
-        parameters: parameters
-            .0
-            .into_iter()
-            .map(|(name, value)| (name, infer_parameter(value)))
-            .collect(),
+        parameters: parameters.0.into_iter().map(|(name, value)| (name, infer_parameter(value))).collect(),
         inputs: Vec::new(),
         raw_input_contents: Vec::new(),
     };
-    for TensorInput {
-        name,
-        dtype,
-        shape,
-        contents,
-    } in tensors
-    {
+    for TensorInput { name, dtype, shape, contents } in tensors {
         let dtype = dtype.unwrap_or(DType::Fp64);
         let mut map = Map::new();
         if raw {
-            infer
-                .raw_input_contents
-                .push(BASE64_STANDARD.encode(contents.into_bytes(&name, dtype)?));
+            infer.raw_input_contents.push(BASE64_STANDARD.encode(contents.into_bytes(&name, dtype)?));
         } else {
             map.insert(infer_field(dtype).into(), infer_values(contents));
         }
@@ -136,11 +121,7 @@ pub fn elements(tensor: &Tensor) -> Vec<Value> {
 
 /// One row of named values; NaN as null.
 pub fn row(row: &prost_types::Struct) -> Value {
-    row.fields
-        .iter()
-        .map(|(name, value)| (name.clone(), plain(value)))
-        .collect::<Map<_, _>>()
-        .into()
+    row.fields.iter().map(|(name, value)| (name.clone(), plain(value))).collect::<Map<_, _>>().into()
 }
 
 /// A value of protobuf's own JSON type.
@@ -191,10 +172,7 @@ fn contents(tensor: &Tensor) -> (&'static str, Vec<Value>) {
     } else if !tensor.strings.is_empty() {
         ("strings", each(&tensor.strings, |value| json!(value)))
     } else if !tensor.blobs.is_empty() {
-        (
-            "blobs",
-            each(&tensor.blobs, |value| json!(BASE64_STANDARD.encode(value))),
-        )
+        ("blobs", each(&tensor.blobs, |value| json!(BASE64_STANDARD.encode(value))))
     } else {
         ("doubles", each(&tensor.doubles, |value| double(*value)))
     }
@@ -234,10 +212,7 @@ fn infer_values(contents: Contents) -> Value {
         Contents::Uints(values) => json!(values),
         Contents::Floats(values) => values.into_iter().map(single).collect(),
         Contents::Doubles(values) => values.into_iter().map(double).collect(),
-        Contents::Blobs(values) => values
-            .iter()
-            .map(|value| json!(BASE64_STANDARD.encode(value)))
-            .collect(),
+        Contents::Blobs(values) => values.iter().map(|value| json!(BASE64_STANDARD.encode(value))).collect(),
         Contents::Raw(bytes) => json!(BASE64_STANDARD.encode(bytes)),
     }
 }
@@ -289,10 +264,8 @@ mod tests {
 
     #[test]
     fn half_floats_go_raw_and_all_others_with_them() {
-        let text = oip(
-            r#"{"inputs": [{"name": "h", "datatype": "FP16", "shape": [1], "data": [1.0]},
-                                      {"name": "b", "datatype": "BOOL", "shape": [1], "data": [true]}]}"#,
-        );
+        let text = oip(r#"{"inputs": [{"name": "h", "datatype": "FP16", "shape": [1], "data": [1.0]},
+                                      {"name": "b", "datatype": "BOOL", "shape": [1], "data": [true]}]}"#);
         assert!(text.ends_with(r#""raw_input_contents":["ADw=","AQ=="]}"#), "{text}");
         assert!(!text.contains("\"contents\""));
         assert!(infer_request("m", None, Data::Rows(vec![]), Parameters::default()).is_err());

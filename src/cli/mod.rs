@@ -65,9 +65,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
-    let program = arguments
-        .first()
-        .map_or("sconce".into(), |name| name.to_string_lossy().into_owned());
+    let program = arguments.first().map_or("sconce".into(), |name| name.to_string_lossy().into_owned());
     let done = match cli.command {
         Command::Serve(args) => match matches.subcommand_matches("serve") {
             Some(flags) => serve::run(&args, flags, &program),

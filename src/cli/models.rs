@@ -15,12 +15,7 @@ use super::{
 #[derive(Args)]
 pub struct AdminArgs {
     /// The server's admin address
-    #[arg(
-        long,
-        value_name = "HOST:PORT",
-        env = "SCONCE_ADMIN_SERVER",
-        default_value = "127.0.0.1:7071"
-    )]
+    #[arg(long, value_name = "HOST:PORT", env = "SCONCE_ADMIN_SERVER", default_value = "127.0.0.1:7071")]
     pub server: String,
     /// Print JSON, for scripts
     #[arg(long)]
@@ -46,9 +41,7 @@ pub fn run(args: &ModelsArgs) -> anyhow::Result<ExitCode> {
         let client = client::admin(&args.admin.server).await?;
         let answer = client::with_retries(|| {
             let mut client = client.clone();
-            let request = ListModelsRequest {
-                pattern: args.pattern.clone().unwrap_or_default(),
-            };
+            let request = ListModelsRequest { pattern: args.pattern.clone().unwrap_or_default() };
             async move { client.list_models(client::call(request, TIMEOUT)).await }
         });
         Ok(answer.await?.models)
@@ -94,10 +87,7 @@ fn list(models: &[ModelSummary]) -> String {
             ]
         })
         .collect();
-    table(
-        ["MODEL", "PLATFORM", "STATE", "STABLE", "READY VERSIONS", "MESSAGE"],
-        &rows,
-    )
+    table(["MODEL", "PLATFORM", "STATE", "STABLE", "READY VERSIONS", "MESSAGE"], &rows)
 }
 
 #[cfg(test)]

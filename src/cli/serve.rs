@@ -98,16 +98,8 @@ fn check_source(config: &Config) -> anyhow::Result<()> {
 /// YAML, with who said it in a column of comments.
 fn printed(settings: &[Setting]) -> String {
     let lines: Vec<String> = settings.iter().map(Setting::yaml).collect();
-    let width = lines
-        .iter()
-        .map(|line| line.chars().count())
-        .filter(|&width| width <= 48)
-        .max()
-        .unwrap_or(0);
-    let lines = lines
-        .iter()
-        .zip(settings)
-        .map(|(line, setting)| format!("{line:width$}  # {}\n", setting.source));
+    let width = lines.iter().map(|line| line.chars().count()).filter(|&width| width <= 48).max().unwrap_or(0);
+    let lines = lines.iter().zip(settings).map(|(line, setting)| format!("{line:width$}  # {}\n", setting.source));
     lines.collect()
 }
 
@@ -117,18 +109,12 @@ mod tests {
 
     #[test]
     fn the_printed_sources_stand_in_a_column() {
-        let setting = |key: &str, value: Option<&str>, source| Setting {
-            key: key.into(),
-            value: value.map(Into::into),
-            source,
-        };
+        let setting =
+            |key: &str, value: Option<&str>, source| Setting { key: key.into(), value: value.map(Into::into), source };
         let settings = [
             setting("grpc_port", Some("7070"), config::Source::Flag),
             setting("work_dir", None, config::Source::Default),
         ];
-        assert_eq!(
-            printed(&settings),
-            "grpc_port: 7070  # flag\nwork_dir: null   # default\n"
-        );
+        assert_eq!(printed(&settings), "grpc_port: 7070  # flag\nwork_dir: null   # default\n");
     }
 }

@@ -41,15 +41,10 @@ impl ExampleChoice {
     pub fn find(&self, model: &str, version: Option<&str>, fits: impl Fn(&Example) -> bool) -> anyhow::Result<Stored> {
         let named = self.model_store.clone();
         let store = named.or_else(|| std::env::var_os("SCONCE_MODEL_STORE").map(PathBuf::from));
-        find(
-            &store.unwrap_or_else(|| STORE.into()),
-            model,
-            version,
-            |index, example| match self.index {
-                Some(wanted) => index == wanted,
-                None => fits(example),
-            },
-        )
+        find(&store.unwrap_or_else(|| STORE.into()), model, version, |index, example| match self.index {
+            Some(wanted) => index == wanted,
+            None => fits(example),
+        })
     }
 }
 
@@ -128,10 +123,7 @@ mod tests {
         let stored = find(store.path(), "m", None, |_, _| true).unwrap();
         assert_eq!((stored.version.to_string().as_str(), stored.index), ("1.10.0", 0));
         assert!(stored.is_highest);
-        let stored = find(store.path(), "m", Some("1.9"), |_, example| {
-            example.request.rows.is_empty()
-        })
-        .unwrap();
+        let stored = find(store.path(), "m", Some("1.9"), |_, example| example.request.rows.is_empty()).unwrap();
         assert_eq!((stored.version.to_string().as_str(), stored.index), ("1.9.0", 1));
         assert!(!stored.is_highest);
     }
@@ -140,10 +132,7 @@ mod tests {
     fn what_is_not_there_is_named() {
         let store = store();
         let message = |model: &str, version: Option<&str>| {
-            find(store.path(), model, version, |_, _| false)
-                .err()
-                .map(|error| format!("{error:#}"))
-                .unwrap()
+            find(store.path(), model, version, |_, _| false).err().map(|error| format!("{error:#}")).unwrap()
         };
         assert!(message("m", Some("2")).contains("version 2.0.0 has no example.json"));
         assert!(message("n", None).contains("--model-store"));

@@ -29,9 +29,7 @@ pub fn native_dir() -> PathBuf {
 ///
 /// `read` gives a file's text. In a container the own cgroup often shows as the root of the tree, so the root counts, too.
 fn memory(read: impl Fn(&Path) -> Option<String>) -> u64 {
-    let mut bytes = read(Path::new("/proc/meminfo"))
-        .and_then(|text| total_bytes(&text))
-        .unwrap_or(u64::MAX);
+    let mut bytes = read(Path::new("/proc/meminfo")).and_then(|text| total_bytes(&text)).unwrap_or(u64::MAX);
     for line in read(Path::new("/proc/self/cgroup")).unwrap_or_default().lines() {
         // `0::/path` is version 2; `9:memory:/path` the memory controller of version 1.
         let mut parts = line.splitn(3, ':').skip(1);
@@ -55,12 +53,7 @@ fn memory(read: impl Fn(&Path) -> Option<String>) -> u64 {
 
 fn total_bytes(meminfo: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    line.trim()
-        .strip_suffix("kB")?
-        .trim()
-        .parse::<u64>()
-        .ok()?
-        .checked_mul(1024)
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 #[cfg(test)]
@@ -98,10 +91,7 @@ mod tests {
             MEMINFO,
             ("/proc/self/cgroup", "9:cpu,memory:/docker/x\n1:name=systemd:/y\n"),
             ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "2048000\n"),
-            (
-                "/sys/fs/cgroup/memory/docker/x/memory.limit_in_bytes",
-                "9223372036854771712\n",
-            ),
+            ("/sys/fs/cgroup/memory/docker/x/memory.limit_in_bytes", "9223372036854771712\n"),
         ];
         assert_eq!(memory_of(&files), 2_048_000);
     }

@@ -97,9 +97,6 @@ fn scalar(text: &str) -> String {
     let read: Option<Value> = serde_yaml_ng::from_str(text).ok();
     match read.as_ref().and_then(plain) {
         Some(read) if read == text => text.into(),
-        _ => Value::from(text)
-            .as_str()
-            .map(|text| format!("{text:?}"))
-            .unwrap_or_default(),
+        _ => Value::from(text).as_str().map(|text| format!("{text:?}")).unwrap_or_default(),
     }
 }

@@ -94,9 +94,7 @@ impl Given {
     /// A variable that is set to nothing says nothing, as deployment templates mean it.
     pub fn read(variable: impl Fn(&str) -> Option<OsString>, file: Option<&Path>) -> anyhow::Result<Self> {
         let variable = |key: &str| variable(&variable_name(key)).filter(|value| !value.is_empty());
-        let file = file
-            .map(Path::to_path_buf)
-            .or_else(|| variable(CONFIG).map(PathBuf::from));
+        let file = file.map(Path::to_path_buf).or_else(|| variable(CONFIG).map(PathBuf::from));
         let mut given = match &file {
             Some(path) => {
                 let text = std::fs::read_to_string(path).with_context(|| format!("{}", path.display()))?;
@@ -140,20 +138,15 @@ impl Given {
             }
             let value = match &value {
                 Value::Null => continue,
-                Value::Sequence(items) => items
-                    .iter()
-                    .map(plain)
-                    .collect::<Option<Vec<_>>>()
-                    .map(|items| items.join(",")),
+                Value::Sequence(items) => {
+                    items.iter().map(plain).collect::<Option<Vec<_>>>().map(|items| items.join(","))
+                }
                 value => plain(value),
             };
             let Some(value) = value else {
                 bail!("{file}:{line}: {key} takes one value, not a map");
             };
-            let source = Source::File {
-                name: file.into(),
-                line,
-            };
+            let source = Source::File { name: file.into(), line };
             given.values.insert(key, (value.into(), source));
         }
         Ok(given)
@@ -175,20 +168,14 @@ fn setting(key: &str, flags: &ArgMatches, given: &Given) -> Setting {
         (_, Some((value, source))) => (Some(value.clone()), source.clone()),
         _ => (raw(), Source::Default),
     };
-    Setting {
-        key: key.into(),
-        value,
-        source,
-    }
+    Setting { key: key.into(), value, source }
 }
 
 /// Where a key of the outermost map stands; 1 where it cannot be seen, as in `{a: 1}`.
 fn line_of(text: &str, key: &str) -> usize {
     let stands_in = |line: &str| {
         let unquoted = line.trim_start_matches(['"', '\'']);
-        let rest = unquoted
-            .strip_prefix(key)
-            .map(|rest| rest.trim_start_matches(['"', '\'', ' ']));
+        let rest = unquoted.strip_prefix(key).map(|rest| rest.trim_start_matches(['"', '\'', ' ']));
         rest.is_some_and(|rest| rest.starts_with(':'))
     };
     text.lines().position(stands_in).map_or(1, |place| place + 1)
@@ -201,12 +188,7 @@ mod tests {
     fn load(flags: &[&str], variables: &[(&str, &str)], file: &str) -> anyhow::Result<(Config, Vec<Setting>)> {
         let mut given = Given::parse("sconce.yaml", file)?;
         let environment = Given::read(
-            |name| {
-                variables
-                    .iter()
-                    .find(|(known, _)| *known == name)
-                    .map(|(_, value)| value.into())
-            },
+            |name| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into()),
             None,
         )?;
         given.values.extend(environment.values);
@@ -214,10 +196,7 @@ mod tests {
     }
 
     fn source(settings: &[Setting], key: &str) -> String {
-        let found = settings
-            .iter()
-            .find(|setting| setting.key == key)
-            .expect("the key is an option");
+        let found = settings.iter().find(|setting| setting.key == key).expect("the key is an option");
         found.source.to_string()
     }
 
@@ -227,15 +206,7 @@ mod tests {
         let variables = [("SCONCE_GRPC_PORT", "2"), ("SCONCE_HTTP_PORT", "2")];
         let (config, settings) = load(&["--grpc-port", "3"], &variables, file).unwrap();
         let listen = &config.listen;
-        assert_eq!(
-            (
-                listen.grpc_port,
-                listen.http_port,
-                listen.metrics_port,
-                listen.grpc_admin_port
-            ),
-            (3, 2, 1, 7071)
-        );
+        assert_eq!((listen.grpc_port, listen.http_port, listen.metrics_port, listen.grpc_admin_port), (3, 2, 1, 7071));
         assert_eq!(source(&settings, "grpc_port"), "flag");
         assert_eq!(source(&settings, "http_port"), "environment");
         assert_eq!(source(&settings, "metrics_port"), "file sconce.yaml:3");
@@ -253,31 +224,17 @@ mod tests {
             "{text}"
         );
         let text = message(&[("SCONCE_LOG_FORMAT", "xml")], "");
-        assert!(
-            text.starts_with("SCONCE_LOG_FORMAT: ") && text.contains("text, json"),
-            "{text}"
-        );
+        assert!(text.starts_with("SCONCE_LOG_FORMAT: ") && text.contains("text, json"), "{text}");
         let text = message(&[], "grpc_port: {a: 1}\n");
         assert_eq!(text, "sconce.yaml:1: grpc_port takes one value, not a map");
-        let text = format!(
-            "{:#}",
-            load(&[], &[], "defaults:\n  batching: off\n  typo: 1\n").unwrap_err()
-        );
-        assert!(
-            text.contains("sconce.yaml") && text.contains("typo") && text.contains("line 3"),
-            "{text}"
-        );
+        let text = format!("{:#}", load(&[], &[], "defaults:\n  batching: off\n  typo: 1\n").unwrap_err());
+        assert!(text.contains("sconce.yaml") && text.contains("typo") && text.contains("line 3"), "{text}");
     }
 
     #[test]
     fn what_is_printed_reads_back_as_the_same_configuration() {
-        let flags = [
-            "--models=fraud-*,early?",
-            "--insecure-no-auth",
-            "--memory=3GiB",
-            "--work-dir=#odd: name",
-            "--host=::",
-        ];
+        let flags =
+            ["--models=fraud-*,early?", "--insecure-no-auth", "--memory=3GiB", "--work-dir=#odd: name", "--host=::"];
         let (config, settings) = load(&flags, &[("SCONCE_LOG_LEVEL", "info,sconce=debug")], "").unwrap();
         let printed: Vec<String> = settings.iter().map(Setting::yaml).collect();
         let (again, _) = load(&[], &[], &printed.join("\n")).unwrap();
@@ -291,12 +248,8 @@ mod tests {
 
     #[test]
     fn a_list_in_the_file_and_its_defaults_are_read() {
-        let (config, _) = load(
-            &[],
-            &[],
-            "models: [a*, b]\ndefaults:\n  required: true\ncompleteness: manifest\n",
-        )
-        .unwrap();
+        let (config, _) =
+            load(&[], &[], "models: [a*, b]\ndefaults:\n  required: true\ncompleteness: manifest\n").unwrap();
         assert_eq!(config.store.models, ["a*", "b"]);
         assert_eq!(config.store.completeness, crate::store::Completeness::Manifest);
         assert_eq!(config.defaults.required, Some(true));
@@ -315,12 +268,7 @@ mod tests {
             text.contains("--host") && text.contains("--insecure-no-auth") && text.contains("port-forward"),
             "{text}"
         );
-        assert!(
-            exposed(&["--admin-host", "::"])
-                .unwrap_err()
-                .to_string()
-                .contains("admin on :: (--admin-host)")
-        );
+        assert!(exposed(&["--admin-host", "::"]).unwrap_err().to_string().contains("admin on :: (--admin-host)"));
         for flags in [
             &["--host=0.0.0.0", "--insecure-no-auth"][..],
             &["--ops-host=0.0.0.0"],

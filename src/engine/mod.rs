@@ -32,11 +32,7 @@ struct Inner {
 
 impl Engine {
     pub fn new(catalog: Catalog, metrics: Arc<Metrics>, id_key: IdKey) -> Self {
-        Self(Arc::new(Inner {
-            catalog,
-            metrics,
-            id_key,
-        }))
+        Self(Arc::new(Inner { catalog, metrics, id_key }))
     }
 
     pub fn catalog(&self) -> &Catalog {
@@ -80,9 +76,7 @@ impl Engine {
     async fn answer(&self, served: Served, servable: Arc<Servable>, request: PredictRequest) -> Result<Answer> {
         // 2. An expired request is not run.
         if request.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-            return Err(Error::deadline_exceeded(
-                "before the request was looked at; it was not run",
-            ));
+            return Err(Error::deadline_exceeded("before the request was looked at; it was not run"));
         }
         // 3. The data become the signature's tensors, normalised; everything that can be wrong with them is said here.
         let signature = servable.signature();
@@ -102,13 +96,6 @@ impl Engine {
         let done = servable.run(work).await?;
         // 5. The answer, and the ids by which its outcomes can be reported later.
         let prediction_ids = self.0.id_key.issue(&served, rows, done.outputs.first());
-        Ok(Answer {
-            served,
-            degraded: Vec::new(),
-            outputs: done.outputs,
-            rows,
-            prediction_ids,
-            timing: done.timing,
-        })
+        Ok(Answer { served, degraded: Vec::new(), outputs: done.outputs, rows, prediction_ids, timing: done.timing })
     }
 }

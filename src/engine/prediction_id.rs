@@ -33,9 +33,7 @@ impl IdKey {
 
     /// One id for each row, at most 1,024. The score is the row's first value of the first output, NaN where it is no float.
     pub fn issue(&self, served: &Served, rows: usize, output: Option<&Tensor>) -> Vec<String> {
-        let micros = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_micros() as u64);
+        let micros = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64);
         let random = fastrand::u64(..);
         let mut record = Vec::with_capacity(96);
         let ids = (0..rows.min(IDS_MAX)).map(|row| {

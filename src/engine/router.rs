@@ -24,10 +24,7 @@ pub fn pick(snapshot: &Snapshot, model: &str, select: &Select) -> Result<(Served
         Some(entry) => entry,
         None if !snapshot.scanned => return Err(starting()),
         None => {
-            return Err(snapshot
-                .model(model)
-                .map(|_| ())
-                .expect_err("it is not there: this is a bug"));
+            return Err(snapshot.model(model).map(|_| ()).expect_err("it is not there: this is a bug"));
         }
     };
     let (version, variant, reason) = match select {
@@ -35,18 +32,9 @@ pub fn pick(snapshot: &Snapshot, model: &str, select: &Select) -> Result<(Served
         Select::Version(version) => (*version, &*PINNED, RouteReason::Pinned),
         Select::Label(label) => (labelled(entry, label)?, &*PINNED, RouteReason::Label),
     };
-    let servable = entry
-        .version(version)?
-        .servable
-        .as_ref()
-        .ok_or_else(|| not_serving(entry, version))?;
-    let served = Served {
-        model: entry.name.clone(),
-        version,
-        variant: variant.clone(),
-        reason,
-        revision: entry.revision,
-    };
+    let servable = entry.version(version)?.servable.as_ref().ok_or_else(|| not_serving(entry, version))?;
+    let served =
+        Served { model: entry.name.clone(), version, variant: variant.clone(), reason, revision: entry.revision };
     Ok((served, servable.clone()))
 }
 
@@ -55,11 +43,7 @@ fn stable(entry: &ModelEntry) -> Result<Version> {
         Some(&highest) => not_serving(entry, highest),
         None => {
             let why = entry.message.as_deref().unwrap_or("its folder holds no version");
-            Error::new(
-                Code::FailedPrecondition,
-                "NO_VERSION",
-                format!("model '{}': {why}", entry.name),
-            )
+            Error::new(Code::FailedPrecondition, "NO_VERSION", format!("model '{}': {why}", entry.name))
         }
     })
 }
@@ -67,18 +51,10 @@ fn stable(entry: &ModelEntry) -> Result<Version> {
 fn labelled(entry: &ModelEntry, label: &str) -> Result<Version> {
     entry.labels.get(label).copied().ok_or_else(|| {
         let names: Vec<&str> = entry.labels.keys().map(String::as_str).take(10).collect();
-        let known = if names.is_empty() {
-            "none".into()
-        } else {
-            names.join(", ")
-        };
+        let known = if names.is_empty() { "none".into() } else { names.join(", ") };
         Error::not_found(
             "LABEL_NOT_FOUND",
-            format!(
-                "model '{}' has no label{}; there are: {known}",
-                entry.name,
-                repeated(label)
-            ),
+            format!("model '{}' has no label{}; there are: {known}", entry.name, repeated(label)),
         )
     })
 }

@@ -23,10 +23,9 @@ pub fn aspired(policy: Option<&VersionsPolicy>, candidates: &[Candidate]) -> Res
     let there = || candidates.iter().map(|candidate| candidate.version);
     match policy {
         None => Ok(latest(1, candidates)),
-        Some(VersionsPolicy::Latest(0)) => Err(Error::invalid(
-            "INVALID_MANIFEST",
-            "model.yaml: versions.latest must be at least 1",
-        )),
+        Some(VersionsPolicy::Latest(0)) => {
+            Err(Error::invalid("INVALID_MANIFEST", "model.yaml: versions.latest must be at least 1"))
+        }
         Some(VersionsPolicy::Latest(count)) => Ok(latest(*count, candidates)),
         Some(VersionsPolicy::All) => Ok(there().collect()),
         Some(VersionsPolicy::Only(only)) => {
@@ -78,10 +77,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn candidates(versions: &[(u64, bool)]) -> Vec<Candidate> {
-        let candidate = |&(major, failed): &(u64, bool)| Candidate {
-            version: Version::new(major, 0, 0),
-            failed,
-        };
+        let candidate = |&(major, failed): &(u64, bool)| Candidate { version: Version::new(major, 0, 0), failed };
         versions.iter().map(candidate).collect()
     }
 
@@ -108,11 +104,7 @@ mod tests {
 
     #[test]
     fn a_policy_that_makes_no_sense_is_refused() {
-        for yaml in [
-            "versions: {latest: 0}",
-            "versions: {only: [x]}",
-            "versions: {only: [[1]]}",
-        ] {
+        for yaml in ["versions: {latest: 0}", "versions: {only: [x]}", "versions: {only: [[1]]}"] {
             let policy = ModelYaml::parse(yaml).expect("its form is right").versions;
             assert!(aspired(policy.as_ref(), &[]).is_err(), "{yaml}");
         }

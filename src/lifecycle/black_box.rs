@@ -41,10 +41,7 @@ impl BlackBox {
     fn create_at(path: &Path) -> io::Result<(Self, Marker)> {
         let mut options = fs::OpenOptions::new();
         let file = options.read(true).write(true).create_new(true).mode(0o600).open(path)?;
-        let made = Self {
-            path: path.to_owned(),
-            _file: file.try_clone()?,
-        };
+        let made = Self { path: path.to_owned(), _file: file.try_clone()? };
         flock(&file, FlockOperation::NonBlockingLockExclusive)?;
         let marker = Marker::map(&file)?;
         Ok((made, marker))

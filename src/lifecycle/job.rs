@@ -82,10 +82,7 @@ impl Job {
     pub fn new(copy: &PrivateDir, manifest: &Manifest, native_dir: &Path, time_limit: Duration) -> Self {
         Self {
             dir: copy.path().to_owned(),
-            manifest: Manifest {
-                device: "cpu".into(),
-                ..manifest.clone()
-            },
+            manifest: Manifest { device: "cpu".into(), ..manifest.clone() },
             native_dir: native_dir.to_owned(),
             time_limit,
         }
@@ -96,11 +93,7 @@ impl Job {
 
 impl From<&Error> for Fault {
     fn from(error: &Error) -> Self {
-        Self {
-            code: error.code(),
-            reason: error.reason().to_owned(),
-            message: error.message().to_owned(),
-        }
+        Self { code: error.code(), reason: error.reason().to_owned(), message: error.message().to_owned() }
     }
 }
 
@@ -140,10 +133,7 @@ mod tests {
             panic!("{line} does not read back");
         };
         let back = Error::from(fault);
-        assert_eq!(
-            (back.code(), back.reason(), back.message()),
-            (error.code(), error.reason(), error.message())
-        );
+        assert_eq!((back.code(), back.reason(), back.message()), (error.code(), error.reason(), error.message()));
     }
 
     #[test]

@@ -88,10 +88,7 @@ impl<T> Ledger<T> {
     pub fn take_result(&mut self, done: LoadDone<T>, now: Instant) {
         self.running -= 1;
         self.dirty.insert(done.model.clone());
-        let Some(version) = self
-            .models
-            .get_mut(&done.model)
-            .and_then(|model| model.versions.get_mut(&done.version))
+        let Some(version) = self.models.get_mut(&done.model).and_then(|model| model.versions.get_mut(&done.version))
         else {
             return;
         };
@@ -106,9 +103,7 @@ impl<T> Ledger<T> {
                     options: done.options,
                     mutated: false,
                 });
-                version
-                    .leaving
-                    .extend(old.map(|old| Arc::downgrade(&old.loaded.servable)));
+                version.leaving.extend(old.map(|old| Arc::downgrade(&old.loaded.servable)));
             }
             Outcome::Rechecked(digest) => {
                 version.failure = None;
@@ -152,9 +147,7 @@ impl<T> Ledger<T> {
         let options = model.options.clone();
         loop {
             let versions = model.versions.iter();
-            let views: Vec<_> = versions
-                .map(|(number, version)| version.view(*number, &options, now))
-                .collect();
+            let views: Vec<_> = versions.map(|(number, version)| version.view(*number, &options, now)).collect();
             let Some(action) = policy::next_action(&views, keep_last) else {
                 break;
             };
@@ -218,18 +211,13 @@ impl<T> Ledger<T> {
             .models
             .iter()
             .filter(|(_, model)| !model.is_settled() || (patient && !model.serves() && model.is_settling()));
-        unsettled
-            .map(|(name, _)| format!("model '{name}' is loading"))
-            .collect()
+        unsettled.map(|(name, _)| format!("model '{name}' is loading")).collect()
     }
 
     /// Models without which the server is not ready, and which failed.
     pub fn required_failed(&self) -> Vec<String> {
         let required = |model: &ModelState<T>| model.yaml.as_ref().and_then(|yaml| yaml.required) == Some(true);
-        let failed = self
-            .models
-            .iter()
-            .filter(|(_, model)| required(model) && !model.serves() && model.is_settled());
+        let failed = self.models.iter().filter(|(_, model)| required(model) && !model.serves() && model.is_settled());
         failed
             .map(|(name, model)| {
                 let causes = model.versions.values().rev().filter_map(VersionState::cause);
@@ -262,9 +250,7 @@ fn act<T>(name: &ModelName, model: &mut ModelState<T>, action: Action, queue: &m
         }
         (Action::Unload(_), None) => {
             let old = version.serving.take();
-            version
-                .leaving
-                .extend(old.map(|old| Arc::downgrade(&old.loaded.servable)));
+            version.leaving.extend(old.map(|old| Arc::downgrade(&old.loaded.servable)));
         }
         (_, None) => {
             version.load = LoadState::Idle;

@@ -171,13 +171,8 @@ fn work(loader: &Loader, jobs: &Mutex<Receiver<LoadJob>>, done: &mpsc::Sender<Lo
                 missing_library: None,
             }
         });
-        let answer = LoadDone {
-            model: job.model,
-            version: job.version,
-            source: job.source,
-            options: job.options,
-            outcome,
-        };
+        let answer =
+            LoadDone { model: job.model, version: job.version, source: job.source, options: job.options, outcome };
         if done.blocking_send(answer).is_err() {
             return;
         }
@@ -217,11 +212,8 @@ impl Loader {
         let report = self.probe(prober, job, tag, &dir, &digest, &manifest)?;
         let mark = self.marker.of(tag);
         let running = mark.begin();
-        let executable = backend::open(OpenSpec {
-            dir: dir.path(),
-            manifest: &manifest,
-            native_dir: &self.native_dir,
-        })?;
+        let executable =
+            backend::open(OpenSpec { dir: dir.path(), manifest: &manifest, native_dir: &self.native_dir })?;
         trial::warm_up(&*executable, &manifest, &report, WARMUP_BUDGET)?;
         drop(running);
         let features = trial::features(dir.path(), &manifest, executable.signature())?;
@@ -242,14 +234,7 @@ impl Loader {
             metrics: self.metrics.version(job.model.as_str(), &job.version.to_string()),
             mark,
         };
-        Ok(Loaded {
-            servable: Servable::new(&self.runtime, config),
-            platform,
-            digest,
-            bytes,
-            notes,
-            metrics,
-        })
+        Ok(Loaded { servable: Servable::new(&self.runtime, config), platform, digest, bytes, notes, metrics })
     }
 
     /// What the child says of the version, now or when it last had the same before it.
@@ -288,10 +273,7 @@ fn crashed_server(error: Error) -> Error {
         reason => Error::new(
             Code::FailedPrecondition,
             "CRASHED_SERVER",
-            format!(
-                "it was running when the server died, and does not pass the child: {} ({reason})",
-                error.message()
-            ),
+            format!("it was running when the server died, and does not pass the child: {} ({reason})", error.message()),
         ),
     }
 }

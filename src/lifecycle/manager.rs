@@ -174,10 +174,7 @@ impl Manager {
     fn unready(&self) -> Vec<String> {
         if !self.shown.scanned {
             let trouble = self.news.borrow().trouble.clone();
-            return trouble
-                .map(|trouble| format!("the store cannot be listed: {trouble}"))
-                .into_iter()
-                .collect();
+            return trouble.map(|trouble| format!("the store cannot be listed: {trouble}")).into_iter().collect();
         }
         let mut unready = self.ledger.required_failed();
         if !self.shown.ready_once {
@@ -210,16 +207,8 @@ fn entry_of(name: &ModelName, model: &ModelState<Servable>) -> ModelEntry {
     ModelEntry {
         name: name.clone(),
         stable: aspire::stable(ready.map(|(number, _)| *number)),
-        versions: model
-            .versions
-            .iter()
-            .map(|(number, version)| (*number, version_entry(version)))
-            .collect(),
-        policy: model
-            .yaml
-            .as_ref()
-            .and_then(|yaml| yaml.versions.clone())
-            .unwrap_or_default(),
+        versions: model.versions.iter().map(|(number, version)| (*number, version_entry(version))).collect(),
+        policy: model.yaml.as_ref().and_then(|yaml| yaml.versions.clone()).unwrap_or_default(),
         labels: Default::default(),
         revision: 0,
         message: (!messages.is_empty()).then(|| messages.join("; ")),
@@ -282,13 +271,7 @@ mod tests {
             metrics: Metrics::new(),
             shown: Shown::nothing(),
         };
-        let ends = Ends {
-            news: news_sender,
-            jobs: taken,
-            done: done_sender,
-            catalog,
-            buried,
-        };
+        let ends = Ends { news: news_sender, jobs: taken, done: done_sender, catalog, buried };
         (manager, ends)
     }
 
@@ -304,12 +287,7 @@ mod tests {
             walk: Default::default(),
         };
         let text = crate::store::TextFile {
-            stamp: crate::store::Stamp {
-                size: 0,
-                modified_ns: 0,
-                changed_ns: 0,
-                inode: 0,
-            },
+            stamp: crate::store::Stamp { size: 0, modified_ns: 0, changed_ns: 0, inode: 0 },
             read_ns: 0,
             text: Ok(yaml.into()),
         };
@@ -318,10 +296,7 @@ mod tests {
             versions: [(Version::new(1, 0, 0), Arc::new(version))].into(),
             problems: vec!["folder 'x' is not a version".into()],
         };
-        StoreListing {
-            models: [(ModelName::new("m").expect("a name"), Arc::new(folder))].into(),
-            problems: Vec::new(),
-        }
+        StoreListing { models: [(ModelName::new("m").expect("a name"), Arc::new(folder))].into(), problems: Vec::new() }
     }
 
     fn failed(job: LoadJob) -> LoadDone {
@@ -366,23 +341,18 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_required_model_that_failed_makes_the_server_unready() {
         let (mut manager, ends) = manager();
-        ends.news
-            .send_modify(|news| news.listing = Some(Arc::new(listing("required: true"))));
+        ends.news.send_modify(|news| news.listing = Some(Arc::new(listing("required: true"))));
         manager.step().await;
         let job = ends.jobs.try_recv().expect("a load");
         ends.done.try_send(failed(job)).expect("there is room");
         manager.step().await;
-        assert_eq!(
-            ends.catalog.load().unready,
-            ["required model 'm' does not serve: it crashed"]
-        );
+        assert_eq!(ends.catalog.load().unready, ["required model 'm' does not serve: it crashed"]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_store_that_cannot_be_listed_is_said() {
         let (mut manager, ends) = manager();
-        ends.news
-            .send_modify(|news| news.trouble = Some("no such folder".into()));
+        ends.news.send_modify(|news| news.trouble = Some("no such folder".into()));
         manager.step().await;
         let snapshot = ends.catalog.load();
         assert!(!snapshot.scanned);

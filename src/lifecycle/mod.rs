@@ -92,10 +92,7 @@ impl Config {
         const OPEN_FILES: u64 = 512;
         ProbeConfig {
             executable: self.child_executable.clone(),
-            limits: Limits {
-                memory_bytes: self.child_memory,
-                open_files: OPEN_FILES,
-            },
+            limits: Limits { memory_bytes: self.child_memory, open_files: OPEN_FILES },
             empty_dir: work.empty(),
         }
     }

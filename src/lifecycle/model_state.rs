@@ -37,14 +37,7 @@ const DRAIN_LOOK: Duration = Duration::from_millis(100);
 
 impl<T> Default for ModelState<T> {
     fn default() -> Self {
-        Self {
-            folder: None,
-            yaml: None,
-            options: Arc::default(),
-            read: None,
-            message: None,
-            versions: BTreeMap::new(),
-        }
+        Self { folder: None, yaml: None, options: Arc::default(), read: None, message: None, versions: BTreeMap::new() }
     }
 }
 
@@ -94,17 +87,11 @@ impl<T> ModelState<T> {
                 return;
             }
         };
-        self.message = aspire::aspired(yaml.versions.as_ref(), &[])
-            .err()
-            .map(|error| error.message().to_owned());
+        self.message = aspire::aspired(yaml.versions.as_ref(), &[]).err().map(|error| error.message().to_owned());
         if self.message.is_some() {
             return;
         }
-        let options = ModelYaml {
-            versions: None,
-            required: None,
-            ..yaml.clone()
-        };
+        let options = ModelYaml { versions: None, required: None, ..yaml.clone() };
         if *self.options != options {
             self.options = Arc::new(options);
         }
@@ -116,10 +103,7 @@ impl<T> ModelState<T> {
             .versions
             .iter()
             .filter(|(_, version)| version.is_candidate())
-            .map(|(number, version)| Candidate {
-                version: *number,
-                failed: version.has_failed(),
-            })
+            .map(|(number, version)| Candidate { version: *number, failed: version.has_failed() })
             .collect();
         let aspired = match (&self.folder, &self.yaml) {
             (Some(_), Some(yaml)) => aspire::aspired(yaml.versions.as_ref(), &candidates).unwrap_or_default(),
@@ -138,11 +122,7 @@ impl<T> ModelState<T> {
             .filter(|version| version.aspired && version.load == LoadState::Idle)
             .filter_map(|version| version.failure.as_ref())
             .map(|failure| failure.retry_at);
-        let drains = self
-            .versions
-            .values()
-            .any(|version| !version.leaving.is_empty())
-            .then(|| now + DRAIN_LOOK);
+        let drains = self.versions.values().any(|version| !version.leaving.is_empty()).then(|| now + DRAIN_LOOK);
         retries.chain(drains).min()
     }
 }

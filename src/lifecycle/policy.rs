@@ -62,16 +62,11 @@ pub enum Urgency {
 ///
 /// `versions` ascend. `keep_last`: the model's folder is there, so its last ready version stays whatever happens.
 pub fn next_action(versions: &[VersionView], keep_last: bool) -> Option<Action> {
-    call_off(versions)
-        .or_else(|| load(versions))
-        .or_else(|| unload(versions, keep_last))
+    call_off(versions).or_else(|| load(versions)).or_else(|| unload(versions, keep_last))
 }
 
 fn call_off(versions: &[VersionView]) -> Option<Action> {
-    versions
-        .iter()
-        .find(|view| view.load == Load::Queued && !view.aspired)
-        .map(|view| Action::CallOff(view.version))
+    versions.iter().find(|view| view.load == Load::Queued && !view.aspired).map(|view| Action::CallOff(view.version))
 }
 
 fn load(versions: &[VersionView]) -> Option<Action> {
@@ -121,12 +116,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn view(major: u64, aspired: bool, serving: Serving, load: Load) -> VersionView {
-        VersionView {
-            version: Version::new(major, 0, 0),
-            aspired,
-            serving,
-            load,
-        }
+        VersionView { version: Version::new(major, 0, 0), aspired, serving, load }
     }
 
     #[test]
@@ -135,10 +125,7 @@ mod tests {
         let new = |serving, load| view(2, true, serving, load);
         let next = |new| next_action(&[old, new], true);
         let (v1, v2) = (Version::new(1, 0, 0), Version::new(2, 0, 0));
-        assert_eq!(
-            next(new(Serving::No, Load::Idle)),
-            Some(Action::Load(v2, Urgency::Newest))
-        );
+        assert_eq!(next(new(Serving::No, Load::Idle)), Some(Action::Load(v2, Urgency::Newest)));
         assert_eq!(next(new(Serving::No, Load::Running)), None);
         assert_eq!(next(new(Serving::No, Load::Failed { due: false })), None);
         assert_eq!(next(new(Serving::Current, Load::Idle)), Some(Action::Unload(v1)));
@@ -154,19 +141,12 @@ mod tests {
     #[test]
     fn what_waits_and_is_not_wanted_any_more_is_called_off() {
         let waiting = [view(1, false, Serving::No, Load::Queued)];
-        assert_eq!(
-            next_action(&waiting, true),
-            Some(Action::CallOff(Version::new(1, 0, 0)))
-        );
+        assert_eq!(next_action(&waiting, true), Some(Action::CallOff(Version::new(1, 0, 0))));
     }
 
     fn any_view() -> impl Strategy<Value = (bool, Serving, Load)> {
-        let serving = prop_oneof![
-            Just(Serving::No),
-            Just(Serving::Current),
-            Just(Serving::Stale),
-            Just(Serving::Touched)
-        ];
+        let serving =
+            prop_oneof![Just(Serving::No), Just(Serving::Current), Just(Serving::Stale), Just(Serving::Touched)];
         let load = prop_oneof![
             Just(Load::Idle),
             Just(Load::Queued),
@@ -178,19 +158,14 @@ mod tests {
 
     fn number(views: Vec<(bool, Serving, Load)>) -> Vec<VersionView> {
         let numbered = views.into_iter().zip(1..);
-        numbered
-            .map(|((aspired, serving, load), major)| view(major, aspired, serving, load))
-            .collect()
+        numbered.map(|((aspired, serving, load), major)| view(major, aspired, serving, load)).collect()
     }
 
     /// The world after an action: what was asked for succeeds at once when `well`.
     fn act(views: &mut [VersionView], action: Action, well: bool) {
         let (Action::Load(version, _) | Action::Recheck(version) | Action::CallOff(version) | Action::Unload(version)) =
             action;
-        let view = views
-            .iter_mut()
-            .find(|view| view.version == version)
-            .expect("one of them");
+        let view = views.iter_mut().find(|view| view.version == version).expect("one of them");
         match action {
             Action::Load(..) if well => {
                 (view.serving, view.load) = (Serving::Current, Load::Idle);

@@ -119,12 +119,7 @@ impl Prober {
     }
 
     fn died(&self, status: ExitStatus, printed: &str) -> Error {
-        let out_of_memory = [
-            "bad_alloc",
-            "memory allocation of",
-            "Cannot allocate memory",
-            "out of memory",
-        ];
+        let out_of_memory = ["bad_alloc", "memory allocation of", "Cannot allocate memory", "out of memory"];
         let limit = bytesize::ByteSize(self.config.limits.memory_bytes).display();
         match status.signal() {
             _ if out_of_memory.iter().any(|words| printed.contains(words)) => Error::new(
@@ -171,13 +166,8 @@ impl Running {
         if let Some(path) = std::env::var_os("LD_LIBRARY_PATH") {
             command.env("LD_LIBRARY_PATH", path);
         }
-        let mut child = Self {
-            process: command.spawn()?,
-            socket: BufReader::new(socket),
-            printed,
-            jobs: 0,
-            resident_bytes: 0,
-        };
+        let mut child =
+            Self { process: command.spawn()?, socket: BufReader::new(socket), printed, jobs: 0, resident_bytes: 0 };
         child.send(&config.limits)?;
         Ok(child)
     }
@@ -268,10 +258,7 @@ fn timed_out(limit: Duration) -> Error {
 }
 
 fn cannot_start(error: &io::Error) -> Error {
-    Error::internal(
-        CHILD_UNAVAILABLE,
-        format!("the child that opens versions first cannot be started: {error}"),
-    )
+    Error::internal(CHILD_UNAVAILABLE, format!("the child that opens versions first cannot be started: {error}"))
 }
 
 fn signal_name(signal: i32) -> String {
@@ -304,15 +291,8 @@ mod tests {
         let script = format!("#!/bin/sh\npass() {{ echo '{passed}' >&0; }}\nread limits\n{body}\n");
         std::fs::write(&executable, script).expect("written");
         std::fs::set_permissions(&executable, PermissionsExt::from_mode(0o700)).expect("set");
-        let limits = Limits {
-            memory_bytes: 1 << 30,
-            open_files: 64,
-        };
-        let config = ProbeConfig {
-            executable,
-            limits,
-            empty_dir: folder.path().to_owned(),
-        };
+        let limits = Limits { memory_bytes: 1 << 30, open_files: 64 };
+        let config = ProbeConfig { executable, limits, empty_dir: folder.path().to_owned() };
         (Prober::new(config), folder)
     }
 
@@ -392,9 +372,6 @@ mod tests {
     fn a_child_that_cannot_be_started_is_said() {
         let (mut prober, folder) = prober("");
         drop(folder);
-        assert_eq!(
-            probe(&mut prober).expect_err("there is none").reason(),
-            "CHILD_UNAVAILABLE"
-        );
+        assert_eq!(probe(&mut prober).expect_err("there is none").reason(), "CHILD_UNAVAILABLE");
     }
 }

@@ -38,10 +38,7 @@ const STACK_BYTES: usize = 7 << 18;
 
 /// Serves jobs until the parent hangs up.
 pub fn run_child() -> ExitCode {
-    let worker = std::thread::Builder::new()
-        .name("probe".into())
-        .stack_size(STACK_BYTES)
-        .spawn(serve);
+    let worker = std::thread::Builder::new().name("probe".into()).stack_size(STACK_BYTES).spawn(serve);
     match worker.map(std::thread::JoinHandle::join) {
         Ok(Ok(Ok(()))) => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
@@ -72,28 +69,17 @@ fn serve() -> io::Result<()> {
 }
 
 fn judge(job: &Job) -> Result<Report> {
-    let executable = backend::open(OpenSpec {
-        dir: &job.dir,
-        manifest: &job.manifest,
-        native_dir: &job.native_dir,
-    })?;
+    let executable = backend::open(OpenSpec { dir: &job.dir, manifest: &job.manifest, native_dir: &job.native_dir })?;
     let report = trial::run(&job.dir, &job.manifest, &*executable, job.time_limit)?;
     let (peak_bytes, resident_bytes) = memory();
-    Ok(Report {
-        peak_bytes,
-        resident_bytes,
-        ..report
-    })
+    Ok(Report { peak_bytes, resident_bytes, ..report })
 }
 
 // === impl Limits ===
 
 impl Limits {
     fn apply(self) -> io::Result<()> {
-        let hard = |limit: u64| Rlimit {
-            current: Some(limit),
-            maximum: Some(limit),
-        };
+        let hard = |limit: u64| Rlimit { current: Some(limit), maximum: Some(limit) };
         setrlimit(Resource::Data, hard(self.memory_bytes))?;
         setrlimit(Resource::Nofile, hard(self.open_files))?;
         setrlimit(Resource::Fsize, hard(0))?;
@@ -108,13 +94,7 @@ fn limit_cpu(time_limit: Duration) -> io::Result<()> {
     const THREADS_ASSUMED: u64 = 16;
     let used = u64::try_from(clock_gettime(ClockId::ProcessCPUTime).tv_sec).unwrap_or(0);
     let limit = used + (time_limit.as_secs() + 1) * THREADS_ASSUMED;
-    setrlimit(
-        Resource::Cpu,
-        Rlimit {
-            current: Some(limit),
-            maximum: None,
-        },
-    )?;
+    setrlimit(Resource::Cpu, Rlimit { current: Some(limit), maximum: None })?;
     Ok(())
 }
 

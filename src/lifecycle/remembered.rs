@@ -88,11 +88,7 @@ impl Remembered {
 pub fn key(digest: &str, manifest: &Manifest, native_dir: &Path, limits: Limits) -> String {
     let options = serde_json::to_vec(manifest).unwrap_or_default();
     let library = library_stamp(native_dir, manifest.platform);
-    let rest = format!(
-        "{} {limits:?} {TRIAL_REVISION} {}",
-        library.0,
-        env!("CARGO_PKG_VERSION")
-    );
+    let rest = format!("{} {limits:?} {TRIAL_REVISION} {}", library.0, env!("CARGO_PKG_VERSION"));
     let mut hasher = Sha256::new();
     for part in [digest.as_bytes(), &options, rest.as_bytes()] {
         hasher.update((part.len() as u64).to_le_bytes());
@@ -141,10 +137,7 @@ mod tests {
         let now = SystemTime::now();
         let last_used = |key: &str, used: SystemTime| {
             remembered.keep(key, &Report::default());
-            let file = File::options()
-                .write(true)
-                .open(remembered.file(key))
-                .expect("it is there");
+            let file = File::options().write(true).open(remembered.file(key)).expect("it is there");
             file.set_modified(used).expect("set");
         };
         let long_ago = now - AGE_MAX - DAY;

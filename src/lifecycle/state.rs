@@ -85,9 +85,7 @@ impl<T> VersionState<T> {
 
     /// Whether it is there to be chosen. One that serves stays so while somebody touches its files.
     pub fn is_candidate(&self) -> bool {
-        self.source
-            .as_ref()
-            .is_some_and(|source| source.complete || self.serving.is_some())
+        self.source.as_ref().is_some_and(|source| source.complete || self.serving.is_some())
     }
 
     /// Whether it failed by a fault of its own: a library that is still being installed is none.
@@ -110,9 +108,9 @@ impl<T> VersionState<T> {
                 (LoadState::Queued, _) => policy::Load::Queued,
                 (LoadState::Running, _) => policy::Load::Running,
                 (LoadState::Idle, None) => policy::Load::Idle,
-                (LoadState::Idle, Some(failure)) => policy::Load::Failed {
-                    due: now >= failure.retry_at || !self.is_about_this(failure, options),
-                },
+                (LoadState::Idle, Some(failure)) => {
+                    policy::Load::Failed { due: now >= failure.retry_at || !self.is_about_this(failure, options) }
+                }
             },
         }
     }
@@ -130,10 +128,8 @@ impl<T> VersionState<T> {
 
     /// Whether a failure is of the files and options that are there now.
     fn is_about_this(&self, failure: &Failure, options: &Arc<ModelYaml>) -> bool {
-        let same_files = self
-            .source
-            .as_ref()
-            .is_none_or(|source| !source.complete || source.has_files_of(&failure.source));
+        let same_files =
+            self.source.as_ref().is_none_or(|source| !source.complete || source.has_files_of(&failure.source));
         same_files && failure.options == *options
     }
 
@@ -146,20 +142,13 @@ impl<T> VersionState<T> {
             Some(_) => RETRY_FIRST,
             None => pause_after(attempts),
         };
-        self.failure = Some(Failure {
-            attempts,
-            retry_at: failure.retry_at + pause,
-            ..failure
-        });
+        self.failure = Some(Failure { attempts, retry_at: failure.retry_at + pause, ..failure });
     }
 
     /// Brings the shown state up to date.
     pub fn refresh(&mut self, options: &Arc<ModelYaml>, wall: SystemTime) {
         self.leaving.retain(|servable| servable.strong_count() > 0);
-        let retried = self
-            .failure
-            .as_ref()
-            .is_some_and(|failure| self.is_about_this(failure, options));
+        let retried = self.failure.as_ref().is_some_and(|failure| self.is_about_this(failure, options));
         let shown = match self.load {
             _ if self.serving.is_some() => State::Ready,
             _ if retried => State::Failed,
@@ -210,9 +199,7 @@ impl Failure {
 
 /// 1 s, 2 s, 4 s, … 5 min.
 fn pause_after(attempts: u32) -> Duration {
-    RETRY_FIRST
-        .saturating_mul(2u32.saturating_pow(attempts.saturating_sub(1)))
-        .min(RETRY_LAST)
+    RETRY_FIRST.saturating_mul(2u32.saturating_pow(attempts.saturating_sub(1))).min(RETRY_LAST)
 }
 
 #[cfg(test)]

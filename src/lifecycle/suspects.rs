@@ -56,18 +56,11 @@ impl Suspects {
             let tag = name.to_str().and_then(|name| u64::from_str_radix(name, 16).ok());
             let noticed = entry.metadata().and_then(|metadata| metadata.modified());
             if let (Some(tag), Ok(noticed)) = (tag, noticed) {
-                let suspect = Suspect {
-                    noticed,
-                    named: false,
-                    cleared: false,
-                };
+                let suspect = Suspect { noticed, named: false, cleared: false };
                 known.insert(tag, suspect);
             }
         }
-        Self {
-            folder,
-            known: Mutex::new(known),
-        }
+        Self { folder, known: Mutex::new(known) }
     }
 
     pub fn count(&self) -> usize {

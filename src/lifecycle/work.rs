@@ -69,13 +69,7 @@ impl Work {
                 (None, Marker::none())
             }
         };
-        Ok(Self {
-            work_dir: work_dir.to_owned(),
-            _black_box: black_box,
-            marker,
-            run,
-            _lock: lock,
-        })
+        Ok(Self { work_dir: work_dir.to_owned(), _black_box: black_box, marker, run, _lock: lock })
     }
 
     /// Where versions are copied to.
@@ -104,11 +98,7 @@ impl Work {
 
 /// `$XDG_CACHE_HOME/sconce`, `~/.cache/sconce`, or a folder of this user under the system's temporary one.
 pub fn default_dir() -> PathBuf {
-    let absolute = |name: &str| {
-        std::env::var_os(name)
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-    };
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     if let Some(cache) = absolute("XDG_CACHE_HOME") {
         return cache.join("sconce");
     }

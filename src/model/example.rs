@@ -71,15 +71,12 @@ impl ExampleRequest {
     /// The request's data, as a caller would have sent them.
     pub fn data(&self) -> Result<Data> {
         if self.rows.is_empty() {
-            return Ok(Data::Tensors(
-                self.inputs.iter().map(ExampleTensor::to_input).collect::<Result<_>>()?,
-            ));
+            return Ok(Data::Tensors(self.inputs.iter().map(ExampleTensor::to_input).collect::<Result<_>>()?));
         }
-        let rows = self.rows.iter().map(|row| {
-            row.iter()
-                .map(|(name, value)| Ok((name.clone(), to_value(value)?)))
-                .collect::<Result<Row>>()
-        });
+        let rows = self
+            .rows
+            .iter()
+            .map(|row| row.iter().map(|(name, value)| Ok((name.clone(), to_value(value)?))).collect::<Result<Row>>());
         Ok(Data::Rows(rows.collect::<Result<_>>()?))
     }
 
@@ -93,9 +90,7 @@ impl ExampleRequest {
                     None => Parameter::Double(number.as_f64().unwrap_or(f64::NAN)),
                 },
                 _ => {
-                    return Err(invalid(format!(
-                        "parameter '{name}' is neither a flag, a number nor a text"
-                    )));
+                    return Err(invalid(format!("parameter '{name}' is neither a flag, a number nor a text")));
                 }
             };
             Ok((name.clone(), value))
@@ -127,10 +122,7 @@ impl ExampleTensor {
         macro_rules! each {
             ($kind:ident, $convert:expr) => {
                 Contents::$kind(
-                    self.data
-                        .iter()
-                        .map(|value| $convert(value).ok_or_else(|| wrong(value)))
-                        .collect::<Result<_>>()?,
+                    self.data.iter().map(|value| $convert(value).ok_or_else(|| wrong(value))).collect::<Result<_>>()?,
                 )
             };
         }
@@ -170,9 +162,7 @@ fn to_value(value: &serde_json::Value) -> Result<Value> {
         serde_json::Value::Bool(flag) => Ok(Value::Bool(*flag)),
         serde_json::Value::String(text) => Ok(Value::Text(text.clone())),
         serde_json::Value::Number(number) => Ok(Value::Number(number.as_f64().unwrap_or(f64::NAN))),
-        _ => Err(invalid(
-            "a row's value is neither null, a flag, a number nor a text".into(),
-        )),
+        _ => Err(invalid("a row's value is neither null, a flag, a number nor a text".into())),
     }
 }
 

@@ -45,14 +45,8 @@ impl Features {
                 }
             }
         }
-        let scaling = normalizer
-            .map(|normalizer| Scaling::new(signature, normalizer))
-            .transpose()?;
-        Ok(Self {
-            places,
-            columns,
-            scaling,
-        })
+        let scaling = normalizer.map(|normalizer| Scaling::new(signature, normalizer)).transpose()?;
+        Ok(Self { places, columns, scaling })
     }
 
     /// Binds the data to the signature and normalises them.
@@ -95,10 +89,7 @@ impl Features {
         let places: Vec<Place> = table.names.iter().map(|name| self.place(name)).collect::<Result<_>>()?;
         for (index, name) in table.names.iter().enumerate() {
             if table.names[..index].contains(name) {
-                return Err(Error::invalid(
-                    "DUPLICATE_FEATURE",
-                    format!("table: feature '{name}' stands twice"),
-                ));
+                return Err(Error::invalid("DUPLICATE_FEATURE", format!("table: feature '{name}' stands twice")));
             }
         }
         let count = table.values.len() / width;
@@ -119,11 +110,7 @@ impl Features {
         let spec = &signature.inputs[input];
         Err(Error::invalid(
             "ROWS_NOT_POSSIBLE",
-            format!(
-                "input '{}' of shape {} has no named features; send tensors",
-                spec.name,
-                spec.shape_text()
-            ),
+            format!("input '{}' of shape {} has no named features; send tensors", spec.name, spec.shape_text()),
         )
         .with("tensor", &spec.name))
     }
@@ -137,10 +124,7 @@ impl Features {
                 .filter(|(far, _)| far * 3 <= name.len());
             let closest = close.min();
             let hint = closest.map_or(String::new(), |(_, known)| format!("; did you mean '{known}'?"));
-            Error::invalid(
-                "UNKNOWN_FEATURE",
-                format!("there is no feature{}{hint}", repeated(name)),
-            )
+            Error::invalid("UNKNOWN_FEATURE", format!("there is no feature{}{hint}", repeated(name)))
         })
     }
 
@@ -154,13 +138,8 @@ impl Features {
             .map(|(input, spec)| {
                 let cells = rows * self.width(input);
                 match spec.dtype {
-                    DType::Bytes => Filled::Texts {
-                        values: vec![None; cells],
-                    },
-                    _ => Filled::Numbers {
-                        values: vec![f64::NAN; cells],
-                        seen: vec![false; cells],
-                    },
+                    DType::Bytes => Filled::Texts { values: vec![None; cells] },
+                    _ => Filled::Numbers { values: vec![f64::NAN; cells], seen: vec![false; cells] },
                 }
             })
             .collect()
@@ -171,11 +150,7 @@ impl Features {
         for ((spec, columns), filled) in signature.inputs.iter().zip(self.columns.iter().flatten()).zip(filled) {
             let data = filled.into_bytes(columns, spec.dtype)?;
             let mut shape = Shape::from_slice(&[rows]);
-            shape.extend(
-                spec.shape[1..]
-                    .iter()
-                    .map(|&dim| if dim < 0 { columns.names.len() } else { dim as usize }),
-            );
+            shape.extend(spec.shape[1..].iter().map(|&dim| if dim < 0 { columns.names.len() } else { dim as usize }));
             inputs.push(Tensor::new(spec.name.clone(), spec.dtype, shape, data)?);
         }
         Ok(Bound { inputs, rows })
@@ -206,17 +181,11 @@ mod tests {
         spec.batch = true;
         spec.feature_names = ["rsi_14", "momentum_20", "volume_z"].map(Into::into).to_vec();
         spec.missing = vec![None, None, Some(MissingValue::Value(7.0))];
-        Signature {
-            inputs: vec![spec],
-            outputs: vec![],
-        }
+        Signature { inputs: vec![spec], outputs: vec![] }
     }
 
     fn row(values: &[(&str, f64)]) -> Row {
-        values
-            .iter()
-            .map(|(name, value)| ((*name).to_string(), Value::Number(*value)))
-            .collect()
+        values.iter().map(|(name, value)| ((*name).to_string(), Value::Number(*value))).collect()
     }
 
     fn doubles(bound: &Bound) -> Vec<f64> {
@@ -238,11 +207,7 @@ mod tests {
     #[test]
     fn an_unknown_and_an_absent_feature_are_named() {
         let features = Features::new(&signature(), None).expect("a good signature");
-        let bind = |row| {
-            features
-                .bind(&signature(), Data::Rows(vec![row]))
-                .expect_err("a mistake")
-        };
+        let bind = |row| features.bind(&signature(), Data::Rows(vec![row])).expect_err("a mistake");
         let huge = bind(row(&[(&"x".repeat(10 << 20), 1.0)]));
         assert_eq!(huge.message(), "there is no feature");
         let unknown = bind(row(&[("rsi_41", 1.0)]));
@@ -257,13 +222,9 @@ mod tests {
     fn null_is_nan_and_text_is_refused() {
         let features = Features::new(&signature(), None).expect("a good signature");
         let with = |value| vec![("rsi_14".into(), value), ("momentum_20".into(), Value::Number(0.0))];
-        let bound = features
-            .bind(&signature(), Data::Rows(vec![with(Value::Null)]))
-            .expect("null is missing");
+        let bound = features.bind(&signature(), Data::Rows(vec![with(Value::Null)])).expect("null is missing");
         assert!(doubles(&bound)[0].is_nan());
-        let error = features
-            .bind(&signature(), Data::Rows(vec![with(Value::Text("a".into()))]))
-            .expect_err("a text");
+        let error = features.bind(&signature(), Data::Rows(vec![with(Value::Text("a".into()))])).expect_err("a text");
         assert_eq!(error.reason(), "VALUE_MISMATCH");
     }
 
@@ -289,10 +250,7 @@ mod tests {
             contents: Contents::Doubles(vec![1.0, 12.0, 5.0]),
         }]);
         for data in [rows, table, tensor] {
-            assert_eq!(
-                doubles(&features.bind(&signature(), data).expect("good data")),
-                expected
-            );
+            assert_eq!(doubles(&features.bind(&signature(), data).expect("good data")), expected);
         }
     }
 
@@ -301,25 +259,11 @@ mod tests {
         let features = Features::new(&signature(), None).expect("a good signature");
         let table = |names: &[&str], values: usize| {
             let names = names.iter().map(|name| (*name).to_string()).collect();
-            features
-                .bind(
-                    &signature(),
-                    Data::Table(Table {
-                        names,
-                        values: vec![0.0; values],
-                    }),
-                )
-                .map(|bound| bound.rows)
+            features.bind(&signature(), Data::Table(Table { names, values: vec![0.0; values] })).map(|bound| bound.rows)
         };
-        assert_eq!(
-            table(&["rsi_14", "momentum_20"], 5).expect_err("5 of 2").reason(),
-            "TABLE_SHAPE"
-        );
+        assert_eq!(table(&["rsi_14", "momentum_20"], 5).expect_err("5 of 2").reason(), "TABLE_SHAPE");
         assert_eq!(table(&[], 0).expect_err("no names").reason(), "TABLE_SHAPE");
-        assert_eq!(
-            table(&["rsi_14", "rsi_14"], 4).expect_err("twice").reason(),
-            "DUPLICATE_FEATURE"
-        );
+        assert_eq!(table(&["rsi_14", "rsi_14"], 4).expect_err("twice").reason(), "DUPLICATE_FEATURE");
         assert_eq!(table(&["rsi_14", "momentum_20"], 0).expect("no rows are rows"), 0);
     }
 }

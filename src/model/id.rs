@@ -81,12 +81,8 @@ impl FromStr for Version {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let malformed = || {
-            Error::invalid(
-                "INVALID_VERSION",
-                "a version is one to four numbers with dots between them, e.g. 1.2.0",
-            )
-        };
+        let malformed =
+            || Error::invalid("INVALID_VERSION", "a version is one to four numbers with dots between them, e.g. 1.2.0");
         let digits = text.strip_prefix('v').unwrap_or(text);
         let mut numbers = [0; 4];
         for (place, part) in digits.split('.').enumerate() {
@@ -124,46 +120,19 @@ mod tests {
         let sorted = ["0.9", "1.9.0", "1.10.0", "1.10.0.1", "2", "20260801"];
         let parsed: Vec<Version> = sorted.iter().map(|text| text.parse().expect("a version")).collect();
         assert!(parsed.is_sorted());
-        assert_eq!(
-            "1".parse::<Version>().expect("a version"),
-            "v1.0.0".parse().expect("a version")
-        );
+        assert_eq!("1".parse::<Version>().expect("a version"), "v1.0.0".parse().expect("a version"));
     }
 
     #[test]
     fn what_is_not_a_version_is_refused() {
-        for text in [
-            "",
-            "v",
-            "1.",
-            ".1",
-            "1..2",
-            "1.2.3.4.5",
-            "-1",
-            "1.x",
-            "latest",
-            "18446744073709551616",
-            "١",
-        ] {
+        for text in ["", "v", "1.", ".1", "1..2", "1.2.3.4.5", "-1", "1.x", "latest", "18446744073709551616", "١"] {
             assert!(text.parse::<Version>().is_err(), "{text} passed");
         }
     }
 
     #[test]
     fn a_name_is_never_a_path() {
-        for name in [
-            "",
-            ".",
-            "..",
-            "../x",
-            "a/b",
-            "a\\b",
-            "a\0b",
-            ".hidden",
-            "C:x",
-            "naïve",
-            &"a".repeat(129),
-        ] {
+        for name in ["", ".", "..", "../x", "a/b", "a\\b", "a\0b", ".hidden", "C:x", "naïve", &"a".repeat(129)] {
             assert!(ModelName::new(name).is_err(), "{name:?} passed");
         }
         assert!(ModelName::new("early-signal_2.onnx").is_ok());

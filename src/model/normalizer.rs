@@ -37,17 +37,10 @@ impl Normalizer {
                 ),
             ));
         }
-        if let Some(place) = normalizer
-            .scale
-            .iter()
-            .position(|scale| !scale.is_finite() || *scale == 0.0)
-        {
+        if let Some(place) = normalizer.scale.iter().position(|scale| !scale.is_finite() || *scale == 0.0) {
             return Err(Error::invalid(
                 "INVALID_MANIFEST",
-                format!(
-                    "normalizer.json: the scale of '{}' must be finite and not 0",
-                    normalizer.feature_names[place]
-                ),
+                format!("normalizer.json: the scale of '{}' must be finite and not 0", normalizer.feature_names[place]),
             ));
         }
         Ok(normalizer)

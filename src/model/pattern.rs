@@ -10,11 +10,7 @@ pub struct Patterns(Vec<String>);
 
 impl Patterns {
     pub fn admits(&self, name: &str) -> bool {
-        self.0.is_empty()
-            || self
-                .0
-                .iter()
-                .any(|pattern| matches(pattern.as_bytes(), name.as_bytes()))
+        self.0.is_empty() || self.0.iter().any(|pattern| matches(pattern.as_bytes(), name.as_bytes()))
     }
 }
 

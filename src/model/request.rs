@@ -184,11 +184,8 @@ impl Contents {
             // No element at all fits every type: a typed tensor without elements has no kind of its own.
             (contents, _) if contents.is_empty() => bytes::Bytes::new(),
             _ => {
-                return Err(Error::invalid(
-                    "CONTENTS_MISMATCH",
-                    format!("tensor '{name}': {given} cannot be {dtype}"),
-                )
-                .with("tensor", name));
+                return Err(Error::invalid("CONTENTS_MISMATCH", format!("tensor '{name}': {given} cannot be {dtype}"))
+                    .with("tensor", name));
             }
         })
     }
@@ -225,11 +222,8 @@ where
 {
     let values: Result<Vec<Narrow>, _> = values.iter().map(|&value| Narrow::try_from(value)).collect();
     values.map(bytes_from).map_err(|_| {
-        Error::invalid(
-            "VALUE_OUT_OF_RANGE",
-            format!("tensor '{name}': a value does not fit {dtype}"),
-        )
-        .with("tensor", name)
+        Error::invalid("VALUE_OUT_OF_RANGE", format!("tensor '{name}': a value does not fit {dtype}"))
+            .with("tensor", name)
     })
 }
 

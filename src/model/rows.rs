@@ -30,22 +30,10 @@ impl Columns {
         let scalar = spec.shape.len() == 1 || spec.shape.len() == 2 && spec.shape[1] == 1;
         if free && wide {
             let names: Vec<String> = spec.feature_names.iter().map(|name| name.to_string()).collect();
-            let missing = if spec.missing.is_empty() {
-                vec![None; names.len()]
-            } else {
-                spec.missing.clone()
-            };
-            Some(Self {
-                names,
-                missing,
-                wide: true,
-            })
+            let missing = if spec.missing.is_empty() { vec![None; names.len()] } else { spec.missing.clone() };
+            Some(Self { names, missing, wide: true })
         } else if free && scalar {
-            Some(Self {
-                names: vec![spec.name.to_string()],
-                missing: vec![None],
-                wide: false,
-            })
+            Some(Self { names: vec![spec.name.to_string()], missing: vec![None], wide: false })
         } else {
             None
         }
@@ -64,11 +52,8 @@ impl Columns {
 impl Filled {
     pub fn put(&mut self, cell: usize, name: &str, value: Value) -> Result<()> {
         let wrong = |wanted: &str| {
-            Err(Error::invalid(
-                "VALUE_MISMATCH",
-                format!("feature '{name}': expected {wanted}, another kind came"),
-            )
-            .with("feature", name))
+            Err(Error::invalid("VALUE_MISMATCH", format!("feature '{name}': expected {wanted}, another kind came"))
+                .with("feature", name))
         };
         match self {
             Filled::Numbers { values, seen } => {
@@ -91,11 +76,7 @@ impl Filled {
     pub fn into_bytes(self, columns: &Columns, dtype: DType) -> Result<Bytes> {
         match self {
             Filled::Numbers { mut values, seen } => {
-                let absent = seen
-                    .iter()
-                    .enumerate()
-                    .filter(|(_, seen)| !**seen)
-                    .map(|(cell, _)| cell);
+                let absent = seen.iter().enumerate().filter(|(_, seen)| !**seen).map(|(cell, _)| cell);
                 for cell in absent {
                     values[cell] = match columns.missing[cell % columns.names.len()] {
                         Some(MissingValue::Nan) => f64::NAN,
@@ -127,31 +108,20 @@ fn numbers_as(columns: &Columns, dtype: DType, values: Vec<f64>) -> Result<Bytes
             return Ok(value);
         }
         let name = &columns.names[cell % columns.names.len()];
-        let message = format!(
-            "row {}: feature '{name}' must be a whole number of {dtype}",
-            cell / columns.names.len()
-        );
+        let message = format!("row {}: feature '{name}' must be a whole number of {dtype}", cell / columns.names.len());
         Err(Error::invalid("VALUE_MISMATCH", message).with("feature", name))
     };
     // Beyond 2^53 a double no longer says which whole number is meant.
     const EXACT: f64 = 9_007_199_254_740_992.0;
     let cells = values.into_iter().enumerate();
     let contents = match dtype {
-        DType::Bool => Contents::Bools(
-            cells
-                .map(|(at, v)| whole(at, v, 0.0, 1.0).map(|v| v == 1.0))
-                .collect::<Result<_>>()?,
-        ),
-        DType::Uint8 | DType::Uint16 | DType::Uint32 | DType::Uint64 => Contents::Uints(
-            cells
-                .map(|(at, v)| whole(at, v, 0.0, EXACT).map(|v| v as u64))
-                .collect::<Result<_>>()?,
-        ),
-        _ => Contents::Ints(
-            cells
-                .map(|(at, v)| whole(at, v, -EXACT, EXACT).map(|v| v as i64))
-                .collect::<Result<_>>()?,
-        ),
+        DType::Bool => {
+            Contents::Bools(cells.map(|(at, v)| whole(at, v, 0.0, 1.0).map(|v| v == 1.0)).collect::<Result<_>>()?)
+        }
+        DType::Uint8 | DType::Uint16 | DType::Uint32 | DType::Uint64 => {
+            Contents::Uints(cells.map(|(at, v)| whole(at, v, 0.0, EXACT).map(|v| v as u64)).collect::<Result<_>>()?)
+        }
+        _ => Contents::Ints(cells.map(|(at, v)| whole(at, v, -EXACT, EXACT).map(|v| v as i64)).collect::<Result<_>>()?),
     };
     contents.into_bytes(&columns.names[0], dtype)
 }

@@ -72,10 +72,7 @@ impl TensorSpec {
 
     fn check_shape(&self, shape: &[usize]) -> Result<()> {
         let fits = shape.len() == self.shape.len()
-            && shape
-                .iter()
-                .zip(&self.shape)
-                .all(|(&dim, &wanted)| wanted < 0 || dim as i64 == wanted);
+            && shape.iter().zip(&self.shape).all(|(&dim, &wanted)| wanted < 0 || dim as i64 == wanted);
         if fits {
             return Ok(());
         }
@@ -93,12 +90,7 @@ impl TensorSpec {
 
     /// The shape that `elements` elements must have, where the signature leaves one choice.
     fn infer_shape(&self, elements: usize) -> Result<Shape> {
-        let known: usize = self
-            .shape
-            .iter()
-            .filter(|&&dim| dim >= 0)
-            .map(|&dim| dim as usize)
-            .product();
+        let known: usize = self.shape.iter().filter(|&&dim| dim >= 0).map(|&dim| dim as usize).product();
         let free = self.shape.iter().filter(|&&dim| dim < 0).count();
         let fits = match free {
             0 => known == elements,
@@ -116,11 +108,7 @@ impl TensorSpec {
             )
             .with("tensor", &self.name));
         }
-        Ok(self
-            .shape
-            .iter()
-            .map(|&dim| if dim < 0 { elements / known } else { dim as usize })
-            .collect())
+        Ok(self.shape.iter().map(|&dim| if dim < 0 { elements / known } else { dim as usize }).collect())
     }
 
     fn bind(&self, input: TensorInput) -> Result<Tensor> {
@@ -174,10 +162,8 @@ impl Signature {
             };
             let spec = &self.inputs[place];
             if inputs[place].is_some() {
-                return Err(
-                    Error::invalid("DUPLICATE_INPUT", format!("input '{}' came twice", spec.name))
-                        .with("tensor", &spec.name),
-                );
+                return Err(Error::invalid("DUPLICATE_INPUT", format!("input '{}' came twice", spec.name))
+                    .with("tensor", &spec.name));
             }
             inputs[place] = Some(spec.bind(tensor)?);
         }
@@ -188,12 +174,7 @@ impl Signature {
                 tensor.ok_or_else(|| {
                     Error::invalid(
                         "MISSING_INPUT",
-                        format!(
-                            "input '{}' ({} {}) is missing",
-                            spec.name,
-                            spec.dtype,
-                            spec.shape_text()
-                        ),
+                        format!("input '{}' ({} {}) is missing", spec.name, spec.dtype, spec.shape_text()),
                     )
                     .with("tensor", &spec.name)
                 })
@@ -213,18 +194,11 @@ impl Signature {
             let place = self.output(name).ok_or_else(|| {
                 Error::invalid(
                     "UNKNOWN_OUTPUT",
-                    format!(
-                        "there is no output{}; the model gives {}",
-                        repeated(name),
-                        name_list(&self.outputs)
-                    ),
+                    format!("there is no output{}; the model gives {}", repeated(name), name_list(&self.outputs)),
                 )
             })?;
             if places.contains(&place) {
-                return Err(Error::invalid(
-                    "DUPLICATE_OUTPUT",
-                    format!("output '{name}' was asked for twice"),
-                ));
+                return Err(Error::invalid("DUPLICATE_OUTPUT", format!("output '{name}' was asked for twice")));
             }
             places.push(place);
         }
@@ -253,11 +227,7 @@ impl Signature {
     fn unknown_input(&self, name: &str) -> Error {
         let message = match name {
             "" => format!("a tensor without a name; the model takes {}", name_list(&self.inputs)),
-            _ => format!(
-                "there is no input{}; the model takes {}",
-                repeated(name),
-                name_list(&self.inputs)
-            ),
+            _ => format!("there is no input{}; the model takes {}", repeated(name), name_list(&self.inputs)),
         };
         Error::invalid("UNKNOWN_INPUT", message)
     }
@@ -266,17 +236,9 @@ impl Signature {
 /// `'a', 'b' and 40 more`: enough to mend a typing error, never a page.
 fn name_list(specs: &[TensorSpec]) -> String {
     const SHOWN: usize = 12;
-    let names: Vec<String> = specs
-        .iter()
-        .take(SHOWN)
-        .map(|spec| format!("'{}'", spec.name))
-        .collect();
+    let names: Vec<String> = specs.iter().take(SHOWN).map(|spec| format!("'{}'", spec.name)).collect();
     let more = specs.len().saturating_sub(SHOWN);
-    if more > 0 {
-        format!("{} and {more} more", names.join(", "))
-    } else {
-        names.join(", ")
-    }
+    if more > 0 { format!("{} and {more} more", names.join(", ")) } else { names.join(", ") }
 }
 
 fn elements_of(data: &[u8], dtype: DType) -> usize {
@@ -290,17 +252,9 @@ fn widened(tensor: Tensor) -> Tensor {
     let values: Vec<f64> = tensor
         .data
         .chunks_exact(4)
-        .map(|bytes| {
-            f64::from(f32::from_le_bytes(
-                bytes.try_into().expect("chunks of 4: this is a bug"),
-            ))
-        })
+        .map(|bytes| f64::from(f32::from_le_bytes(bytes.try_into().expect("chunks of 4: this is a bug"))))
         .collect();
-    Tensor {
-        dtype: DType::Fp64,
-        data: bytes_from(values),
-        ..tensor
-    }
+    Tensor { dtype: DType::Fp64, data: bytes_from(values), ..tensor }
 }
 
 #[cfg(test)]
@@ -310,10 +264,7 @@ mod tests {
     use bytes::Bytes;
 
     fn signature() -> Signature {
-        let batching = |name, dtype, shape: &[i64]| TensorSpec {
-            batch: true,
-            ..TensorSpec::new(name, dtype, shape)
-        };
+        let batching = |name, dtype, shape: &[i64]| TensorSpec { batch: true, ..TensorSpec::new(name, dtype, shape) };
         Signature {
             inputs: vec![
                 batching("window", DType::Fp32, &[-1, 3]),
@@ -325,12 +276,7 @@ mod tests {
     }
 
     fn input(name: &str, contents: Contents) -> TensorInput {
-        TensorInput {
-            name: name.into(),
-            dtype: None,
-            shape: None,
-            contents,
-        }
+        TensorInput { name: name.into(), dtype: None, shape: None, contents }
     }
 
     fn good() -> Vec<TensorInput> {
@@ -361,31 +307,13 @@ mod tests {
         assert_eq!(reason(|inputs| inputs[0].name = "".into()), "UNKNOWN_INPUT");
         assert_eq!(reason(|inputs| inputs.truncate(2)), "MISSING_INPUT");
         assert_eq!(reason(|inputs| inputs[0].name = "window".into()), "SHAPE_NEEDED");
-        assert_eq!(
-            reason(|inputs| inputs.push(input("context", Contents::Doubles(vec![1.0])))),
-            "DUPLICATE_INPUT"
-        );
+        assert_eq!(reason(|inputs| inputs.push(input("context", Contents::Doubles(vec![1.0])))), "DUPLICATE_INPUT");
         assert_eq!(reason(|inputs| inputs[1].dtype = Some(DType::Int64)), "DTYPE_MISMATCH");
-        assert_eq!(
-            reason(|inputs| inputs[2].shape = Some(Shape::from_slice(&[3, 2]))),
-            "SHAPE_MISMATCH"
-        );
-        assert_eq!(
-            reason(|inputs| inputs[2].shape = Some(Shape::from_slice(&[6]))),
-            "SHAPE_MISMATCH"
-        );
-        assert_eq!(
-            reason(|inputs| inputs[2].shape = Some(Shape::from_slice(&[3, 3]))),
-            "BYTE_COUNT_MISMATCH"
-        );
-        assert_eq!(
-            reason(|inputs| inputs[1].contents = Contents::Doubles(vec![1.0])),
-            "ROWS_MISMATCH"
-        );
-        assert_eq!(
-            reason(|inputs| inputs[1].contents = Contents::Ints(vec![1, 2])),
-            "CONTENTS_MISMATCH"
-        );
+        assert_eq!(reason(|inputs| inputs[2].shape = Some(Shape::from_slice(&[3, 2]))), "SHAPE_MISMATCH");
+        assert_eq!(reason(|inputs| inputs[2].shape = Some(Shape::from_slice(&[6]))), "SHAPE_MISMATCH");
+        assert_eq!(reason(|inputs| inputs[2].shape = Some(Shape::from_slice(&[3, 3]))), "BYTE_COUNT_MISMATCH");
+        assert_eq!(reason(|inputs| inputs[1].contents = Contents::Doubles(vec![1.0])), "ROWS_MISMATCH");
+        assert_eq!(reason(|inputs| inputs[1].contents = Contents::Ints(vec![1, 2])), "CONTENTS_MISMATCH");
     }
 
     #[test]
@@ -405,9 +333,6 @@ mod tests {
         signature.inputs[1].widens = true;
         let bound = signature.bind(narrow()).expect("widened");
         assert_eq!(bound.inputs[1].dtype, DType::Fp64);
-        assert_eq!(
-            &bound.inputs[1].data[..],
-            [1.0f64.to_le_bytes(), 2.0f64.to_le_bytes()].concat()
-        );
+        assert_eq!(&bound.inputs[1].data[..], [1.0f64.to_le_bytes(), 2.0f64.to_le_bytes()].concat());
     }
 }

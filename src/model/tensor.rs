@@ -149,12 +149,7 @@ impl Tensor {
             )
             .with("tensor", &name));
         }
-        Ok(Self {
-            name,
-            dtype,
-            shape,
-            data,
-        })
+        Ok(Self { name, dtype, shape, data })
     }
 
     pub fn element_count(&self) -> usize {
@@ -169,12 +164,7 @@ impl Tensor {
     /// A tensor of doubles: the form rows and tables take.
     pub fn from_f64(name: Arc<str>, shape: Shape, values: Vec<f64>) -> Self {
         debug_assert_eq!(shape.iter().product::<usize>(), values.len());
-        Self {
-            name,
-            dtype: DType::Fp64,
-            shape,
-            data: bytes_from(values),
-        }
+        Self { name, dtype: DType::Fp64, shape, data: bytes_from(values) }
     }
 }
 
@@ -205,10 +195,7 @@ pub fn shape_text(shape: &[usize]) -> String {
 pub fn element_count(name: &str, shape: &[usize]) -> Result<usize> {
     // A zero anywhere makes an empty tensor, but the other dimensions must still multiply without overflow: they are
     // claims of the caller that later code multiplies again.
-    let nonzero = shape
-        .iter()
-        .filter(|&&dim| dim > 0)
-        .try_fold(1usize, |product, &dim| product.checked_mul(dim));
+    let nonzero = shape.iter().filter(|&&dim| dim > 0).try_fold(1usize, |product, &dim| product.checked_mul(dim));
     match nonzero {
         Some(product) if product <= isize::MAX as usize => Ok(if shape.contains(&0) { 0 } else { product }),
         _ => Err(shape_overflow(name)),
@@ -216,11 +203,8 @@ pub fn element_count(name: &str, shape: &[usize]) -> Result<usize> {
 }
 
 fn shape_overflow(name: &str) -> Error {
-    Error::invalid(
-        "SHAPE_OVERFLOW",
-        format!("tensor '{name}': the product of the dimensions is too large"),
-    )
-    .with("tensor", name)
+    Error::invalid("SHAPE_OVERFLOW", format!("tensor '{name}': the product of the dimensions is too large"))
+        .with("tensor", name)
 }
 
 /// Walks the length-prefixed elements; `None` once for a length that points past the end.
@@ -231,10 +215,7 @@ pub struct BytesElements<'a> {
 
 impl<'a> BytesElements<'a> {
     pub fn new(data: &'a [u8]) -> Self {
-        Self {
-            rest: data,
-            broken: false,
-        }
+        Self { rest: data, broken: false }
     }
 }
 
@@ -268,12 +249,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn tensor(dtype: DType, shape: &[usize], data: &[u8]) -> Result<Tensor> {
-        Tensor::new(
-            "x".into(),
-            dtype,
-            Shape::from_slice(shape),
-            Bytes::copy_from_slice(data),
-        )
+        Tensor::new("x".into(), dtype, Shape::from_slice(shape), Bytes::copy_from_slice(data))
     }
 
     #[test]
@@ -285,16 +261,8 @@ mod tests {
 
     #[test]
     fn a_shape_that_overflows_is_refused_whatever_the_data() {
-        for shape in [
-            &[1usize << 32, 1 << 32][..],
-            &[usize::MAX, 2],
-            &[0, usize::MAX, 2],
-            &[1 << 4, (1 << 60) + 2],
-        ] {
-            assert_eq!(
-                tensor(DType::Uint8, shape, &[]).expect_err("too large").reason(),
-                "SHAPE_OVERFLOW"
-            );
+        for shape in [&[1usize << 32, 1 << 32][..], &[usize::MAX, 2], &[0, usize::MAX, 2], &[1 << 4, (1 << 60) + 2]] {
+            assert_eq!(tensor(DType::Uint8, shape, &[]).expect_err("too large").reason(), "SHAPE_OVERFLOW");
         }
         // The elements fit but their bytes do not.
         assert!(tensor(DType::Fp64, &[1 << 61], &[]).is_err());

@@ -223,14 +223,8 @@ impl TryFrom<WarmupYaml> for Warmup {
 impl From<Warmup> for WarmupYaml {
     fn from(warmup: Warmup) -> Self {
         match warmup {
-            Warmup::Zeros(rows) => Self {
-                zeros: Some(rows),
-                ..Self::default()
-            },
-            Warmup::Random(rows) => Self {
-                random: Some(rows),
-                ..Self::default()
-            },
+            Warmup::Zeros(rows) => Self { zeros: Some(rows), ..Self::default() },
+            Warmup::Random(rows) => Self { random: Some(rows), ..Self::default() },
         }
     }
 }
@@ -245,9 +239,7 @@ impl<'de> Deserialize<'de> for Batching {
             WordOrMap::Word(word) => match word.as_str() {
                 "off" => Ok(Self::Word(OnOff::Off)),
                 "on" => Ok(Self::Word(OnOff::On)),
-                _ => Err(de::Error::custom(format!(
-                    "batching is off, on or a map of options, not '{word}'"
-                ))),
+                _ => Err(de::Error::custom(format!("batching is off, on or a map of options, not '{word}'"))),
             },
         }
     }
@@ -260,14 +252,8 @@ impl<'de> Deserialize<'de> for VersionsPolicy {
         const FORMS: &str = "versions is all, { latest: N } or { only: [..] }";
         match WordOrMap::<SomeVersions>::read(deserializer, FORMS)? {
             WordOrMap::Word(word) if word == "all" => Ok(Self::All),
-            WordOrMap::Map(SomeVersions {
-                latest: Some(count),
-                only: None,
-            }) => Ok(Self::Latest(count)),
-            WordOrMap::Map(SomeVersions {
-                latest: None,
-                only: Some(only),
-            }) => Ok(Self::Only(only)),
+            WordOrMap::Map(SomeVersions { latest: Some(count), only: None }) => Ok(Self::Latest(count)),
+            WordOrMap::Map(SomeVersions { latest: None, only: Some(only) }) => Ok(Self::Only(only)),
             _ => Err(de::Error::custom(FORMS)),
         }
     }
@@ -295,10 +281,9 @@ impl ModelYaml {
             outputs: self.outputs.or(under.outputs),
             normalizer: self.normalizer.or(under.normalizer),
             instances: match (self.instances, under.instances) {
-                (Some(own), Some(under)) => Some(Instances {
-                    count: own.count.or(under.count),
-                    device: own.device.or(under.device),
-                }),
+                (Some(own), Some(under)) => {
+                    Some(Instances { count: own.count.or(under.count), device: own.device.or(under.device) })
+                }
                 (own, under) => own.or(under),
             },
             batching: match (self.batching, under.batching) {
@@ -344,10 +329,7 @@ impl VersionYaml {
 
 impl<'de, T: Deserialize<'de>> WordOrMap<T> {
     fn read<D: Deserializer<'de>>(deserializer: D, forms: &'static str) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(WordOrMapVisitor {
-            forms,
-            map: PhantomData,
-        })
+        deserializer.deserialize_any(WordOrMapVisitor { forms, map: PhantomData })
     }
 }
 
@@ -411,10 +393,7 @@ mod tests {
         assert_eq!(yaml("batching: off").batching, Some(Batching::Word(OnOff::Off)));
         assert_eq!(yaml("batching: false").batching, Some(Batching::Flag(false)));
         assert_eq!(yaml("versions: all").versions, Some(VersionsPolicy::All));
-        assert_eq!(
-            yaml("versions: { latest: 2 }").versions,
-            Some(VersionsPolicy::Latest(2))
-        );
+        assert_eq!(yaml("versions: { latest: 2 }").versions, Some(VersionsPolicy::Latest(2)));
         assert!(refused("versions: { latest: 2, only: [1] }").contains("latest"));
         assert!(refused("batching: sometimes").contains("sometimes"));
     }

@@ -41,18 +41,13 @@ pub struct Instance {
 
 impl Instance {
     pub fn new(shared: &Shared) -> Result<Self> {
-        Ok(Self {
-            session: shared.session()?,
-            joined: Vec::new(),
-        })
+        Ok(Self { session: shared.session()?, joined: Vec::new() })
     }
 
     /// Answers everything that was taken.
     pub fn run(&mut self, shared: &Shared, taken: Taken<Pending>) {
         for pending in taken.expired {
-            let _ = pending.reply.send(Err(Error::deadline_exceeded(
-                "while the request waited; it was not run",
-            )));
+            let _ = pending.reply.send(Err(Error::deadline_exceeded("while the request waited; it was not run")));
         }
         for pending in taken.overdue {
             let _ = pending.reply.send(Err(shared.queue_timeout()));
@@ -81,17 +76,9 @@ impl Instance {
         let views: smallvec::SmallVec<[View<'_>; 4]> = work
             .inputs
             .iter()
-            .map(|tensor| View {
-                dtype: tensor.dtype,
-                shape: &tensor.shape,
-                data: &tensor.data,
-            })
+            .map(|tensor| View { dtype: tensor.dtype, shape: &tensor.shape, data: &tensor.data })
             .collect();
-        let call = Call {
-            inputs: &views,
-            outputs: &work.outputs,
-            parameters: &work.parameters,
-        };
+        let call = Call { inputs: &views, outputs: &work.outputs, parameters: &work.parameters };
         self.guarded(shared, |session| session.run(&call))
     }
 
@@ -122,19 +109,11 @@ impl Instance {
                     true => &bytemuck::cast_slice(&joined[place])[..lengths[place]],
                     false => &first.inputs[place].data,
                 };
-                View {
-                    dtype: first.inputs[place].dtype,
-                    shape: &shapes[place],
-                    data,
-                }
+                View { dtype: first.inputs[place].dtype, shape: &shapes[place], data }
             })
             .collect();
         let wanted = wanted_by_any(batch);
-        let call = Call {
-            inputs: &views,
-            outputs: &wanted,
-            parameters: &first.parameters,
-        };
+        let call = Call { inputs: &views, outputs: &wanted, parameters: &first.parameters };
         let outputs = self.guarded(shared, |session| session.run(&call));
         drop(views);
         self.joined = joined;
@@ -145,10 +124,7 @@ impl Instance {
                 format!("output '{}' does not have a row for each of the batch", short.name),
             ));
         }
-        Ok(Joined {
-            places: wanted,
-            outputs,
-        })
+        Ok(Joined { places: wanted, outputs })
     }
 
     fn guarded<T>(&mut self, shared: &Shared, run: impl FnOnce(&mut dyn Session) -> Result<T>) -> Result<T> {
@@ -160,10 +136,7 @@ impl Instance {
             Ok(result) => result,
             Err(_) => {
                 self.session = shared.session()?;
-                Err(Error::internal(
-                    "BACKEND_PANICKED",
-                    "the backend failed unexpectedly at this batch",
-                ))
+                Err(Error::internal("BACKEND_PANICKED", "the backend failed unexpectedly at this batch"))
             }
         }
     }
@@ -207,16 +180,12 @@ impl Queued for Pending {
         let specs = &self.shared.signature.inputs;
         self.shared.joinable
             && self.work.parameters == other.work.parameters
-            && self
-                .work
-                .inputs
-                .iter()
-                .zip(&other.work.inputs)
-                .zip(specs)
-                .all(|((mine, theirs), spec)| match spec.batch {
+            && self.work.inputs.iter().zip(&other.work.inputs).zip(specs).all(|((mine, theirs), spec)| {
+                match spec.batch {
                     true => mine.shape[1..] == theirs.shape[1..],
                     false => mine.shape == theirs.shape && mine.data == theirs.data,
-                })
+                }
+            })
     }
 }
 
@@ -240,10 +209,7 @@ fn wanted_by_any(batch: &[Pending]) -> Vec<usize> {
     if batch.iter().all(|pending| pending.work.outputs == *first) {
         return first.clone();
     }
-    let mut wanted: Vec<usize> = batch
-        .iter()
-        .flat_map(|pending| pending.work.outputs.iter().copied())
-        .collect();
+    let mut wanted: Vec<usize> = batch.iter().flat_map(|pending| pending.work.outputs.iter().copied()).collect();
     wanted.sort_unstable();
     wanted.dedup();
     wanted
@@ -253,20 +219,12 @@ fn wanted_by_any(batch: &[Pending]) -> Vec<usize> {
 fn deliver(shared: &Shared, batch: Vec<Pending>, joined: Joined, started: Instant, rows: usize) {
     let took = started.elapsed();
     shared.observe(rows, took);
-    let mut cutters: Vec<Cutter> = joined
-        .outputs
-        .into_iter()
-        .map(|output| Cutter::new(output, rows))
-        .collect();
+    let mut cutters: Vec<Cutter> = joined.outputs.into_iter().map(|output| Cutter::new(output, rows)).collect();
     for pending in batch {
         // Every cutter moves on for every caller, wanted or not: the rows lie one after another.
         let parts: Vec<Tensor> = cutters.iter_mut().map(|cutter| cutter.cut(pending.work.rows)).collect();
         let outputs = pending.work.outputs.iter().map(|place| {
-            let at = joined
-                .places
-                .iter()
-                .position(|known| known == place)
-                .expect("a union: this is a bug");
+            let at = joined.places.iter().position(|known| known == place).expect("a union: this is a bug");
             parts[at].clone()
         });
         let outputs = outputs.collect();
@@ -311,32 +269,18 @@ impl Cutter {
             DType::Bytes => None,
             _ => Some(output.data.len() / rows.max(1)),
         };
-        Self {
-            rest: output.data.clone(),
-            row_bytes,
-            template: Tensor {
-                data: Bytes::new(),
-                ..output
-            },
-        }
+        Self { rest: output.data.clone(), row_bytes, template: Tensor { data: Bytes::new(), ..output } }
     }
 
     fn cut(&mut self, rows: usize) -> Tensor {
         let length = self.row_bytes.map_or_else(
             || {
                 let elements = rows * self.template.shape[1..].iter().product::<usize>();
-                BytesElements::new(&self.rest)
-                    .take(elements)
-                    .flatten()
-                    .map(|element| 4 + element.len())
-                    .sum()
+                BytesElements::new(&self.rest).take(elements).flatten().map(|element| 4 + element.len()).sum()
             },
             |row_bytes| rows * row_bytes,
         );
-        let mut tensor = Tensor {
-            data: self.rest.split_to(length),
-            ..self.template.clone()
-        };
+        let mut tensor = Tensor { data: self.rest.split_to(length), ..self.template.clone() };
         tensor.shape[0] = rows;
         tensor
     }

@@ -80,10 +80,7 @@ impl Cores {
         let mut inboxes = Vec::with_capacity(count);
         let mut threads = Vec::with_capacity(count);
         for index in 0..count {
-            let inbox = Arc::new(Inbox {
-                jobs: Mutex::new(Vec::new()),
-                wake: Notify::new(),
-            });
+            let inbox = Arc::new(Inbox { jobs: Mutex::new(Vec::new()), wake: Notify::new() });
             inboxes.push(inbox.clone());
             let reaper = reaper.clone();
             let thread = std::thread::Builder::new()
@@ -92,11 +89,7 @@ impl Cores {
                 .map_err(|error| Error::internal("THREAD", format!("could not start a core's thread: {error}")))?;
             threads.push(thread);
         }
-        Ok(Self {
-            inboxes,
-            threads: Mutex::new(threads),
-            next: AtomicUsize::new(0),
-        })
+        Ok(Self { inboxes, threads: Mutex::new(threads), next: AtomicUsize::new(0) })
     }
 
     pub fn count(&self) -> usize {
@@ -220,10 +213,7 @@ impl Slot {
     fn run(&mut self, now: Instant, rows_max: usize) {
         let before = self.queue.rows();
         let taken = self.queue.take(now, rows_max);
-        self.shared
-            .metrics
-            .queue_rows
-            .dec_by((before - self.queue.rows()) as i64);
+        self.shared.metrics.queue_rows.dec_by((before - self.queue.rows()) as i64);
         let instance = match &mut self.instance {
             Some(instance) => instance,
             none => match Instance::new(&self.shared) {
@@ -258,13 +248,7 @@ fn run_core(inbox: &Inbox, cores: usize, loop_budget: Duration, reaper: &Reaper)
         Err(error) => return tracing::error!(%error, "a core's runtime could not be made"),
     };
     let wake = Arc::new(Notify::new());
-    let core = Core {
-        slots: HashMap::new(),
-        turns: VecDeque::new(),
-        cores,
-        loop_budget,
-        wake: wake.clone(),
-    };
+    let core = Core { slots: HashMap::new(), turns: VecDeque::new(), cores, loop_budget, wake: wake.clone() };
     CORE.set(Some(core));
     runtime.spawn(take_turns(wake));
     runtime.block_on(follow(inbox, reaper));

@@ -38,20 +38,13 @@ impl Cost {
         if points.is_empty() {
             points.push((1.0, 1.0));
         }
-        Self {
-            points,
-            correction: AtomicU32::new(correction.to_bits()),
-        }
+        Self { points, correction: AtomicU32::new(correction.to_bits()) }
     }
 
     /// The predicted time of one run of that many rows.
     pub fn predict(&self, rows: usize) -> Duration {
         let micros = self.measured(rows as f64) * self.correction();
-        if micros.is_nan() {
-            UNKNOWN
-        } else {
-            Duration::from_secs_f64(micros * 1e-6)
-        }
+        if micros.is_nan() { UNKNOWN } else { Duration::from_secs_f64(micros * 1e-6) }
     }
 
     /// The most rows, at most `rows_max`, whose run is predicted to fit into `budget`; 0 where not even one does.

@@ -57,10 +57,7 @@ struct Places {
 const SLOTS: usize = 512;
 const BYTES: usize = SLOTS * size_of::<Slot>();
 
-static PLACES: Mutex<Places> = Mutex::new(Places {
-    free: Vec::new(),
-    next: 0,
-});
+static PLACES: Mutex<Places> = Mutex::new(Places { free: Vec::new(), next: 0 });
 
 thread_local! {
     static PLACE: Place = Place::take();
@@ -74,16 +71,8 @@ impl Marker {
         // The room is taken now: a store into a page that the file system has no room for would kill the process.
         fallocate(file, FallocateFlags::empty(), 0, BYTES as u64)?;
         // SAFETY: a new mapping at an address of the kernel's choice, so it aliases nothing.
-        let start = unsafe {
-            mmap(
-                ptr::null_mut(),
-                BYTES,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::SHARED,
-                file,
-                0,
-            )?
-        };
+        let start =
+            unsafe { mmap(ptr::null_mut(), BYTES, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, file, 0)? };
         // SAFETY: BYTES bytes at a page's start, never unmapped, written by this process alone and through atomics alone;
         // every pattern of bits is an AtomicU64.
         let slots = unsafe { std::slice::from_raw_parts(start.cast::<Slot>(), SLOTS) };
@@ -99,9 +88,7 @@ impl Marker {
     pub fn read(file: &File) -> io::Result<BTreeSet<u64>> {
         let mut bytes = vec![0; BYTES];
         file.read_exact_at(&mut bytes, 0)?;
-        let tags = bytes
-            .chunks_exact(size_of::<Slot>())
-            .filter_map(|slot| slot.first_chunk());
+        let tags = bytes.chunks_exact(size_of::<Slot>()).filter_map(|slot| slot.first_chunk());
         let tags = tags.map(|tag| u64::from_ne_bytes(*tag));
         Ok(tags.filter(|tag| *tag != 0).collect())
     }
@@ -147,11 +134,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        PLACES
-            .lock()
-            .expect("no holder panics: this is a bug")
-            .free
-            .push(self.0);
+        PLACES.lock().expect("no holder panics: this is a bug").free.push(self.0);
     }
 }
 
@@ -163,12 +146,7 @@ mod tests {
     fn the_file_shows_what_runs_and_only_while_it_runs() {
         let file = tempfile::tempfile().expect("a file");
         let marker = Marker::map(&file).expect("it can be mapped");
-        let tags = || {
-            Marker::read(&file)
-                .expect("it is there")
-                .into_iter()
-                .collect::<Vec<_>>()
-        };
+        let tags = || Marker::read(&file).expect("it is there").into_iter().collect::<Vec<_>>();
         let running = marker.of(7).begin();
         std::thread::scope(|scope| {
             scope.spawn(|| {

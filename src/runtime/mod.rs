@@ -53,12 +53,7 @@ impl Runtime {
     pub fn start(config: &Config) -> Result<Arc<Self>> {
         let reaper = Reaper::start()?;
         let cores = Arc::new(Cores::start(config.cores, config.loop_budget, &reaper)?);
-        Ok(Arc::new(Self {
-            cores,
-            reaper,
-            loop_budget: config.loop_budget,
-            next_id: AtomicU64::new(1),
-        }))
+        Ok(Arc::new(Self { cores, reaper, loop_budget: config.loop_budget, next_id: AtomicU64::new(1) }))
     }
 
     pub fn cores(&self) -> &Arc<Cores> {

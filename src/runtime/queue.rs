@@ -60,12 +60,7 @@ pub struct Queue<T> {
 
 impl<T: Queued> Queue<T> {
     pub fn new(limits: Limits) -> Self {
-        Self {
-            lanes: Default::default(),
-            rows: 0,
-            bytes: 0,
-            limits,
-        }
+        Self { lanes: Default::default(), rows: 0, bytes: 0, limits }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -96,11 +91,7 @@ impl<T: Queued> Queue<T> {
     /// Forms one batch of at most `rows_max` rows: the first live item by priority and arrival, and those after it that join
     /// with it and fit. An item larger than `rows_max` is a batch of its own. Items whose callers left are dropped.
     pub fn take(&mut self, now: Instant, rows_max: usize) -> Taken<T> {
-        let mut taken: Taken<T> = Taken {
-            batch: Vec::new(),
-            expired: Vec::new(),
-            overdue: Vec::new(),
-        };
+        let mut taken: Taken<T> = Taken { batch: Vec::new(), expired: Vec::new(), overdue: Vec::new() };
         let mut batch_rows = 0;
         for lane in &mut self.lanes {
             let mut place = 0;
@@ -196,23 +187,11 @@ mod tests {
     }
 
     fn limits() -> Limits {
-        Limits {
-            rows_max: 100,
-            bytes_max: 1 << 20,
-            timeout: Duration::from_secs(1),
-        }
+        Limits { rows_max: 100, bytes_max: 1 << 20, timeout: Duration::from_secs(1) }
     }
 
     fn item(id: usize, rows: usize, kind: u8, now: Instant) -> Item {
-        Item {
-            id,
-            rows,
-            kind,
-            priority: Priority::Normal,
-            deadline: None,
-            enqueued: now,
-            gone: false,
-        }
+        Item { id, rows, kind, priority: Priority::Normal, deadline: None, enqueued: now, gone: false }
     }
 
     #[test]
@@ -233,18 +212,8 @@ mod tests {
         let start = Instant::now();
         let now = start + Duration::from_millis(500);
         let mut queue = Queue::new(limits());
-        queue
-            .push(Item {
-                deadline: Some(now),
-                ..item(0, 1, 0, start)
-            })
-            .expect("there is room");
-        queue
-            .push(Item {
-                gone: true,
-                ..item(1, 1, 0, start)
-            })
-            .expect("there is room");
+        queue.push(Item { deadline: Some(now), ..item(0, 1, 0, start) }).expect("there is room");
+        queue.push(Item { gone: true, ..item(1, 1, 0, start) }).expect("there is room");
         queue.push(item(2, 1, 0, start)).expect("there is room");
         let taken = queue.take(now, 8);
         assert_eq!((taken.batch.len(), taken.expired.len(), taken.overdue.len()), (1, 1, 0));

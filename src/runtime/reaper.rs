@@ -44,10 +44,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 impl Reaper {
     pub fn start() -> Result<Self> {
-        let grave = Arc::new(Grave {
-            dead: Mutex::new(Vec::new()),
-            arrived: Condvar::new(),
-        });
+        let grave = Arc::new(Grave { dead: Mutex::new(Vec::new()), arrived: Condvar::new() });
         let theirs = grave.clone();
         std::thread::Builder::new()
             .name("reaper".into())
@@ -114,11 +111,7 @@ impl Grave {
                 dead = self.arrived.wait(dead).expect("no holder panics: this is a bug");
             }
         } else if dead.is_empty() {
-            dead = self
-                .arrived
-                .wait_timeout(dead, LOOK_AGAIN)
-                .expect("no holder panics: this is a bug")
-                .0;
+            dead = self.arrived.wait_timeout(dead, LOOK_AGAIN).expect("no holder panics: this is a bug").0;
         }
         std::mem::take(&mut *dead)
     }

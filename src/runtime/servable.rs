@@ -117,11 +117,7 @@ impl Servable {
             mark: config.mark,
             executable: config.executable,
         });
-        Arc::new(Self {
-            shared,
-            threads: OnceLock::new(),
-            runtime: Arc::downgrade(runtime),
-        })
+        Arc::new(Self { shared, threads: OnceLock::new(), runtime: Arc::downgrade(runtime) })
     }
 
     pub fn model(&self) -> &ModelName {
@@ -174,10 +170,7 @@ impl Servable {
 
     /// Where one row would run now.
     pub fn placement(&self) -> Placement {
-        let budget = self
-            .runtime
-            .upgrade()
-            .map_or(Duration::ZERO, |runtime| runtime.loop_budget());
+        let budget = self.runtime.upgrade().map_or(Duration::ZERO, |runtime| runtime.loop_budget());
         self.place(1, budget)
     }
 
@@ -190,12 +183,7 @@ impl Servable {
         let deadline = work.deadline;
         let place = self.place(work.rows, runtime.loop_budget());
         let (reply, answer) = oneshot::channel();
-        let pending = Pending {
-            work,
-            enqueued: Instant::now(),
-            reply,
-            shared: self.shared.clone(),
-        };
+        let pending = Pending { work, enqueued: Instant::now(), reply, shared: self.shared.clone() };
         match place {
             Placement::Loop => {
                 runtime.cores().submit(pending)?;
@@ -242,9 +230,7 @@ impl Shared {
     pub fn limits(&self, shares: usize) -> Limits {
         Limits {
             rows_max: self.manifest.max_queue_rows.div_ceil(shares),
-            bytes_max: usize::try_from(self.manifest.max_queue_bytes)
-                .unwrap_or(usize::MAX)
-                .div_ceil(shares),
+            bytes_max: usize::try_from(self.manifest.max_queue_bytes).unwrap_or(usize::MAX).div_ceil(shares),
             timeout: self.manifest.queue_timeout,
         }
     }
@@ -261,10 +247,7 @@ impl Shared {
             Full::Rows => (self.manifest.max_queue_rows as u64, "max_queue.rows"),
             Full::Bytes => (self.manifest.max_queue_bytes, "max_queue.bytes"),
         };
-        let message = format!(
-            "the queue of model '{}' is full (batching.{option}: {limit})",
-            self.model
-        );
+        let message = format!("the queue of model '{}' is full (batching.{option}: {limit})", self.model);
         Error::unavailable("QUEUE_FULL", message, RETRY_AFTER).with("model", &self.model)
     }
 

@@ -25,11 +25,7 @@ struct Bench {
 
 /// One row costs `micros`; past the budget of 1 ms it belongs on threads.
 fn bench(scripted: Scripted, micros: f64, yaml: &str) -> Bench {
-    let runtime = Runtime::start(&Config {
-        cores: 1,
-        loop_budget: Duration::from_millis(1),
-    })
-    .expect("it starts");
+    let runtime = Runtime::start(&Config { cores: 1, loop_budget: Duration::from_millis(1) }).expect("it starts");
     let model = ModelYaml::parse(yaml).expect("good yaml");
     let manifest = Manifest::resolve(Platform::Onnx, model, VersionYaml::default()).expect("a good manifest");
     let (runs, gate) = (scripted.runs.clone(), scripted.gate.clone());
@@ -50,21 +46,12 @@ fn bench(scripted: Scripted, micros: f64, yaml: &str) -> Bench {
             mark: Marker::none().of(1),
         },
     );
-    Bench {
-        runtime,
-        servable,
-        runs,
-        gate,
-    }
+    Bench { runtime, servable, runs, gate }
 }
 
 fn work(values: &[f64]) -> Work {
     Work {
-        inputs: vec![Tensor::from_f64(
-            "x".into(),
-            [values.len()].into_iter().collect(),
-            values.to_vec(),
-        )],
+        inputs: vec![Tensor::from_f64("x".into(), [values.len()].into_iter().collect(), values.to_vec())],
         rows: values.len(),
         outputs: vec![0],
         parameters: Parameters::default(),
@@ -74,8 +61,7 @@ fn work(values: &[f64]) -> Work {
 }
 
 fn values(done: Result<Done>) -> Result<Vec<f64>, &'static str> {
-    done.map(|done| bytemuck::pod_collect_to_vec(&done.outputs[0].data))
-        .map_err(|error| error.reason())
+    done.map(|done| bytemuck::pod_collect_to_vec(&done.outputs[0].data)).map_err(|error| error.reason())
 }
 
 impl Bench {
@@ -96,9 +82,7 @@ impl Bench {
                 }
             }),
         );
-        let mut answers: Vec<_> = (0..count)
-            .map(|_| receiver.recv().expect("every work is answered"))
-            .collect();
+        let mut answers: Vec<_> = (0..count).map(|_| receiver.recv().expect("every work is answered")).collect();
         answers.sort_by_key(|(place, _)| *place);
         answers.into_iter().map(|(_, answer)| answer).collect()
     }
@@ -126,14 +110,7 @@ fn a_model_that_does_not_batch_runs_each_request_whole_and_alone() {
 
 #[test]
 fn rows_that_do_not_gain_by_joining_are_run_one_after_another() {
-    let bench = bench(
-        Scripted {
-            gains_by_joining: false,
-            ..Scripted::new(true)
-        },
-        1.0,
-        "",
-    );
+    let bench = bench(Scripted { gains_by_joining: false, ..Scripted::new(true) }, 1.0, "");
     bench.together(vec![work(&[1.0]), work(&[2.0])]);
     assert_eq!(bench.runs(), [vec![1.0], vec![2.0]]);
 }
@@ -143,11 +120,7 @@ fn only_the_guilty_request_gets_the_error() {
     for guilty in [FAILS, PANICS] {
         let bench = bench(Scripted::new(true), 1.0, "");
         let answers = bench.together(vec![work(&[1.0]), work(&[guilty]), work(&[3.0])]);
-        let reason = if guilty == FAILS {
-            "BACKEND_FAILED"
-        } else {
-            "BACKEND_PANICKED"
-        };
+        let reason = if guilty == FAILS { "BACKEND_FAILED" } else { "BACKEND_PANICKED" };
         assert_eq!(answers, [Ok(vec![2.0]), Err(reason), Ok(vec![6.0])]);
     }
 }
@@ -161,11 +134,7 @@ fn batches_keep_to_the_largest_size() {
 
 #[test]
 fn a_full_queue_refuses_at_once_with_a_hint_when_to_come_back() {
-    let bench = bench(
-        Scripted::new(true),
-        1.0,
-        "batching: { max_batch_size: 2, max_queue: { rows: 3 } }",
-    );
+    let bench = bench(Scripted::new(true), 1.0, "batching: { max_batch_size: 2, max_queue: { rows: 3 } }");
     let answers = bench.together((0..5).map(|value| work(&[f64::from(value)])).collect());
     assert_eq!(answers.iter().filter(|answer| **answer == Err("QUEUE_FULL")).count(), 2);
     assert_eq!(bench.runs().concat(), [0.0, 1.0, 2.0]);
@@ -178,10 +147,7 @@ fn dear_work_runs_on_threads_of_its_own_and_joins_what_waits_there() {
     let held = bench.gate.lock().expect("no holder panics");
     let (servable, runs) = (bench.servable.clone(), bench.runs.clone());
     let asking = std::thread::Builder::new().spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("a runtime");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
             let ask = |value: f64| tokio::spawn(servable.clone().run(work(&[value])));
             let answers = [ask(1.0), ask(2.0), ask(3.0)];
@@ -197,19 +163,13 @@ fn dear_work_runs_on_threads_of_its_own_and_joins_what_waits_there() {
 }
 
 #[tokio::test]
-#[expect(
-    clippy::await_holding_lock,
-    reason = "the gate stands between the test and the model's own thread"
-)]
+#[expect(clippy::await_holding_lock, reason = "the gate stands between the test and the model's own thread")]
 async fn work_that_waits_past_its_deadline_is_not_run() {
     let bench = bench(Scripted::new(false), 5000.0, "batching: { queue_timeout: 10s }");
     let held = bench.gate.lock().expect("no holder panics");
     let first = tokio::spawn(bench.servable.clone().run(work(&[1.0])));
     tokio::task::yield_now().await;
-    let late = Work {
-        deadline: Some(Instant::now() + Duration::from_millis(20)),
-        ..work(&[2.0])
-    };
+    let late = Work { deadline: Some(Instant::now() + Duration::from_millis(20)), ..work(&[2.0]) };
     let late = values(bench.servable.clone().run(late).await);
     assert_eq!(late, Err("DEADLINE_EXCEEDED"));
     drop(held);
@@ -219,10 +179,7 @@ async fn work_that_waits_past_its_deadline_is_not_run() {
 }
 
 #[tokio::test]
-#[expect(
-    clippy::await_holding_lock,
-    reason = "the gate stands between the test and the model's own thread"
-)]
+#[expect(clippy::await_holding_lock, reason = "the gate stands between the test and the model's own thread")]
 async fn work_whose_caller_left_is_not_run() {
     let bench = bench(Scripted::new(false), 5000.0, "");
     let held = bench.gate.lock().expect("no holder panics");
@@ -239,19 +196,13 @@ async fn work_whose_caller_left_is_not_run() {
 }
 
 #[tokio::test]
-#[expect(
-    clippy::await_holding_lock,
-    reason = "the gate stands between the test and the model's own thread"
-)]
+#[expect(clippy::await_holding_lock, reason = "the gate stands between the test and the model's own thread")]
 async fn a_queue_timeout_is_unavailable_and_not_run() {
     let bench = bench(Scripted::new(false), 5000.0, "batching: { queue_timeout: 20ms }");
     let held = bench.gate.lock().expect("no holder panics");
     let first = tokio::spawn(bench.servable.clone().run(work(&[1.0])));
     tokio::task::yield_now().await;
-    assert_eq!(
-        values(bench.servable.clone().run(work(&[2.0])).await),
-        Err("QUEUE_TIMEOUT")
-    );
+    assert_eq!(values(bench.servable.clone().run(work(&[2.0])).await), Err("QUEUE_TIMEOUT"));
     drop(held);
     assert!(first.await.expect("no panic").is_ok());
 }
@@ -262,12 +213,7 @@ fn dropping_the_last_handle_frees_sessions_and_weights() {
         let bench = bench(Scripted::new(true), micros, "");
         bench.together(vec![work(&[1.0])]);
         let runs = Arc::downgrade(&bench.runs);
-        let Bench {
-            runtime,
-            servable,
-            runs: own,
-            ..
-        } = bench;
+        let Bench { runtime, servable, runs: own, .. } = bench;
         drop((servable, own));
         let give_up = Instant::now() + Duration::from_secs(10);
         while runs.strong_count() > 0 {

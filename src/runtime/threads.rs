@@ -52,21 +52,12 @@ struct Ticketed {
 
 impl Threads {
     pub fn start(shared: &Arc<Shared>) -> Self {
-        let state = State {
-            queue: Queue::new(shared.limits(1)),
-            closed: false,
-        };
-        let queue = Arc::new(ThreadQueue {
-            state: Mutex::new(state),
-            waiting: Condvar::new(),
-            shared: shared.clone(),
-        });
+        let state = State { queue: Queue::new(shared.limits(1)), closed: false };
+        let queue = Arc::new(ThreadQueue { state: Mutex::new(state), waiting: Condvar::new(), shared: shared.clone() });
         for index in 0..shared.manifest.instances {
             let queue = queue.clone();
             let name = format!("run-{}-{index}", shared.model);
-            let started = std::thread::Builder::new()
-                .name(name.chars().take(15).collect())
-                .spawn(move || queue.work());
+            let started = std::thread::Builder::new().name(name.chars().take(15).collect()).spawn(move || queue.work());
             if let Err(error) = started {
                 tracing::error!(model = %shared.model, %error, "could not start a thread for the model");
             }
@@ -81,14 +72,8 @@ impl Threads {
             return Err(draining());
         }
         let rows = pending.rows();
-        let ticketed = Ticketed {
-            pending,
-            ticket: ticket.clone(),
-        };
-        state
-            .queue
-            .push(ticketed)
-            .map_err(|(_, full)| self.queue.shared.queue_full(full))?;
+        let ticketed = Ticketed { pending, ticket: ticket.clone() };
+        state.queue.push(ticketed).map_err(|(_, full)| self.queue.shared.queue_full(full))?;
         drop(state);
         self.queue.shared.metrics.queue_rows.inc_by(rows as i64);
         self.queue.waiting.notify_one();
@@ -149,10 +134,7 @@ impl ThreadQueue {
             if !state.queue.is_empty() {
                 let before = state.queue.rows();
                 let taken = state.queue.take(Instant::now(), self.shared.manifest.max_batch_size);
-                self.shared
-                    .metrics
-                    .queue_rows
-                    .dec_by((before - state.queue.rows()) as i64);
+                self.shared.metrics.queue_rows.dec_by((before - state.queue.rows()) as i64);
                 // Who gave up in this moment has been answered already.
                 let mut batch = taken.batch;
                 batch.retain(|ticketed| !ticketed.ticket.swap(true, Ordering::AcqRel));

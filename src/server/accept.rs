@@ -106,12 +106,7 @@ fn is_of_one_socket(error: &io::Error) -> bool {
 
 impl Slots {
     pub fn new(max: usize, alive: mpsc::Sender<()>, gauge: Option<prometheus_client::metrics::gauge::Gauge>) -> Self {
-        Self {
-            max,
-            open: Arc::default(),
-            gauge,
-            alive,
-        }
+        Self { max, open: Arc::default(), gauge, alive }
     }
 
     fn take(&self) -> Option<Slot> {
@@ -122,12 +117,7 @@ impl Slots {
         if let Some(gauge) = &self.gauge {
             gauge.inc();
         }
-        Some(Slot {
-            open: self.open.clone(),
-            by_core: None,
-            gauge: self.gauge.clone(),
-            _alive: self.alive.clone(),
-        })
+        Some(Slot { open: self.open.clone(), by_core: None, gauge: self.gauge.clone(), _alive: self.alive.clone() })
     }
 }
 
@@ -155,10 +145,7 @@ struct Balance {
 
 impl Balance {
     fn new(cores: usize) -> Self {
-        Self {
-            counts: (0..cores).map(|_| Arc::default()).collect(),
-            turn: 0,
-        }
+        Self { counts: (0..cores).map(|_| Arc::default()).collect(), turn: 0 }
     }
 
     /// The core with the fewest connections, the first of them after the one before; one more is counted there.

@@ -66,24 +66,11 @@ const RETRY_AFTER: Duration = Duration::from_millis(100);
 
 impl RequestBody {
     pub fn new(inner: Incoming, rules: Rules, ledger: Arc<Ledger>) -> Self {
-        Self {
-            inner,
-            frames: Frames::default(),
-            rules,
-            ledger,
-            messages: 0,
-            patience: Patience::default(),
-        }
+        Self { inner, frames: Frames::default(), rules, ledger, messages: 0, patience: Patience::default() }
     }
 
     fn take_in(&mut self, bytes: &Bytes) -> Result<()> {
-        let Self {
-            frames,
-            rules,
-            ledger,
-            messages,
-            ..
-        } = self;
+        let Self { frames, rules, ledger, messages, .. } = self;
         frames.walk(bytes, |header| {
             *messages += 1;
             rules.check(*messages, header)?;
@@ -164,10 +151,7 @@ impl Rules {
             return Err(message_too_large(Some(self.message_bytes_max)).with("claimed_bytes", header.length));
         }
         if header.compressed > 1 || (message > 1 && self.shape == Shape::One) {
-            return Err(Error::invalid(
-                "MALFORMED_REQUEST",
-                "the body is not one whole message of this method's type",
-            ));
+            return Err(Error::invalid("MALFORMED_REQUEST", "the body is not one whole message of this method's type"));
         }
         if header.compressed == 1 && !self.encoded {
             // gRPC's specification asks for this code.
@@ -221,10 +205,7 @@ mod tests {
     fn a_claim_over_the_limit_names_the_option() {
         assert!(RULES.check(1, header(0, 1 << 20)).is_ok());
         let error = RULES.check(1, header(0, (1 << 20) + 1)).expect_err("too large");
-        assert_eq!(
-            (error.code(), error.reason()),
-            (Code::ResourceExhausted, "MESSAGE_TOO_LARGE")
-        );
+        assert_eq!((error.code(), error.reason()), (Code::ResourceExhausted, "MESSAGE_TOO_LARGE"));
         assert!(error.message().contains("--max-message-bytes"));
     }
 
@@ -234,11 +215,7 @@ mod tests {
         assert_eq!(reason(RULES, 1, header(2, 5)), "MALFORMED_REQUEST");
         assert_eq!(reason(RULES, 2, header(0, 5)), "MALFORMED_REQUEST");
         assert_eq!(reason(RULES, 1, header(1, 5)), "MISSING_ENCODING");
-        let stream = Rules {
-            shape: Shape::Stream,
-            encoded: true,
-            ..RULES
-        };
+        let stream = Rules { shape: Shape::Stream, encoded: true, ..RULES };
         assert!(stream.check(2, header(1, 5)).is_ok());
     }
 

@@ -47,10 +47,7 @@ impl Budget {
 
 impl Ledger {
     pub fn new(budget: Arc<Budget>) -> Arc<Self> {
-        Arc::new(Self {
-            budget,
-            taken: Mutex::new(SmallVec::new()),
-        })
+        Arc::new(Self { budget, taken: Mutex::new(SmallVec::new()) })
     }
 
     /// Takes what the next message needs; `false` when there is not enough left.

@@ -81,10 +81,7 @@ type Work = Pin<Box<dyn Future<Output = Result<Response<tonic::body::Body>, Infa
 
 impl Call {
     pub fn working(work: Work, ending: Ending) -> Self {
-        Self(Step::Working {
-            work,
-            ending: Some(ending),
-        })
+        Self(Step::Working { work, ending: Some(ending) })
     }
 
     /// An answer without a handler; it is complete in its headers.
@@ -128,29 +125,12 @@ impl Ending {
         if let Some(status) = response.extensions_mut().remove::<Status>() {
             let status = self.settle(&status, response.headers_mut());
             self.log(&status);
-        } else if let Some(About {
-            model,
-            version,
-            request_id,
-        }) = response.extensions_mut().remove()
-        {
+        } else if let Some(About { model, version, request_id }) = response.extensions_mut().remove() {
             let (trace_id, parent_id) = self.trace.ids().unzip();
             let (method, millis) = (self.method.path, milliseconds_since(self.arrived));
-            tracing::debug!(
-                method,
-                model,
-                version,
-                request_id,
-                millis,
-                trace_id,
-                parent_id,
-                "a call was answered"
-            );
+            tracing::debug!(method, model, version, request_id, millis, trace_id, parent_id, "a call was answered");
         }
-        response.map(|inner| ResponseBody {
-            inner,
-            ending: Some(self),
-        })
+        response.map(|inner| ResponseBody { inner, ending: Some(self) })
     }
 
     /// Gives a status of the library's own our code, in the headers or trailers that carry it.

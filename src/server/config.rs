@@ -132,10 +132,7 @@ mod tests {
     #[test]
     fn the_defaults_are_right_and_nonsense_is_refused() {
         Config::default().check().expect("the defaults work");
-        let config = Config {
-            request_memory: 1,
-            ..Config::default()
-        };
+        let config = Config { request_memory: 1, ..Config::default() };
         assert_eq!(config.check().expect_err("too little").reason(), "INVALID_CONFIG");
     }
 }

@@ -48,12 +48,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(100);
 
 impl ConnectionState {
     pub fn new(shared: Arc<Shared>) -> Arc<Self> {
-        Arc::new(Self {
-            shared,
-            open: AtomicUsize::new(0),
-            calls: AtomicU64::new(0),
-            closing: AtomicBool::new(false),
-        })
+        Arc::new(Self { shared, open: AtomicUsize::new(0), calls: AtomicU64::new(0), closing: AtomicBool::new(false) })
     }
 
     /// Whether the whole server takes nothing new. A connection that is only old still takes what the client sent before it
@@ -137,10 +132,7 @@ async fn run(mut stream: TcpStream, shared: Arc<Shared>, services: Services) -> 
     connection.as_mut().graceful_shutdown();
     match tokio::time::timeout(grace, connection).await {
         Ok(done) => done.map_err(io::Error::other),
-        Err(_) => Err(io::Error::new(
-            io::ErrorKind::TimedOut,
-            "calls outlived the grace of a closing connection",
-        )),
+        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "calls outlived the grace of a closing connection")),
     }
 }
 

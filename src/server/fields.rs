@@ -38,14 +38,8 @@ static CONTENTS: [Field; 1] = [value(8, &[])];
 static REQUESTED: [Field; 1] = [part(2, &[])];
 
 /// Of `sconce.v1.PredictRequest`.
-pub static PREDICT: [Field; 6] = [
-    part(4, &[]),
-    part(7, &[]),
-    part(9, &TENSOR),
-    value(10, &STRUCT),
-    holder(11, &TABLE),
-    part(12, &[]),
-];
+pub static PREDICT: [Field; 6] =
+    [part(4, &[]), part(7, &[]), part(9, &TENSOR), value(10, &STRUCT), holder(11, &TABLE), part(12, &[])];
 static TENSOR: [Field; 2] = [value(10, &[]), value(11, &[])];
 static TABLE: [Field; 1] = [value(1, &[])];
 static STRUCT: [Field; 1] = [value(1, &ENTRY)];
@@ -88,10 +82,7 @@ impl Walk {
             Counts::Value => self.values += 1,
         }
         if self.parts > MESSAGE_PARTS_MAX {
-            return Err(too_many(
-                MESSAGE_PARTS_MAX,
-                "tensors, parameters, attributes and names of outputs",
-            ));
+            return Err(too_many(MESSAGE_PARTS_MAX, "tensors, parameters, attributes and names of outputs"));
         }
         if self.values > MESSAGE_VALUES_MAX {
             let what = "rows, values of rows, and texts; a table or raw contents hold more, or send several requests";
@@ -102,12 +93,8 @@ impl Walk {
 }
 
 fn too_many(limit: usize, what: &str) -> Error {
-    Error::new(
-        Code::ResourceExhausted,
-        "TOO_MANY_FIELDS",
-        format!("a message has at most {limit} {what}"),
-    )
-    .with("limit", limit)
+    Error::new(Code::ResourceExhausted, "TOO_MANY_FIELDS", format!("a message has at most {limit} {what}"))
+        .with("limit", limit)
 }
 
 /// The next field's number, and its bytes where it has a length. `None` at the end, and where the bytes are no message.

@@ -93,10 +93,7 @@ fn reason(message: &[u8], layout: &Layout) -> Option<&'static str> {
 fn two_bytes_a_tensor_are_refused_and_large_tensors_are_not() {
     let inputs = [0x2a, 0].repeat(MESSAGE_PARTS_MAX);
     assert_eq!(reason(&inputs, &MODEL_INFER), None);
-    assert_eq!(
-        reason(&[&inputs[..], &[0x2a, 0]].concat(), &MODEL_INFER),
-        Some("TOO_MANY_FIELDS")
-    );
+    assert_eq!(reason(&[&inputs[..], &[0x2a, 0]].concat(), &MODEL_INFER), Some("TOO_MANY_FIELDS"));
     let large = ModelInferRequest {
         inputs: vec![InferInputTensor::default()],
         raw_input_contents: vec![vec![0x2a; 1 << 20].into()],
@@ -109,38 +106,19 @@ fn two_bytes_a_tensor_are_refused_and_large_tensors_are_not() {
 fn values_are_counted_wherever_they_stand() {
     // {"rows": [{"a": [null, null, …]}]}: each null is a value of two bytes.
     let nested = |values: usize| {
-        let list = prost_types::ListValue {
-            values: vec![prost_types::Value::default(); values],
-        };
-        let value = prost_types::Value {
-            kind: Some(prost_types::value::Kind::ListValue(list)),
-        };
-        let row = prost_types::Struct {
-            fields: [("a".to_owned(), value)].into(),
-        };
+        let list = prost_types::ListValue { values: vec![prost_types::Value::default(); values] };
+        let value = prost_types::Value { kind: Some(prost_types::value::Kind::ListValue(list)) };
+        let row = prost_types::Struct { fields: [("a".to_owned(), value)].into() };
         let rows = vec![row];
-        PredictRequest {
-            rows,
-            ..PredictRequest::default()
-        }
-        .encode_to_vec()
+        PredictRequest { rows, ..PredictRequest::default() }.encode_to_vec()
     };
     assert_eq!(reason(&nested(MESSAGE_VALUES_MAX - 2), &PREDICT), None);
-    assert_eq!(
-        reason(&nested(MESSAGE_VALUES_MAX - 1), &PREDICT),
-        Some("TOO_MANY_FIELDS")
-    );
+    assert_eq!(reason(&nested(MESSAGE_VALUES_MAX - 1), &PREDICT), Some("TOO_MANY_FIELDS"));
 }
 
 #[test]
 fn what_is_no_message_is_left_to_the_decoder() {
-    for broken in [
-        &[0xff; 20][..],
-        &[0x2a, 0xff, 0xff],
-        &[0x2a, 5, 0],
-        &[7],
-        &[0x2b, 0x2c, 0x29],
-    ] {
+    for broken in [&[0xff; 20][..], &[0x2a, 0xff, 0xff], &[0x2a, 5, 0], &[7], &[0x2b, 0x2c, 0x29]] {
         assert_eq!(reason(broken, &MODEL_INFER), None, "{broken:?}");
     }
     // A list in a list in a list: as deep as it is long.

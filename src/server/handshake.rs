@@ -41,10 +41,7 @@ pub async fn open(stream: &mut TcpStream) -> io::Result<Opened> {
             Step::More => {}
         }
         if stream.read_buf(&mut read).await? == 0 {
-            return Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                "closed during the handshake",
-            ));
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "closed during the handshake"));
         }
     }
 }

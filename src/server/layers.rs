@@ -82,12 +82,7 @@ impl Edge {
             connection: self.connection.clone(),
         });
         let work = self.services.dispatch(method.service, rules.encoded, request);
-        let ending = Ending {
-            method,
-            trace,
-            open,
-            arrived,
-        };
+        let ending = Ending { method, trace, open, arrived };
         Ok(Call::working(work, ending))
     }
 
@@ -109,11 +104,7 @@ impl Edge {
         if !self.connection.is_closing() {
             return Ok(());
         }
-        Err(Error::unavailable(
-            "DRAINING",
-            "this server is going away; connect anew",
-            RETRY_AFTER,
-        ))
+        Err(Error::unavailable("DRAINING", "this server is going away; connect anew", RETRY_AFTER))
     }
 
     fn rules(&self, method: &Method, headers: &HeaderMap, deadline: Option<Instant>) -> Rules {
@@ -121,9 +112,7 @@ impl Edge {
         Rules {
             shape: method.shape,
             message_bytes_max: config.max_message_bytes,
-            encoded: headers
-                .get("grpc-encoding")
-                .is_some_and(|encoding| encoding != "identity"),
+            encoded: headers.get("grpc-encoding").is_some_and(|encoding| encoding != "identity"),
             timeout: config.body_timeout,
             deadline,
         }
@@ -160,9 +149,7 @@ impl hyper::service::Service<Request<Incoming>> for Edge {
 
 /// `application/grpc`, alone or with a suffix.
 fn is_grpc(headers: &HeaderMap) -> bool {
-    headers
-        .get(header::CONTENT_TYPE)
-        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+    headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
 }
 
 fn not_grpc() -> Response<tonic::body::Body> {
@@ -178,11 +165,7 @@ fn wrong_port(service: Service, ports: &Ports) -> Error {
         _ => ("inference", "--grpc-port", Some(ports.grpc)),
     };
     let place = port.map_or("closed on this server".into(), |port| format!("on port {port}"));
-    let error = Error::new(
-        Code::Unimplemented,
-        "WRONG_PORT",
-        format!("{what} is {place}; {option} sets it"),
-    );
+    let error = Error::new(Code::Unimplemented, "WRONG_PORT", format!("{what} is {place}; {option} sets it"));
     match port {
         Some(port) => error.with("port", port),
         None => error,
@@ -195,11 +178,7 @@ mod tests {
 
     #[test]
     fn admin_at_the_wrong_door_learns_the_right_one() {
-        let mut ports = Ports {
-            grpc: 7070,
-            grpc_admin: Some(17071),
-            ..Ports::default()
-        };
+        let mut ports = Ports { grpc: 7070, grpc_admin: Some(17071), ..Ports::default() };
         let error = wrong_port(Service::Admin, &ports);
         assert_eq!(error.code(), Code::Unimplemented);
         assert!(error.message().contains("port 17071"), "{error}");

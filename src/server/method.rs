@@ -66,30 +66,15 @@ pub fn find(path: &str) -> Option<&'static Method> {
 // === impl Method ===
 
 const fn work(path: &'static str, service: Service) -> Method {
-    Method {
-        path,
-        service,
-        shape: Shape::One,
-        work: true,
-    }
+    Method { path, service, shape: Shape::One, work: true }
 }
 
 const fn plain(path: &'static str, service: Service) -> Method {
-    Method {
-        path,
-        service,
-        shape: Shape::One,
-        work: false,
-    }
+    Method { path, service, shape: Shape::One, work: false }
 }
 
 const fn stream(path: &'static str, service: Service) -> Method {
-    Method {
-        path,
-        service,
-        shape: Shape::Stream,
-        work: false,
-    }
+    Method { path, service, shape: Shape::Stream, work: false }
 }
 
 // === impl Service ===
@@ -127,11 +112,7 @@ mod tests {
                 for service in &file.service {
                     for method in &service.method {
                         let path = format!("/{}.{}/{}", file.package(), service.name(), method.name());
-                        let shape = if method.client_streaming() {
-                            Shape::Stream
-                        } else {
-                            Shape::One
-                        };
+                        let shape = if method.client_streaming() { Shape::Stream } else { Shape::One };
                         let row = find(&path).unwrap_or_else(|| panic!("{path} has no row"));
                         assert_eq!(row.shape, shape, "{path}");
                         declared.insert(path);

@@ -134,44 +134,18 @@ impl Server {
         let gauge = Some(self.metrics.connections.clone());
         let inference = Slots::new(self.config.max_connections, alive_sender.clone(), gauge);
 
-        let limits = Limits {
-            header_timeout: self.config.handshake_timeout,
-            age: self.config.max_connection_age,
-        };
-        let health = Pages::Health {
-            catalog: self.engine.catalog().clone(),
-            phases: phases.clone(),
-        };
-        accept(
-            self.grpc,
-            inference,
-            Placement::Cores(runtime),
-            grpc_port(shared(Door::Inference), services.clone()),
-        );
+        let limits = Limits { header_timeout: self.config.handshake_timeout, age: self.config.max_connection_age };
+        let health = Pages::Health { catalog: self.engine.catalog().clone(), phases: phases.clone() };
+        accept(self.grpc, inference, Placement::Cores(runtime), grpc_port(shared(Door::Inference), services.clone()));
         if let Some(listener) = self.grpc_admin {
-            accept(
-                listener,
-                small(),
-                Placement::Here,
-                grpc_port(shared(Door::Admin), services),
-            );
+            accept(listener, small(), Placement::Here, grpc_port(shared(Door::Admin), services));
         }
         if let Some(listener) = self.http {
-            accept(
-                listener,
-                small(),
-                Placement::Here,
-                http_port(health, limits, phases.clone()),
-            );
+            accept(listener, small(), Placement::Here, http_port(health, limits, phases.clone()));
         }
         if let Some(listener) = self.metrics_listener {
             let pages = Pages::Metrics(self.metrics.clone());
-            accept(
-                listener,
-                small(),
-                Placement::Here,
-                http_port(pages, limits, phases.clone()),
-            );
+            accept(listener, small(), Placement::Here, http_port(pages, limits, phases.clone()));
         }
         Ok(Running { phase, alive })
     }
@@ -196,12 +170,7 @@ impl Running {
 
 fn grpc_port(shared: Arc<Shared>, services: Services) -> Serve {
     Arc::new(move |stream, slot| {
-        tokio::spawn(connection::serve(
-            stream,
-            shared.clone(),
-            services.for_connection(),
-            slot,
-        ));
+        tokio::spawn(connection::serve(stream, shared.clone(), services.for_connection(), slot));
     })
 }
 

@@ -13,10 +13,7 @@ pub fn deadline(headers: &HeaderMap, now: Instant) -> Result<Option<Instant>> {
         return Ok(None);
     };
     let timeout = value.to_str().ok().and_then(parse).ok_or_else(|| {
-        Error::invalid(
-            "INVALID_TIMEOUT",
-            "grpc-timeout is one to eight digits and one of H, M, S, m, u, n",
-        )
+        Error::invalid("INVALID_TIMEOUT", "grpc-timeout is one to eight digits and one of H, M, S, m, u, n")
     })?;
     if timeout.is_zero() {
         return Err(Error::deadline_exceeded("before the request arrived"));
@@ -50,19 +47,7 @@ mod tests {
     fn units_are_those_of_grpc() {
         assert_eq!(parse("250m"), Some(Duration::from_millis(250)));
         assert_eq!(parse("99999999H"), Some(Duration::from_secs(99_999_999 * 3600)));
-        for malformed in [
-            "",
-            "m",
-            "1",
-            "-1S",
-            "+1S",
-            "1.5S",
-            "123456789S",
-            "1s",
-            "1 S",
-            "١S",
-            "1é",
-        ] {
+        for malformed in ["", "m", "1", "-1S", "+1S", "1.5S", "123456789S", "1s", "1 S", "١S", "1é"] {
             assert_eq!(parse(malformed), None, "{malformed:?} passed");
         }
     }
@@ -73,14 +58,8 @@ mod tests {
         let now = Instant::now();
         assert_eq!(deadline(&headers, now).expect("none"), None);
         headers.insert("grpc-timeout", "0n".parse().expect("a value"));
-        assert_eq!(
-            deadline(&headers, now).expect_err("expired").reason(),
-            "DEADLINE_EXCEEDED"
-        );
+        assert_eq!(deadline(&headers, now).expect_err("expired").reason(), "DEADLINE_EXCEEDED");
         headers.insert("grpc-timeout", "soon".parse().expect("a value"));
-        assert_eq!(
-            deadline(&headers, now).expect_err("malformed").reason(),
-            "INVALID_TIMEOUT"
-        );
+        assert_eq!(deadline(&headers, now).expect_err("malformed").reason(), "INVALID_TIMEOUT");
     }
 }

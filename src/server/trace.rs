@@ -25,8 +25,7 @@ impl Trace {
         let text = self.0.as_ref()?.to_str().ok()?;
         let context = TraceContextPropagator::new().extract(&OneHeader(text));
         let span = context.span().span_context().clone();
-        span.is_valid()
-            .then(|| (span.trace_id().to_string(), span.span_id().to_string()))
+        span.is_valid().then(|| (span.trace_id().to_string(), span.span_id().to_string()))
     }
 }
 
@@ -54,11 +53,7 @@ mod tests {
         let (trace, span) = ids("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01").expect("valid");
         assert_eq!(trace, "4bf92f3577b34da6a3ce929d0e0e4736");
         assert_eq!(span, "00f067aa0ba902b7");
-        for broken in [
-            "",
-            "00-0-0-01",
-            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
-        ] {
+        for broken in ["", "00-0-0-01", "00-00000000000000000000000000000000-00f067aa0ba902b7-01"] {
             assert_eq!(ids(broken), None, "{broken:?} passed");
         }
         assert_eq!(Trace::default().ids(), None);

@@ -38,9 +38,7 @@ fn nanoseconds(seconds: i64, nanoseconds: i64) -> i64 {
 /// Opens a plain file under the root; a pipe that somebody put there does not make us wait.
 pub(super) fn open_plain(root: &Dir, path: &str) -> io::Result<cap_std::fs::File> {
     let mut options = OpenOptions::new();
-    options
-        .read(true)
-        .custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32);
+    options.read(true).custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32);
     let file = root.open_with(path, &options)?;
     match file.metadata()?.is_file() {
         true => Ok(file),

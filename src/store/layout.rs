@@ -112,9 +112,7 @@ impl StoreListing {
 
     /// Whether some version waits for its settle time, so that another look is due soon.
     pub fn is_settling(&self) -> bool {
-        self.models
-            .values()
-            .any(|model| model.versions.values().any(|version| !version.complete))
+        self.models.values().any(|model| model.versions.values().any(|version| !version.complete))
     }
 }
 
@@ -208,9 +206,7 @@ impl PartialEq for TextFile {
 
 /// The platform that the files' names show.
 pub fn platform_of(version: &VersionFolder) -> Option<Platform> {
-    Platform::ALL
-        .into_iter()
-        .find(|platform| version.files.contains_key(platform.artifact()))
+    Platform::ALL.into_iter().find(|platform| version.files.contains_key(platform.artifact()))
 }
 
 #[cfg(test)]
@@ -221,27 +217,15 @@ mod tests {
     const SETTLE: Duration = Duration::from_secs(2);
 
     fn stamp(size: u64) -> Stamp {
-        Stamp {
-            size,
-            modified_ns: 0,
-            changed_ns: 0,
-            inode: 1,
-        }
+        Stamp { size, modified_ns: 0, changed_ns: 0, inode: 1 }
     }
 
     fn folder(version_yaml: Option<&str>, newest_ns: i64, steady_since: Instant) -> VersionFolder {
-        let file = StoreFile {
-            path: "m/1/model.onnx".into(),
-            stamp: stamp(10),
-        };
+        let file = StoreFile { path: "m/1/model.onnx".into(), stamp: stamp(10) };
         VersionFolder {
             folder: "1".into(),
             files: BTreeMap::from([("model.onnx".to_owned(), file)]),
-            version_yaml: version_yaml.map(|text| TextFile {
-                stamp: stamp(1),
-                read_ns: 0,
-                text: Ok(text.into()),
-            }),
+            version_yaml: version_yaml.map(|text| TextFile { stamp: stamp(1), read_ns: 0, text: Ok(text.into()) }),
             refused: None,
             newest_ns,
             steady_since,
@@ -268,22 +252,13 @@ mod tests {
     fn without_a_manifest_it_settles_by_either_clock() {
         let now = Instant::now();
         let complete = |newest_ns: i64, steady: Duration, wall_ns: i64| {
-            let moment = Moment {
-                now: now + steady,
-                wall_ns,
-            };
+            let moment = Moment { now: now + steady, wall_ns };
             folder(None, newest_ns, now).is_complete(moment, SETTLE, Completeness::Settle)
         };
         assert!(complete(0, Duration::ZERO, 2 * SECOND), "old at first sight");
         assert!(!complete(0, Duration::ZERO, SECOND), "young");
         assert!(complete(0, SETTLE, SECOND), "two equal looks, settle apart");
-        assert!(
-            !complete(100 * SECOND, Duration::ZERO, SECOND),
-            "the clock was set back"
-        );
-        assert!(
-            complete(100 * SECOND, SETTLE, SECOND),
-            "and yet it does not wait for ever"
-        );
+        assert!(!complete(100 * SECOND, Duration::ZERO, SECOND), "the clock was set back");
+        assert!(complete(100 * SECOND, SETTLE, SECOND), "and yet it does not wait for ever");
     }
 }

@@ -45,30 +45,19 @@ const DEPTH_MAX: usize = 8;
 
 impl Scanner {
     pub fn new(config: Config) -> Self {
-        Self {
-            config,
-            last: Arc::default(),
-            gone_once: HashSet::new(),
-        }
+        Self { config, last: Arc::default(), gone_once: HashSet::new() }
     }
 
     /// Lists the store. What was there before and is gone now stays in the listing until a second look confirms it; a look
     /// that shows no model at all, where there were some, is an error.
     pub fn scan(&mut self, now: Instant, wall: SystemTime) -> io::Result<Arc<StoreListing>> {
-        let moment = Moment {
-            now,
-            wall_ns: nanoseconds(wall),
-        };
+        let moment = Moment { now, wall_ns: nanoseconds(wall) };
         let seen = if self.config.root.is_file() {
             single::list(&self.config, &self.last, moment)?
         } else {
             // Opened anew each time: the store may have been mounted again, or the root be a link that moved.
             let root = Dir::open_ambient_dir(&self.config.root, ambient_authority())?;
-            let look = Look {
-                root: &root,
-                config: &self.config,
-                moment,
-            };
+            let look = Look { root: &root, config: &self.config, moment };
             look.store(&self.last)?
         };
         if seen.models.is_empty() && !self.last.models.is_empty() {
@@ -141,9 +130,9 @@ impl Look<'_> {
                 }
             }
             let Ok(model) = ModelName::new(&name) else {
-                listing.problems.push(format!(
-                    "folder '{name}' is not a model: a name has 1 to 128 of A-Z a-z 0-9 . _ -"
-                ));
+                listing
+                    .problems
+                    .push(format!("folder '{name}' is not a model: a name has 1 to 128 of A-Z a-z 0-9 . _ -"));
                 continue;
             };
             let before = last.models.get(&model);
@@ -192,9 +181,9 @@ impl Look<'_> {
                 continue;
             }
             let Ok(number) = name.parse::<Version>() else {
-                folder.problems.push(format!(
-                    "folder '{name}' is not a version: one to four numbers with dots between them"
-                ));
+                folder
+                    .problems
+                    .push(format!("folder '{name}' is not a version: one to four numbers with dots between them"));
                 continue;
             };
             let before = last.and_then(|last| last.versions.get(&number));
@@ -202,9 +191,7 @@ impl Look<'_> {
                 Ok(version) => insert_version(&mut folder, number, version),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => {
-                    folder
-                        .problems
-                        .push(format!("version '{name}' cannot be read: {}", say(&error)));
+                    folder.problems.push(format!("version '{name}' cannot be read: {}", say(&error)));
                     folder.versions.extend(before.map(|before| (number, before.clone())));
                 }
             }
@@ -234,10 +221,7 @@ impl Look<'_> {
             newest_ns: i64::MIN,
             steady_since: self.moment.now,
             complete: false,
-            walk: Walk {
-                folders: BTreeMap::new(),
-                at_ns: self.moment.wall_ns,
-            },
+            walk: Walk { folders: BTreeMap::new(), at_ns: self.moment.wall_ns },
         };
         self.walk(path, "", 0, &mut version)?;
         if let Some(file) = version.files.get("version.yaml") {
@@ -258,10 +242,7 @@ impl Look<'_> {
     /// Takes in the files of one folder of a version and of those below it.
     fn walk(&self, path: &str, prefix: &str, depth: usize, version: &mut VersionFolder) -> io::Result<()> {
         if depth > DEPTH_MAX {
-            version.refused = Some((
-                "UNSUPPORTED_FILE",
-                format!("folders are nested deeper than {DEPTH_MAX}"),
-            ));
+            version.refused = Some(("UNSUPPORTED_FILE", format!("folders are nested deeper than {DEPTH_MAX}")));
             return Ok(());
         }
         let stamp = stamp_of(&self.root.metadata(path)?);
@@ -316,11 +297,7 @@ impl Look<'_> {
     fn text_stamped(&self, path: &str, stamp: Stamp, last: Option<&TextFile>) -> TextFile {
         match last {
             Some(last) if last.is_still(stamp) => last.clone(),
-            _ => TextFile {
-                stamp,
-                read_ns: self.moment.wall_ns,
-                text: read_text(self.root, path).map(Into::into),
-            },
+            _ => TextFile { stamp, read_ns: self.moment.wall_ns, text: read_text(self.root, path).map(Into::into) },
         }
     }
 }
@@ -351,14 +328,8 @@ fn insert_version(folder: &mut ModelFolder, number: Version, version: Arc<Versio
         true => (&*other, &version),
         false => (&version, &*other),
     };
-    let sentence = format!(
-        "folders '{}' and '{}' are the same version {number}",
-        first.folder, second.folder
-    );
-    let both = VersionFolder {
-        refused: Some(("DUPLICATE_VERSION", sentence)),
-        ..(**first).clone()
-    };
+    let sentence = format!("folders '{}' and '{}' are the same version {number}", first.folder, second.folder);
+    let both = VersionFolder { refused: Some(("DUPLICATE_VERSION", sentence)), ..(**first).clone() };
     *other = Arc::new(both);
 }
 

@@ -15,11 +15,8 @@ use crate::model::{ModelName, Platform, Version};
 /// The folder of the file is the root; nothing else in it is looked at but what an ONNX file keeps beside itself.
 pub(super) fn list(config: &Config, last: &StoreListing, moment: Moment) -> io::Result<StoreListing> {
     let wrong = |what: &str| io::Error::new(io::ErrorKind::InvalidInput, what.to_owned());
-    let file = config
-        .root
-        .file_name()
-        .and_then(|name| name.to_str())
-        .ok_or_else(|| wrong("the file's name is not UTF-8"))?;
+    let file =
+        config.root.file_name().and_then(|name| name.to_str()).ok_or_else(|| wrong("the file's name is not UTF-8"))?;
     let platform = platform_by_extension(&config.root)
         .ok_or_else(|| wrong("the file is no model: .onnx, .pt (TorchScript) and .txt (LightGBM) are"))?;
     let name = name_of(&config.root);
@@ -56,18 +53,12 @@ pub(super) fn list(config: &Config, last: &StoreListing, moment: Moment) -> io::
         (Some(last), version) if last.is_same(&version) => last.clone(),
         (_, version) => version,
     };
-    let folder = ModelFolder {
-        versions: BTreeMap::from([(number, version)]),
-        ..ModelFolder::default()
-    };
+    let folder = ModelFolder { versions: BTreeMap::from([(number, version)]), ..ModelFolder::default() };
     let folder = match before {
         Some(before) if before.is_same(&folder) => before.clone(),
         _ => Arc::new(folder),
     };
-    Ok(StoreListing {
-        models: BTreeMap::from([(name, folder)]),
-        problems: Vec::new(),
-    })
+    Ok(StoreListing { models: BTreeMap::from([(name, folder)]), problems: Vec::new() })
 }
 
 /// The folder that confines a store: the root itself, or the folder of the one file.
@@ -81,30 +72,20 @@ pub(super) fn root_of(root: &Path) -> &Path {
 
 fn platform_by_extension(path: &Path) -> Option<Platform> {
     let extension = path.extension()?.to_str()?;
-    Platform::ALL.into_iter().find(|platform| {
-        Path::new(platform.artifact())
-            .extension()
-            .is_some_and(|own| own == extension)
-    })
+    Platform::ALL
+        .into_iter()
+        .find(|platform| Path::new(platform.artifact()).extension().is_some_and(|own| own == extension))
 }
 
 /// The file's stem, or where that says nothing, the nearest folder's name that does.
 fn name_of(path: &Path) -> ModelName {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let stem = absolute.file_stem().and_then(|stem| stem.to_str());
-    let folders = absolute
-        .ancestors()
-        .skip(1)
-        .filter_map(|folder| folder.file_name()?.to_str());
+    let folders = absolute.ancestors().skip(1).filter_map(|folder| folder.file_name()?.to_str());
     stem.into_iter()
         .chain(folders)
         .filter(|name| *name != "model" && name.parse::<Version>().is_err())
-        .map(|name| {
-            name.replace(
-                |c: char| !c.is_ascii_alphanumeric() && !matches!(c, '.' | '_' | '-'),
-                "-",
-            )
-        })
+        .map(|name| name.replace(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '.' | '_' | '-'), "-"))
         .find_map(|name| ModelName::new(name.trim_start_matches('.')).ok())
         .unwrap_or_else(|| ModelName::new("model").expect("a legal name: this is a bug"))
 }

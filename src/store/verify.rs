@@ -83,11 +83,7 @@ pub fn copy(
         options.write(true).create_new(true).mode(0o600);
         Ok(Some(options.open(dir.path().join(name))?))
     })?;
-    Ok(Verified {
-        dir,
-        digest,
-        bytes: version.bytes(),
-    })
+    Ok(Verified { dir, digest, bytes: version.bytes() })
 }
 
 /// The digest of a version as it stands in the store, without a copy.
@@ -98,10 +94,7 @@ pub fn digest(config: &Config, version: &VersionFolder) -> Result<String> {
 fn check_named(version: &VersionFolder, named: &BTreeMap<String, FileEntry>) -> Result<()> {
     for (name, entry) in named {
         let Some(file) = version.files.get(name) else {
-            return Err(failed(
-                "MISSING_FILE",
-                format!("version.yaml names '{name}', which is not there"),
-            ));
+            return Err(failed("MISSING_FILE", format!("version.yaml names '{name}', which is not there")));
         };
         if entry.size.is_some_and(|size| size != file.stamp.size) {
             let size = entry.size.unwrap_or_default();
@@ -161,8 +154,7 @@ fn hash_file(
         }
         hasher.update(&buffer[..count]);
         if let Some(copy) = copy.as_deref_mut() {
-            copy.write_all(&buffer[..count])
-                .map_err(|error| trouble(&format!("the copy of '{name}'"), &error))?;
+            copy.write_all(&buffer[..count]).map_err(|error| trouble(&format!("the copy of '{name}'"), &error))?;
         }
     }
     if stamp_of(&source.metadata().map_err(unreadable)?) != file.stamp {
@@ -216,9 +208,8 @@ mod tests {
         }
 
         fn copy(&self, yaml: &str, meanwhile: impl FnOnce(&Path)) -> Result<Verified> {
-            let listing = Scanner::new(self.config.clone())
-                .scan(Instant::now(), SystemTime::now())
-                .expect("it can be listed");
+            let listing =
+                Scanner::new(self.config.clone()).scan(Instant::now(), SystemTime::now()).expect("it can be listed");
             meanwhile(self.root.path());
             let named = VersionYaml::parse(yaml).expect("a version.yaml").files;
             let version = &listing.models["a"].versions[&Version::new(1, 0, 0)];
@@ -246,26 +237,16 @@ mod tests {
         let world = World::new();
         let reason = |yaml: &str| world.copy(yaml, |_| {}).expect_err("a promise is broken").reason();
         assert_eq!(reason("files: { sub/w.bin: { sha256: '00' } }"), "DIGEST_MISMATCH");
-        assert_eq!(
-            reason("files: { sub/w.bin: { sha256: '00', size: 4 } }"),
-            "DIGEST_MISMATCH"
-        );
+        assert_eq!(reason("files: { sub/w.bin: { sha256: '00', size: 4 } }"), "DIGEST_MISMATCH");
         assert_eq!(reason("files: { other: { sha256: '00' } }"), "MISSING_FILE");
-        assert_eq!(
-            fs::read_dir(world.work.path()).expect("there").count(),
-            0,
-            "nothing is left behind"
-        );
+        assert_eq!(fs::read_dir(world.work.path()).expect("there").count(), 0, "nothing is left behind");
     }
 
     #[test]
     fn what_changes_after_the_look_is_not_taken() {
         let world = World::new();
         let rewrite = |root: &Path| fs::write(root.join("a/1/sub/w.bin"), "abcd").expect("written");
-        assert_eq!(
-            world.copy("", rewrite).expect_err("it changed").reason(),
-            "STILL_CHANGING"
-        );
+        assert_eq!(world.copy("", rewrite).expect_err("it changed").reason(), "STILL_CHANGING");
         let remove = |root: &Path| fs::remove_file(root.join("a/1/sub/w.bin")).expect("removed");
         assert_eq!(world.copy("", remove).expect_err("it is gone").reason(), "MISSING_FILE");
     }

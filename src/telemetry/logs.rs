@@ -103,17 +103,10 @@ where
     S: tracing::Subscriber + for<'span> tracing_subscriber::registry::LookupSpan<'span>,
     M: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
 {
-    let layer = tracing_subscriber::fmt::layer()
-        .with_ansi(false)
-        .with_writer(Escaping(writer));
+    let layer = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(Escaping(writer));
     match format {
         Format::Text => layer.boxed(),
-        Format::Json => layer
-            .json()
-            .flatten_event(true)
-            .with_current_span(true)
-            .with_span_list(false)
-            .boxed(),
+        Format::Json => layer.json().flatten_event(true).with_current_span(true).with_span_list(false).boxed(),
     }
 }
 
@@ -164,10 +157,7 @@ mod tests {
         assert_eq!(line.matches('\n').count(), 1, "{line}");
         assert!(line.ends_with('\n'));
         assert!(!line.trim_end_matches('\n').chars().any(breaks_or_steers), "{line}");
-        assert!(
-            line.contains("model=a\\nINFO forged\\r\\u001b[2Jb\\u0085c\\u2028d\\u202ee\\u0000f"),
-            "{line}"
-        );
+        assert!(line.contains("model=a\\nINFO forged\\r\\u001b[2Jb\\u0085c\\u2028d\\u202ee\\u0000f"), "{line}");
     }
 
     #[test]
@@ -186,9 +176,7 @@ mod tests {
         let level = Level(handle);
         let sink = Sink::default();
         let writer = sink.clone();
-        let subscriber = tracing_subscriber::registry()
-            .with(filter)
-            .with(layer(Format::Text, move || writer.clone()));
+        let subscriber = tracing_subscriber::registry().with(filter).with(layer(Format::Text, move || writer.clone()));
         tracing::subscriber::with_default(subscriber, || {
             tracing::info!("first");
             level.set("info").expect("info is a level");

@@ -97,11 +97,7 @@ impl Metrics {
             panics: Counter::default(),
             registry: Mutex::new(Registry::default()),
         };
-        registry.register(
-            "requests",
-            "Calls of Predict by model, version and gRPC code",
-            metrics.requests.clone(),
-        );
+        registry.register("requests", "Calls of Predict by model, version and gRPC code", metrics.requests.clone());
         registry.register_with_unit(
             "request_duration",
             "From the decoded request to its answer",
@@ -120,37 +116,19 @@ impl Metrics {
             Unit::Seconds,
             metrics.compute_duration.clone(),
         );
-        registry.register(
-            "batch_rows",
-            "Rows of one run of the backend",
-            metrics.batch_rows.clone(),
-        );
+        registry.register("batch_rows", "Rows of one run of the backend", metrics.batch_rows.clone());
         registry.register("queue_rows", "Rows that wait", metrics.queue_rows.clone());
         registry.register("model_loads", "Loads of versions by outcome", metrics.loads.clone());
-        registry.register(
-            "refused",
-            "Calls refused at the edge by reason",
-            metrics.refused.clone(),
-        );
+        registry.register("refused", "Calls refused at the edge by reason", metrics.refused.clone());
         registry.register("connections", "Open inference connections", metrics.connections.clone());
-        registry.register(
-            "requests_in_flight",
-            "Calls being worked on",
-            metrics.requests_in_flight.clone(),
-        );
+        registry.register("requests_in_flight", "Calls being worked on", metrics.requests_in_flight.clone());
         registry.register("panics", "Handlers that panicked", metrics.panics.clone());
-        Arc::new(Self {
-            registry: Mutex::new(registry),
-            ..metrics
-        })
+        Arc::new(Self { registry: Mutex::new(registry), ..metrics })
     }
 
     /// The version's instruments: the ones there are, or new ones.
     pub fn version(self: &Arc<Self>, model: &str, version: &str) -> Arc<VersionMetrics> {
-        let labels = VersionLabels {
-            model: model.into(),
-            version: version.into(),
-        };
+        let labels = VersionLabels { model: model.into(), version: version.into() };
         let mut versions = self.versions.lock().expect("no holder panics: this is a bug");
         if let Some(known) = versions.get(&labels).and_then(Weak::upgrade) {
             return known;
@@ -192,27 +170,16 @@ impl Metrics {
 
     /// The counter of one ending; the endings that are not OK are looked up as they come.
     pub fn request(&self, model: &str, version: &str, code: &str) -> Counter {
-        let labels = RequestLabels {
-            model: model.into(),
-            version: version.into(),
-            code: code.into(),
-        };
+        let labels = RequestLabels { model: model.into(), version: version.into(), code: code.into() };
         self.requests.get_or_create(&labels).clone()
     }
 
     pub fn load_finished(&self, model: &str, outcome: &str) {
-        self.loads
-            .get_or_create(&LoadLabels {
-                model: model.into(),
-                outcome: outcome.into(),
-            })
-            .inc();
+        self.loads.get_or_create(&LoadLabels { model: model.into(), outcome: outcome.into() }).inc();
     }
 
     pub fn refused(&self, reason: &str) {
-        self.refused
-            .get_or_create(&RefusedLabels { reason: reason.into() })
-            .inc();
+        self.refused.get_or_create(&RefusedLabels { reason: reason.into() }).inc();
     }
 
     /// The OpenMetrics text.

@@ -89,10 +89,7 @@ pub const PASS_DICT: u32 = 2;
 
 impl<T> Slice<T> {
     pub const fn of(slice: &[T]) -> Self {
-        Self {
-            data: slice.as_ptr(),
-            len: slice.len(),
-        }
+        Self { data: slice.as_ptr(), len: slice.len() }
     }
 
     /// # Safety

@@ -80,10 +80,7 @@ unsafe extern "C" fn run(
         // SAFETY: given out by `open` and not closed yet; the inputs are valid for the call.
         let (module, inputs) = unsafe { (&*module.cast::<module::Module>(), inputs.get()) };
         let given = Box::new(module.run(passing, inputs)?);
-        let view = AnswerView {
-            outputs: Slice::of(given.views()),
-            answer: Box::into_raw(given).cast_const().cast(),
-        };
+        let view = AnswerView { outputs: Slice::of(given.views()), answer: Box::into_raw(given).cast_const().cast() };
         // SAFETY: the caller's place for it.
         unsafe { answer.write(view) };
         Ok(())
@@ -115,10 +112,7 @@ fn guarded(call: impl FnOnce() -> Result<()>) -> u32 {
     let failure = match catch_unwind(AssertUnwindSafe(call)) {
         Ok(Ok(())) => return OK,
         Ok(Err(failure)) => failure,
-        Err(_) => Failure {
-            status: FAILED,
-            text: "the TorchScript plugin panicked".into(),
-        },
+        Err(_) => Failure { status: FAILED, text: "the TorchScript plugin panicked".into() },
     };
     LAST_ERROR.set(failure.text);
     failure.status

@@ -55,18 +55,11 @@ const ARGUMENTS_TOO_MANY: usize = 1024;
 impl Module {
     pub fn open(path: &CStr, device: i32) -> Result<Self> {
         if device != CPU && i64::from(device) >= raw::cuda_devices()? {
-            return Err(Failure::new(format!(
-                "there is no CUDA device {device} that libtorch can use"
-            )));
+            return Err(Failure::new(format!("there is no CUDA device {device} that libtorch can use")));
         }
         let program = Program::load(path, device)?;
         let declaration = declaration(&program)?;
-        Ok(Self {
-            program,
-            device,
-            declaration,
-            writes: AtomicU8::new(UNKNOWN),
-        })
+        Ok(Self { program, device, declaration, writes: AtomicU8::new(UNKNOWN) })
     }
 
     pub fn declaration(&self) -> &str {
@@ -81,10 +74,7 @@ impl Module {
     pub fn run(&self, passing: u32, views: &[TensorView]) -> Result<Answer> {
         let _no_grad = NoGrad::enter()?;
         let lend = self.writes.load(Ordering::Relaxed) == NEVER;
-        let inputs = views
-            .iter()
-            .map(|view| self.input(view, lend))
-            .collect::<Result<Vec<_>>>()?;
+        let inputs = views.iter().map(|view| self.input(view, lend)).collect::<Result<Vec<_>>>()?;
         let value = self.program.forward(&arguments(passing, views, &inputs)?)?;
         let written = inputs
             .iter()
@@ -95,9 +85,7 @@ impl Module {
             self.writes.store(SOMETIMES, Ordering::Relaxed);
         } else if !lend {
             // A failure means that it is known already.
-            let _known = self
-                .writes
-                .compare_exchange(UNKNOWN, NEVER, Ordering::Relaxed, Ordering::Relaxed);
+            let _known = self.writes.compare_exchange(UNKNOWN, NEVER, Ordering::Relaxed, Ordering::Relaxed);
         }
         let parts = outputs(&value)?
             .into_iter()
@@ -112,9 +100,7 @@ impl Module {
         let size = raw::element_size(view.dtype).ok_or_else(|| Failure::new("an input of an unknown type"))?;
         let aligned = data.is_empty() || data.as_ptr().addr().is_multiple_of(size);
         if byte_count(shape, size) != Some(data.len()) || !aligned {
-            return Err(Failure::new(
-                "an input whose bytes are not what its shape says, or not aligned",
-            ));
+            return Err(Failure::new("an input whose bytes are not what its shape says, or not aligned"));
         }
         // On a GPU it is a copy anyway.
         let lend = lend && self.device == CPU;
@@ -138,9 +124,7 @@ impl Module {
 /// How `forward` is declared. libtorch's C interface cannot be asked, but says it in the error of a call with more arguments
 /// than there are, which is found before anything runs.
 fn declaration(program: &Program) -> Result<String> {
-    let arguments = (0..ARGUMENTS_TOO_MANY)
-        .map(|_| Value::none())
-        .collect::<Result<Vec<_>>>()?;
+    let arguments = (0..ARGUMENTS_TOO_MANY).map(|_| Value::none()).collect::<Result<Vec<_>>>()?;
     match program.forward(&arguments) {
         Ok(_) => Ok(String::new()),
         Err(failure) => match failure.text.split_once("Declaration: ") {
@@ -212,9 +196,7 @@ fn only_tensor(value: &Value, named: impl Fn() -> String) -> Result<Tensor> {
 
 /// `None` where it overflows or a dimension is negative.
 fn byte_count(shape: &[i64], element_size: usize) -> Option<usize> {
-    shape.iter().try_fold(element_size, |product, &dimension| {
-        product.checked_mul(usize::try_from(dimension).ok()?)
-    })
+    shape.iter().try_fold(element_size, |product, &dimension| product.checked_mul(usize::try_from(dimension).ok()?))
 }
 
 // === impl Part ===
@@ -228,24 +210,15 @@ impl Part {
             .ok_or_else(|| Failure::new(format!("an output of libtorch's type {dtype}, which cannot be sent")))?;
         let bytes = byte_count(&shape, size).ok_or_else(|| Failure::new("an output too large to address"))?;
         let data = tensor.data()?;
-        let lent = inputs
-            .iter()
-            .filter_map(|input| input.borrowed.as_ref())
-            .any(|borrowed| borrowed.contains(&data.addr()));
+        let lent =
+            inputs.iter().filter_map(|input| input.borrowed.as_ref()).any(|borrowed| borrowed.contains(&data.addr()));
         let memory = if lent {
             // SAFETY: a dense tensor of that shape and type.
             unsafe { Tensor::copied(data, &shape, dtype, size)? }
         } else {
             tensor
         };
-        Ok(Self {
-            name,
-            shape,
-            dtype,
-            data: memory.data()?,
-            bytes,
-            _memory: memory,
-        })
+        Ok(Self { name, shape, dtype, data: memory.data()?, bytes, _memory: memory })
     }
 }
 
@@ -260,10 +233,7 @@ impl Answer {
                 name: Slice::of(part.name.as_bytes()),
                 dtype: part.dtype,
                 shape: Slice::of(&part.shape),
-                data: Slice {
-                    data: part.data,
-                    len: part.bytes,
-                },
+                data: Slice { data: part.data, len: part.bytes },
             })
             .collect();
         Self { parts, views }

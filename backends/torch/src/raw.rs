@@ -114,18 +114,12 @@ fn take_error() -> Option<Failure> {
 
 impl Failure {
     pub fn new(text: impl Into<String>) -> Self {
-        Self {
-            status: FAILED,
-            text: text.into(),
-        }
+        Self { status: FAILED, text: text.into() }
     }
 
     fn from_libtorch(text: String) -> Self {
         let memory = text.contains("out of memory") || text.contains("can't allocate memory");
-        Self {
-            status: if memory { OUT_OF_MEMORY } else { FAILED },
-            text,
-        }
+        Self { status: if memory { OUT_OF_MEMORY } else { FAILED }, text }
     }
 }
 

@@ -136,20 +136,14 @@ impl Api {
     fn open(folder: &Path) -> Result<Self> {
         let path = folder.join("lib_lightgbm.so");
         if !path.exists() {
-            return Err(library_missing(
-                "LightGBM",
-                "`make` fetches it, or set the folder of native libraries",
-            ));
+            return Err(library_missing("LightGBM", "`make` fetches it, or set the folder of native libraries"));
         }
         let version = version(folder);
         version.as_deref().map_or(Ok(()), check_version)?;
         let name = version.map_or_else(|| "lightgbm".into(), |version| format!("lightgbm {version}"));
         Self::bind(folder, &path, name).map_err(|error| {
             tracing::warn!("LightGBM does not load: {error}");
-            library_missing(
-                "LightGBM",
-                "the file that is there does not load; remove it and run `make`",
-            )
+            library_missing("LightGBM", "the file that is there does not load; remove it and run `make`")
         })
     }
 
@@ -212,11 +206,7 @@ impl Booster {
         // SAFETY: the text ends with NUL and the out pointers are valid.
         api.check(unsafe { (api.load)(text.as_ptr(), &mut iterations, &mut handle) })?;
         let handle = NonNull::new(handle).ok_or("the library returned nothing")?;
-        let mut booster = Self {
-            api,
-            handle,
-            features: 0,
-        };
+        let mut booster = Self { api, handle, features: 0 };
         let mut features = 0;
         // SAFETY: the booster is alive and the out pointer valid.
         let code = unsafe { (booster.api.feature_count)(booster.handle.as_ptr(), &mut features) };
@@ -314,11 +304,7 @@ impl RowPredictor {
             )
         })?;
         let handle = NonNull::new(handle).ok_or("the library returned nothing")?;
-        Ok(Self {
-            booster,
-            handle,
-            results,
-        })
+        Ok(Self { booster, handle, results })
     }
 
     /// The numbers that one row gets.
@@ -335,12 +321,7 @@ impl RowPredictor {
         // SAFETY: the config is ours and no other thread's; both slices have the lengths asserted above, which are what
         // the library reads and writes.
         api.check(unsafe {
-            (api.fast_row)(
-                self.handle.as_ptr(),
-                row.as_ptr().cast::<c_void>(),
-                &mut written,
-                results.as_mut_ptr(),
-            )
+            (api.fast_row)(self.handle.as_ptr(), row.as_ptr().cast::<c_void>(), &mut written, results.as_mut_ptr())
         })
     }
 }

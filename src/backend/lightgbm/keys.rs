@@ -47,24 +47,16 @@ impl<'a> Keys<'a> {
     }
 
     pub fn number<T: FromStr>(&self, key: &str) -> Result<T, Damage> {
-        self.get(key)?
-            .parse()
-            .map_err(|_| format!("{key} is not a number of its kind"))
+        self.get(key)?.parse().map_err(|_| format!("{key} is not a number of its kind"))
     }
 
     pub fn number_or<T: FromStr>(&self, key: &str, absent: T) -> Result<T, Damage> {
-        if self.0.contains_key(key) {
-            self.number(key)
-        } else {
-            Ok(absent)
-        }
+        if self.0.contains_key(key) { self.number(key) } else { Ok(absent) }
     }
 
     pub fn numbers<T: FromStr>(&self, key: &str) -> Result<Vec<T>, Damage> {
         let numbers = self.words(key)?.map(str::parse);
-        numbers
-            .collect::<Result<_, _>>()
-            .map_err(|_| format!("{key} holds what is not a number of its kind"))
+        numbers.collect::<Result<_, _>>().map_err(|_| format!("{key} holds what is not a number of its kind"))
     }
 
     pub fn array<T: FromStr>(&self, key: &str, length: usize) -> Result<Vec<T>, Damage> {

@@ -41,17 +41,11 @@ pub fn open(spec: OpenSpec<'_>) -> Result<Arc<dyn Executable>> {
     let library = ffi::library(spec.native_dir)?;
     let text = ffi::c_text(text).map_err(|damage| failed(&damage))?;
     let booster = Booster::load(library, &text).map_err(|message| failed(&shortened(&message)))?;
-    let per_row = booster
-        .results(PredictType::Normal)
-        .map_err(|message| failed(&shortened(&message)))?;
+    let per_row = booster.results(PredictType::Normal).map_err(|message| failed(&shortened(&message)))?;
     if booster.features() != header.feature_names.len() || per_row != header.classes {
         return Err(failed("the library reads other features or classes than the text says"));
     }
-    Ok(Arc::new(Lightgbm {
-        booster: Arc::new(booster),
-        signature,
-        linear: header.linear,
-    }))
+    Ok(Arc::new(Lightgbm { booster: Arc::new(booster), signature, linear: header.linear }))
 }
 
 fn read(path: &Path) -> Result<String> {
@@ -87,13 +81,7 @@ fn signature(header: &text::Header, manifest: &Manifest) -> Result<Signature> {
     if let Some(declared) = only("output", manifest.outputs.as_deref())? {
         output.name = declared.name.as_str().into();
     }
-    declared::merge(
-        Signature {
-            inputs: vec![input],
-            outputs: vec![output],
-        },
-        manifest,
-    )
+    declared::merge(Signature { inputs: vec![input], outputs: vec![output] }, manifest)
 }
 
 /// A model has one input and one output, which people may name as they like.
@@ -138,11 +126,10 @@ fn predict_type(parameters: &Parameters) -> Result<PredictType> {
         "raw" => Ok(PredictType::Raw),
         "leaf" => Ok(PredictType::Leaf),
         "contrib" => Ok(PredictType::Contrib),
-        _ => Err(Error::invalid(
-            "INVALID_PARAMETER",
-            "parameter 'predict_type': expected normal, raw, leaf or contrib",
-        )
-        .with("parameter", PREDICT_TYPE)),
+        _ => {
+            Err(Error::invalid("INVALID_PARAMETER", "parameter 'predict_type': expected normal, raw, leaf or contrib")
+                .with("parameter", PREDICT_TYPE))
+        }
     }
 }
 

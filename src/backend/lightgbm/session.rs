@@ -25,12 +25,7 @@ pub struct LightgbmSession {
 
 impl LightgbmSession {
     pub fn new(booster: Arc<Booster>, output: TensorSpec) -> Self {
-        Self {
-            booster,
-            output,
-            normal: None,
-            raw: None,
-        }
+        Self { booster, output, normal: None, raw: None }
     }
 
     /// Scores row by row; a score for each class where there are classes.
@@ -49,11 +44,8 @@ impl LightgbmSession {
         for (row, results) in row_values.zip(results.chunks_exact_mut(per_row)) {
             predictor.predict(row, results).map_err(run_error)?;
         }
-        let shape: Shape = if per_row == 1 {
-            [rows].into_iter().collect()
-        } else {
-            [rows, per_row].into_iter().collect()
-        };
+        let shape: Shape =
+            if per_row == 1 { [rows].into_iter().collect() } else { [rows, per_row].into_iter().collect() };
         Ok(Tensor::from_f64(name, shape, results))
     }
 
@@ -62,9 +54,7 @@ impl LightgbmSession {
         let per_row = self.booster.results(kind).map_err(run_error)?;
         let mut results = room(rows, per_row)?;
         if rows > 0 {
-            self.booster
-                .predict_table(kind, rows, values, &mut results)
-                .map_err(run_error)?;
+            self.booster.predict_table(kind, rows, values, &mut results).map_err(run_error)?;
         }
         Ok(([rows, per_row].into_iter().collect(), results))
     }
@@ -127,8 +117,5 @@ fn run_error(message: String) -> Error {
         let what = "the model needs more memory for this batch than there is";
         return Error::new(Code::ResourceExhausted, "MODEL_ALLOCATION", what);
     }
-    Error::internal(
-        "BACKEND_FAILED",
-        format!("the model refused the batch: {}", shortened(&message)),
-    )
+    Error::internal("BACKEND_FAILED", format!("the model refused the batch: {}", shortened(&message)))
 }

@@ -10,21 +10,10 @@ use crate::{
     model::{MissingValue, Shape, Tensor},
 };
 
-const FIXTURES: [&str; 6] = [
-    "binary",
-    "categorical",
-    "linear_tree",
-    "multiclass",
-    "rank",
-    "regression",
-];
+const FIXTURES: [&str; 6] = ["binary", "categorical", "linear_tree", "multiclass", "rank", "regression"];
 
 fn open(yaml: &str) -> Result<Arc<dyn Executable>> {
-    open_bytes(
-        Platform::Lightgbm,
-        &std::fs::read(fixture("lightgbm/binary.txt")).expect("committed"),
-        yaml,
-    )
+    open_bytes(Platform::Lightgbm, &std::fs::read(fixture("lightgbm/binary.txt")).expect("committed"), yaml)
 }
 
 fn table(rows: usize) -> Tensor {
@@ -53,17 +42,9 @@ fn outputs_are_named_for_what_they_are() {
         let executable = open_fixture(Platform::Lightgbm, &format!("lightgbm/{name}.txt"));
         let spec = &executable.signature().outputs[0];
         assert_eq!((&*spec.name, &spec.shape[..]), (output, shape));
-        for (said, named) in [
-            ("raw", "raw_score"),
-            ("leaf", "leaf_index"),
-            ("contrib", "contributions"),
-        ] {
-            let answer = run(
-                &mut *session(&executable),
-                executable.signature(),
-                &[table(2)],
-                &parameter(PREDICT_TYPE, said),
-            );
+        for (said, named) in [("raw", "raw_score"), ("leaf", "leaf_index"), ("contrib", "contributions")] {
+            let answer =
+                run(&mut *session(&executable), executable.signature(), &[table(2)], &parameter(PREDICT_TYPE, said));
             assert_eq!(&*answer.expect("it runs")[0].name, named);
         }
     }
@@ -75,49 +56,23 @@ fn rows_come_out_alike_alone_and_together_and_at_any_address() {
     let mut session = session(&executable);
     let mut answer = |input: &Tensor, said: &str| {
         let inputs = std::slice::from_ref(input);
-        run(
-            &mut *session,
-            executable.signature(),
-            inputs,
-            &parameter(PREDICT_TYPE, said),
-        )
-        .expect("it runs")
-        .remove(0)
+        run(&mut *session, executable.signature(), inputs, &parameter(PREDICT_TYPE, said)).expect("it runs").remove(0)
     };
     let all = table(9);
     let mut shifted = vec![0u8; 1];
     shifted.extend_from_slice(&all.data);
-    let shifted = Tensor {
-        data: Bytes::from(shifted).slice(1..),
-        ..all.clone()
-    };
+    let shifted = Tensor { data: Bytes::from(shifted).slice(1..), ..all.clone() };
     for said in ["normal", "raw", "leaf", "contrib"] {
         let together = answer(&all, said);
         assert_eq!(together, answer(&shifted, said));
         let alone: Vec<u8> = (0..9)
             .flat_map(|row| {
                 let data = all.data.slice(row * 40..(row + 1) * 40);
-                answer(
-                    &Tensor {
-                        shape: Shape::from_slice(&[1, 5]),
-                        data,
-                        ..all.clone()
-                    },
-                    said,
-                )
-                .data
-                .to_vec()
+                answer(&Tensor { shape: Shape::from_slice(&[1, 5]), data, ..all.clone() }, said).data.to_vec()
             })
             .collect();
         assert_eq!(alone, together.data);
-        let none = answer(
-            &Tensor {
-                shape: Shape::from_slice(&[0, 5]),
-                data: Bytes::new(),
-                ..all.clone()
-            },
-            said,
-        );
+        let none = answer(&Tensor { shape: Shape::from_slice(&[0, 5]), data: Bytes::new(), ..all.clone() }, said);
         assert_eq!((none.shape[0], none.data.len()), (0, 0));
     }
 }
@@ -127,12 +82,7 @@ fn contributions_add_up_to_the_raw_score() {
     let executable = open("").expect("it opens");
     let mut session = session(&executable);
     let mut answer = |said: &str| {
-        let answer = run(
-            &mut *session,
-            executable.signature(),
-            &[table(6)],
-            &parameter(PREDICT_TYPE, said),
-        );
+        let answer = run(&mut *session, executable.signature(), &[table(6)], &parameter(PREDICT_TYPE, said));
         doubles(&answer.expect("it runs")[0])
     };
     for (parts, score) in answer("contrib").chunks_exact(6).zip(answer("raw")) {
@@ -147,32 +97,19 @@ inputs: [{ name: x, dtype: FP64, shape: [-1, 5], feature_names: [f0, f1, rsi, f3
 outputs: [{ name: score, dtype: FP64, shape: [-1] }]";
     let executable = open(yaml).expect("it agrees");
     let input = &executable.signature().inputs[0];
-    assert_eq!(
-        (&*input.name, &*input.feature_names[2], input.widens),
-        ("x", "rsi", true)
-    );
+    assert_eq!((&*input.name, &*input.feature_names[2], input.widens), ("x", "rsi", true));
     assert_eq!(input.missing[2], Some(MissingValue::Nan));
-    let answer = run(
-        &mut *session(&executable),
-        executable.signature(),
-        &[table(1)],
-        &Parameters::default(),
-    );
+    let answer = run(&mut *session(&executable), executable.signature(), &[table(1)], &Parameters::default());
     assert_eq!(&*answer.expect("it runs")[0].name, "score");
     for (wrong, says) in [
-        (
-            "feature_names: [f1, f0, f2, f3, f4]",
-            "'f1' is column 0 here and column 1 in model.txt",
-        ),
+        ("feature_names: [f1, f0, f2, f3, f4]", "'f1' is column 0 here and column 1 in model.txt"),
         ("feature_names: [a, b]", "2 feature_names"),
     ] {
         let yaml = format!("inputs: [{{ name: x, dtype: FP64, shape: [-1, 5], {wrong} }}]");
         let error = open(&yaml).err().expect("a mistake");
         assert!(error.message().contains(says), "{error}");
     }
-    let error = open("inputs: [{ name: x, dtype: FP32, shape: [-1, 5] }]")
-        .err()
-        .expect("doubles");
+    let error = open("inputs: [{ name: x, dtype: FP32, shape: [-1, 5] }]").err().expect("doubles");
     assert_eq!(error.reason(), "INVALID_MANIFEST");
 }
 
@@ -180,18 +117,12 @@ outputs: [{ name: score, dtype: FP64, shape: [-1] }]";
 fn wrong_parameters_are_refused_before_anything_runs() {
     let executable = open("").expect("it opens");
     for wrong in ["", "Raw", "proba", "predict_disable_shape_check=true"] {
-        let error = executable
-            .check_parameters(&parameter(PREDICT_TYPE, wrong))
-            .expect_err(wrong);
+        let error = executable.check_parameters(&parameter(PREDICT_TYPE, wrong)).expect_err(wrong);
         assert!(error.message().contains("normal, raw, leaf or contrib"), "{error}");
     }
-    executable
-        .check_parameters(&parameter("predict_disable_shape_check", "true"))
-        .expect("an attribute, not ours");
+    executable.check_parameters(&parameter("predict_disable_shape_check", "true")).expect("an attribute, not ours");
     let linear = open_fixture(Platform::Lightgbm, "lightgbm/linear_tree.txt");
-    let error = linear
-        .check_parameters(&parameter(PREDICT_TYPE, "contrib"))
-        .expect_err("not for linear trees");
+    let error = linear.check_parameters(&parameter(PREDICT_TYPE, "contrib")).expect_err("not for linear trees");
     assert_eq!(error.code(), Code::FailedPrecondition);
 }
 
@@ -205,11 +136,7 @@ fn what_is_no_text_model_is_never_opened() {
         (b"tree\n", LOAD_FAILED),
     ] {
         let error = open_bytes(Platform::Lightgbm, bytes, "").err().expect("no model");
-        assert_eq!(
-            (error.reason(), error.code()),
-            (reason, Code::FailedPrecondition),
-            "{error}"
-        );
+        assert_eq!((error.reason(), error.code()), (reason, Code::FailedPrecondition), "{error}");
     }
 }
 
@@ -220,10 +147,7 @@ fn the_check_lets_nothing_through_that_the_library_does_not_survive() {
     for name in FIXTURES {
         let text = std::fs::read(fixture(&format!("lightgbm/{name}.txt"))).expect("committed");
         let example = &examples(&format!("lightgbm/{name}.json"))[1];
-        let trees_end = text
-            .windows(12)
-            .position(|window| window == b"end of trees")
-            .expect("it ends");
+        let trees_end = text.windows(12).position(|window| window == b"end of trees").expect("it ends");
         let cuts = (0..100).map(|cut| text[..cut * text.len() / 100].to_vec());
         let changes: Vec<Vec<u8>> = (0..200)
             .map(|_| {

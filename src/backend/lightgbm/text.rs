@@ -47,9 +47,8 @@ pub fn check(text: &str) -> Result<Header, Damage> {
         header.linear |= linear;
         rest = &rest[size..];
     }
-    let tail = rest
-        .strip_prefix(END_OF_TREES)
-        .ok_or("'end of trees' does not follow the last tree that tree_sizes names")?;
+    let tail =
+        rest.strip_prefix(END_OF_TREES).ok_or("'end of trees' does not follow the last tree that tree_sizes names")?;
     if tail.contains("\nparameters:\n") && !tail.contains("\nend of parameters\n") {
         return Err("it ends within its parameters".into());
     }
@@ -84,10 +83,7 @@ const KNOWN: [&str; 22] = [
 
 fn header(keys: &Keys<'_>) -> Result<(Header, Vec<usize>), Damage> {
     let may_hold_equals = ["feature_names", "monotone_constraints"];
-    if keys
-        .iter()
-        .any(|(key, value)| value.contains('=') && !may_hold_equals.contains(&key))
-    {
+    if keys.iter().any(|(key, value)| value.contains('=') && !may_hold_equals.contains(&key)) {
         return Err("a line of its head holds more than one '='".into());
     }
     let names: Vec<String> = keys.words("feature_names")?.map(str::to_owned).collect();
@@ -116,21 +112,13 @@ fn header(keys: &Keys<'_>) -> Result<(Header, Vec<usize>), Damage> {
     if sizes.is_empty() || !sizes.len().is_multiple_of(classes) {
         return Err(format!("tree_sizes names {} trees for {classes} a round", sizes.len()));
     }
-    let header = Header {
-        feature_names: names,
-        classes,
-        objective: word,
-        trees: sizes.len(),
-        linear: false,
-    };
+    let header = Header { feature_names: names, classes, objective: word, trees: sizes.len(), linear: false };
     Ok((header, sizes))
 }
 
 /// One tree, from its `Tree=` line to the next; returns whether it is linear.
 fn check_tree(block: &str, index: usize, features: usize) -> Result<bool, Damage> {
-    let body = block
-        .strip_prefix(&format!("Tree={index}\n"))
-        .ok_or("it does not begin where tree_sizes says")?;
+    let body = block.strip_prefix(&format!("Tree={index}\n")).ok_or("it does not begin where tree_sizes says")?;
     let (lines, blank) = body.split_once("\n\n").ok_or("it does not end with an empty line")?;
     if !blank.bytes().all(|byte| byte == b'\n') {
         return Err("something follows its empty line".into());
@@ -200,9 +188,7 @@ fn check_splits(keys: &Keys<'_>, splits: usize, features: usize, categories: usi
         return Err("split_feature names a feature that is not there".into());
     }
     let thresholds: Vec<f64> = keys.array("threshold", splits)?;
-    let kinds: Vec<u8> = keys
-        .array_or_none("decision_type", splits)?
-        .unwrap_or_else(|| vec![0; splits]);
+    let kinds: Vec<u8> = keys.array_or_none("decision_type", splits)?.unwrap_or_else(|| vec![0; splits]);
     for (&kind, &threshold) in kinds.iter().zip(&thresholds) {
         // Bit 0: categorical. Bit 1: the default is left. Bits 2 and 3: what counts as missing, of which there are three.
         if kind > 11 {
@@ -228,11 +214,8 @@ fn check_shape(left: &[i32], right: &[i32]) -> Result<(), Damage> {
             return Err(format!("it is deeper than {DEPTH_MAX}"));
         }
         for child in [left[split], right[split]] {
-            let (seen, place) = if child >= 0 {
-                (&mut split_met, child as usize)
-            } else {
-                (&mut leaf_met, !child as usize)
-            };
+            let (seen, place) =
+                if child >= 0 { (&mut split_met, child as usize) } else { (&mut leaf_met, !child as usize) };
             match seen.get_mut(place) {
                 Some(seen @ false) => *seen = true,
                 Some(true) => return Err("two branches lead to one place".into()),
@@ -262,10 +245,7 @@ mod tests {
     #[test]
     fn good_models_pass() {
         let multiclass = check(&text("multiclass")).expect("as LightGBM wrote it");
-        assert_eq!(
-            (multiclass.classes, multiclass.trees, multiclass.linear),
-            (3, 30, false)
-        );
+        assert_eq!((multiclass.classes, multiclass.trees, multiclass.linear), (3, 30, false));
         assert_eq!(multiclass.feature_names, ["f0", "f1", "f2", "f3", "f4"]);
         assert!(check(&text("linear_tree")).expect("as LightGBM wrote it").linear);
     }
@@ -274,42 +254,18 @@ mod tests {
     fn each_damage_has_its_word() {
         let whole = text("categorical");
         for (from, to, says) in [
-            (
-                "num_leaves=7",
-                "num_leaves=8",
-                "leaf_value holds 7 numbers instead of 8",
-            ),
+            ("num_leaves=7", "num_leaves=8", "leaf_value holds 7 numbers instead of 8"),
             ("left_child=1 2", "left_child=0 2", "two branches lead to one place"),
             ("left_child=1 2", "left_child=9 2", "a child points to nothing"),
-            (
-                "split_feature=0 1",
-                "split_feature=5 1",
-                "split_feature names a feature",
-            ),
+            ("split_feature=0 1", "split_feature=5 1", "split_feature names a feature"),
             ("decision_type=9 10", "decision_type=9 11", "no set of categories"),
-            (
-                "cat_boundaries=0 1",
-                "cat_boundaries=0 3",
-                "cat_threshold holds 1 numbers instead of 3",
-            ),
+            ("cat_boundaries=0 1", "cat_boundaries=0 3", "cat_threshold holds 1 numbers instead of 3"),
             ("num_cat=1", "num_cat=x", "num_cat is not a number"),
             ("tree_sizes=883", "tree_sizes=884", "something follows its empty line"),
-            (
-                "num_class=1",
-                "num_class=2",
-                "num_class and num_tree_per_iteration differ",
-            ),
-            (
-                "max_feature_idx=4",
-                "max_feature_idx=5",
-                "max_feature_idx, feature_names and feature_infos differ",
-            ),
+            ("num_class=1", "num_class=2", "num_class and num_tree_per_iteration differ"),
+            ("max_feature_idx=4", "max_feature_idx=5", "max_feature_idx, feature_names and feature_infos differ"),
             ("objective=binary", "objective\nbinary", "a line is not key=value"),
-            (
-                "objective=binary sigmoid:1",
-                "objective=                ",
-                "objective is empty",
-            ),
+            ("objective=binary sigmoid:1", "objective=                ", "objective is empty"),
             ("end of trees", "end of treez", "'end of trees' does not follow"),
             ("leaf_weight=", "leaf_wait=", "a key is none"),
         ] {
@@ -318,11 +274,7 @@ mod tests {
             assert!(damage.contains(says) || !length_kept, "{damage:?} should say {says:?}");
         }
         let other = text("multiclass").replacen("num_class:3", "num_class:9", 1);
-        assert!(
-            check(&other)
-                .expect_err("9 is not 3")
-                .contains("the objective's classes differ")
-        );
+        assert!(check(&other).expect_err("9 is not 3").contains("the objective's classes differ"));
     }
 
     #[test]
@@ -337,9 +289,7 @@ mod tests {
     #[test]
     fn a_tree_that_is_a_chain_has_a_bound() {
         let chain = |splits: i32| {
-            let left: Vec<i32> = (0..splits)
-                .map(|split| if split + 1 < splits { split + 1 } else { -1 })
-                .collect();
+            let left: Vec<i32> = (0..splits).map(|split| if split + 1 < splits { split + 1 } else { -1 }).collect();
             let right: Vec<i32> = (0..splits).map(|split| !(split + 1)).collect();
             check_shape(&left, &right)
         };

@@ -54,15 +54,10 @@ pub fn read(dir: &Path, name: &str, bytes_max: u64) -> Result<Vec<u8>> {
         return Err(failed("not a plain file"));
     }
     if size > bytes_max {
-        return Err(failed(
-            "larger than 2 GiB, which is protobuf's limit; keep the weights as external data",
-        ));
+        return Err(failed("larger than 2 GiB, which is protobuf's limit; keep the weights as external data"));
     }
     let mut bytes = Vec::with_capacity(size as usize);
-    File::from(file)
-        .take(bytes_max)
-        .read_to_end(&mut bytes)
-        .map_err(|_| failed("it cannot be read"))?;
+    File::from(file).take(bytes_max).read_to_end(&mut bytes).map_err(|_| failed("it cannot be read"))?;
     Ok(bytes)
 }
 
@@ -106,11 +101,7 @@ fn words(error: Errno) -> &'static str {
 }
 
 fn refused(what: impl Into<String>) -> Error {
-    Error::new(
-        Code::FailedPrecondition,
-        "EXTERNAL_DATA_REFUSED",
-        format!("external data: {}", what.into()),
-    )
+    Error::new(Code::FailedPrecondition, "EXTERNAL_DATA_REFUSED", format!("external data: {}", what.into()))
 }
 
 fn shown(location: &str) -> String {
@@ -155,10 +146,7 @@ fn plain(location: &str) -> std::result::Result<&str, String> {
 /// Digits alone: no sign, no spaces, no other base.
 fn number(key: &str, value: &str) -> std::result::Result<u64, String> {
     let digits = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
-    let number = value
-        .parse::<u64>()
-        .ok()
-        .filter(|&number| digits && i64::try_from(number).is_ok());
+    let number = value.parse::<u64>().ok().filter(|&number| digits && i64::try_from(number).is_ok());
     number.ok_or_else(|| format!("its {key} is not a number of bytes"))
 }
 
@@ -207,10 +195,7 @@ mod tests {
             (&[("location", "sub\\w")], "plain relative"),
             (&[("location", "w\0")], "plain relative"),
             (&[("location", "")], "plain relative"),
-            (
-                &[("location", "*/_ORT_MEM_ADDR_/*"), ("offset", "1"), ("length", "8")],
-                "no such file",
-            ),
+            (&[("location", "*/_ORT_MEM_ADDR_/*"), ("offset", "1"), ("length", "8")], "no such file"),
             (&[("location", "soft")], "symbolic link"),
             (&[("location", "soft_folder/w")], "symbolic link"),
             (&[("location", "hard")], "hard link"),
@@ -223,11 +208,7 @@ mod tests {
             (&[("location", "w"), ("length", "0x10")], "length is not"),
             (&[("location", "w"), ("length", "9223372036854775808")], "length is not"),
             (
-                &[
-                    ("location", "w"),
-                    ("offset", "9223372036854775807"),
-                    ("length", "9223372036854775807"),
-                ],
+                &[("location", "w"), ("offset", "9223372036854775807"), ("length", "9223372036854775807")],
                 "past the end",
             ),
             (&[("location", "w"), ("basepath", "/")], "unknown key 'basepath'"),

@@ -40,49 +40,29 @@ pub fn load(native_dir: &Path) -> Result<Library> {
 }
 
 fn open(native_dir: &Path) -> Result<Library> {
-    let path = find(&native_dir.join("onnxruntime")).ok_or_else(|| {
-        library_missing(
-            "ONNX Runtime",
-            "`make` fetches it, or set the folder of native libraries",
-        )
-    })?;
+    let path = find(&native_dir.join("onnxruntime"))
+        .ok_or_else(|| library_missing("ONNX Runtime", "`make` fetches it, or set the folder of native libraries"))?;
     let broken = |what: String| {
         tracing::warn!("ONNX Runtime does not load: {what}");
-        library_missing(
-            "ONNX Runtime",
-            "the file that is there does not load; remove it and run `make`",
-        )
+        library_missing("ONNX Runtime", "the file that is there does not load; remove it and run `make`")
     };
     let version = ffi::version_of(&path).map_err(broken)?;
     check_version(&version)?;
     // Besides its errors, the crate panics where the library does not offer the API it asks for.
     let environment = std::panic::catch_unwind(|| {
         let builder = ort::init_from(&path).map_err(|error| error.to_string())?;
-        let environment = builder
-            .with_name("sconce")
-            .with_telemetry(false)
-            .with_logger(Arc::new(log))
-            .build();
+        let environment = builder.with_name("sconce").with_telemetry(false).with_logger(Arc::new(log)).build();
         environment.map_err(|error| error.to_string())
     });
-    let environment = environment
-        .unwrap_or_else(|_| Err("it lacks the API".into()))
-        .map_err(broken)?;
+    let environment = environment.unwrap_or_else(|_| Err("it lacks the API".into())).map_err(broken)?;
     environment.set_log_level(LogLevel::Warning);
-    Ok(Library {
-        environment,
-        name: format!("onnxruntime {version}"),
-    })
+    Ok(Library { environment, name: format!("onnxruntime {version}") })
 }
 
 /// `libonnxruntime.so.1.31.1` rather than the bare name, which need not be there.
 fn find(folder: &Path) -> Option<PathBuf> {
-    let names = std::fs::read_dir(folder)
-        .ok()?
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let name = names
-        .filter(|name| name.starts_with("libonnxruntime.so"))
-        .max_by_key(|name| numbers(name))?;
+    let names = std::fs::read_dir(folder).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let name = names.filter(|name| name.starts_with("libonnxruntime.so")).max_by_key(|name| numbers(name))?;
     std::path::absolute(folder.join(name)).ok()
 }
 

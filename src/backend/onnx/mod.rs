@@ -56,11 +56,8 @@ pub fn open(spec: OpenSpec<'_>) -> Result<Arc<dyn Executable>> {
     let names = |specs: &[TensorSpec]| specs.iter().map(|spec| spec.name.clone()).collect::<Vec<_>>();
     let (input_names, output_names) = (names(&inputs), names(&outputs));
     let signature = declared::merge(Signature { inputs, outputs }, spec.manifest)?;
-    let model = ffi::Model::new(
-        session,
-        input_names.iter().map(|name| &**name),
-        output_names.iter().map(|name| &**name),
-    );
+    let model =
+        ffi::Model::new(session, input_names.iter().map(|name| &**name), output_names.iter().map(|name| &**name));
     Ok(Arc::new(Onnx {
         model: Arc::new(model.map_err(|failure| failed(LOAD_FAILED, &failure.message))?),
         signature: Arc::new(signature),
@@ -108,10 +105,7 @@ fn load(library: &library::Library, path: &Path) -> Result<OrtSession> {
     let built = std::panic::catch_unwind(AssertUnwindSafe(build));
     built
         .map_err(|_| {
-            failed(
-                LOAD_FAILED,
-                "an input or output is of a kind that ONNX Runtime's interface does not know",
-            )
+            failed(LOAD_FAILED, "an input or output is of a kind that ONNX Runtime's interface does not know")
         })?
         .map_err(|error| load_failure(error.message(), path))
 }
@@ -127,9 +121,7 @@ fn load_failure(message: &str, path: &Path) -> Error {
     ];
     tracing::debug!("ONNX Runtime refuses the model: {message}");
     let message = message.replace(&*path.to_string_lossy(), "the model");
-    let message = message
-        .strip_prefix("Load model from the model failed:")
-        .unwrap_or(&message);
+    let message = message.strip_prefix("Load model from the model failed:").unwrap_or(&message);
     match OPERATORS.iter().find_map(|words| message.find(words).map(|_| ())) {
         Some(()) => failed("UNSUPPORTED_OPERATOR", message),
         None => failed(LOAD_FAILED, message),
@@ -156,11 +148,9 @@ fn outputs(session: &OrtSession, unsendable: &[String]) -> Result<(Vec<TensorSpe
     for outlet in session.outputs() {
         match tensor_spec(outlet, unsendable) {
             Ok(spec) => sent.push(spec),
-            Err(kind) => notes.push(format!(
-                "output '{}' is {kind} and is left out; {}",
-                outlet.name(),
-                remedy(outlet)
-            )),
+            Err(kind) => {
+                notes.push(format!("output '{}' is {kind} and is left out; {}", outlet.name(), remedy(outlet)))
+            }
         }
     }
     if sent.is_empty() {

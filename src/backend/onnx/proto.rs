@@ -282,18 +282,8 @@ mod tests {
             in_node(23, &sparse),
         ]
         .concat();
-        let function = message(
-            &[(7, &message(&[(5, &message(&[(5, &external("function"))], &[]))], &[]))],
-            &[],
-        );
-        let file = message(
-            &[
-                (7, &graph),
-                (25, &function),
-                (20, &message(&[(1, &nested), (2, &nested)], &[])),
-            ],
-            &[],
-        );
+        let function = message(&[(7, &message(&[(5, &message(&[(5, &external("function"))], &[]))], &[]))], &[]);
+        let file = message(&[(7, &graph), (25, &function), (20, &message(&[(1, &nested), (2, &nested)], &[]))], &[]);
         let found = survey(&file).expect("it is well formed");
         let mut places: Vec<&str> = found.external.iter().map(|entries| entries[0].1).collect();
         places.sort_unstable();

@@ -39,14 +39,7 @@ const COPIED_BYTES_MAX: usize = 4096;
 impl OnnxSession {
     pub fn new(model: Arc<Model>, signature: Arc<Signature>) -> Result<Self> {
         let options = RunOptions::new().map_err(run_error)?;
-        Ok(Self {
-            model,
-            signature,
-            switch: Arc::new(Switch {
-                options,
-                stopped: AtomicBool::new(false),
-            }),
-        })
+        Ok(Self { model, signature, switch: Arc::new(Switch { options, stopped: AtomicBool::new(false) }) })
     }
 
     fn input<'a>(&self, view: &View<'a>, aligned: &'a [u8]) -> Result<Value<'a>> {
@@ -61,22 +54,14 @@ impl OnnxSession {
         let contents = value.contents().map_err(run_error)?;
         if contents.dtype != Some(spec.dtype) {
             let came = contents.dtype.map_or("another type", DType::as_str);
-            let what = format!(
-                "output '{}': {came} came where the model declares {}",
-                spec.name, spec.dtype
-            );
+            let what = format!("output '{}': {came} came where the model declares {}", spec.name, spec.dtype);
             return Err(Error::internal("BACKEND_FAILED", what));
         }
         let data = match spec.dtype {
             DType::Bytes => strings(&value, contents.shape.iter().product()),
             _ => self.bytes(value, inputs),
         };
-        Ok(Tensor {
-            name: spec.name.clone(),
-            dtype: spec.dtype,
-            shape: contents.shape,
-            data: data.map_err(run_error)?,
-        })
+        Ok(Tensor { name: spec.name.clone(), dtype: spec.dtype, shape: contents.shape, data: data.map_err(run_error)? })
     }
 
     /// An output that is an input handed through lies in the caller's memory, so it is copied whatever its size.
@@ -105,21 +90,11 @@ impl Session for OnnxSession {
             .inputs
             .iter()
             .zip(&copies)
-            .map(|(view, copy)| {
-                copy.as_ref()
-                    .map_or(view.data, |copy| &bytemuck::cast_slice(copy)[..view.data.len()])
-            })
+            .map(|(view, copy)| copy.as_ref().map_or(view.data, |copy| &bytemuck::cast_slice(copy)[..view.data.len()]))
             .collect();
-        let inputs: SmallVec<[Value<'_>; 8]> = call
-            .inputs
-            .iter()
-            .zip(&data)
-            .map(|(view, data)| self.input(view, data))
-            .collect::<Result<_>>()?;
-        let values = self
-            .model
-            .run(&self.switch.options, &inputs, call.outputs)
-            .map_err(run_error)?;
+        let inputs: SmallVec<[Value<'_>; 8]> =
+            call.inputs.iter().zip(&data).map(|(view, data)| self.input(view, data)).collect::<Result<_>>()?;
+        let values = self.model.run(&self.switch.options, &inputs, call.outputs).map_err(run_error)?;
         values
             .into_iter()
             .zip(call.outputs)
@@ -180,21 +155,11 @@ fn run_error(failure: Failure) -> Error {
     let message = failure.message;
     tracing::debug!("ONNX Runtime refuses the batch: {message}");
     if message.contains("terminate flag") {
-        return Error::new(
-            Code::DeadlineExceeded,
-            "RUN_STOPPED",
-            "the run was stopped, for it took too long",
-        );
+        return Error::new(Code::DeadlineExceeded, "RUN_STOPPED", "the run was stopped, for it took too long");
     }
-    if ["Failed to allocate memory", "bad_alloc", "bad allocation"]
-        .iter()
-        .any(|words| message.contains(words))
-    {
+    if ["Failed to allocate memory", "bad_alloc", "bad allocation"].iter().any(|words| message.contains(words)) {
         let what = "the model needs more memory for this batch than there is";
         return Error::new(Code::ResourceExhausted, "MODEL_ALLOCATION", what);
     }
-    Error::internal(
-        "BACKEND_FAILED",
-        format!("the model refused the batch: {}", shortened(&message)),
-    )
+    Error::internal("BACKEND_FAILED", format!("the model refused the batch: {}", shortened(&message)))
 }

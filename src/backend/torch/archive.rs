@@ -65,9 +65,7 @@ pub fn check(file: &mut (impl Read + Seek)) -> Result<()> {
     let entries = entries(&bytes, directory.entries).ok_or_else(|| damaged("its directory"))?;
     let inside = |entry: &Entry<'_>| entry.name.split_once('/').map(|(_top, inside)| inside.to_owned());
     let names: Vec<String> = entries.iter().filter_map(inside).collect();
-    let code = names
-        .iter()
-        .any(|name| name.starts_with("code/") && name.ends_with(".py"));
+    let code = names.iter().any(|name| name.starts_with("code/") && name.ends_with(".py"));
     if !code || !names.iter().any(|name| name == "data.pkl") {
         return Err(unsafe_format("the archive holds no TorchScript code"));
     }
@@ -112,10 +110,7 @@ fn find_directory(file: &mut (impl Read + Seek), length: u64) -> Result<Director
         }
         _ => plain,
     };
-    let inside = directory
-        .offset
-        .checked_add(directory.bytes)
-        .is_some_and(|end| end <= length);
+    let inside = directory.offset.checked_add(directory.bytes).is_some_and(|end| end <= length);
     if !inside || directory.entries > ENTRIES_MAX || directory.bytes > DIRECTORY_BYTES_MAX {
         return Err(cut());
     }
@@ -128,12 +123,10 @@ fn is_last_record(record: &[u8]) -> bool {
 }
 
 fn read_at(file: &mut (impl Read + Seek), at: u64, bytes: &mut [u8]) -> Result<()> {
-    file.seek(SeekFrom::Start(at))
-        .and_then(|_| file.read_exact(bytes))
-        .map_err(|error| match error.kind() {
-            std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::InvalidInput => damaged("its end"),
-            _ => unreadable(error),
-        })
+    file.seek(SeekFrom::Start(at)).and_then(|_| file.read_exact(bytes)).map_err(|error| match error.kind() {
+        std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::InvalidInput => damaged("its end"),
+        _ => unreadable(error),
+    })
 }
 
 fn unsafe_format(what: &str) -> Error {
@@ -153,11 +146,7 @@ fn damaged(place: &str) -> Error {
 }
 
 fn unreadable(error: std::io::Error) -> Error {
-    Error::new(
-        Code::FailedPrecondition,
-        super::LOAD_FAILED,
-        format!("the archive cannot be read: {}", error.kind()),
-    )
+    Error::new(Code::FailedPrecondition, super::LOAD_FAILED, format!("the archive cannot be read: {}", error.kind()))
 }
 
 // === impl Entry ===
@@ -226,11 +215,7 @@ impl<'a> Fields<'a> {
     fn directory(mut self) -> Option<Directory> {
         self.mark(END)?;
         self.skip(6)?;
-        Some(Directory {
-            entries: self.number(2)?,
-            bytes: self.number(4)?,
-            offset: self.number(4)?,
-        })
+        Some(Directory { entries: self.number(2)?, bytes: self.number(4)?, offset: self.number(4)? })
     }
 
     fn located(mut self) -> Option<u64> {
@@ -242,11 +227,7 @@ impl<'a> Fields<'a> {
     fn directory_64(mut self) -> Option<Directory> {
         self.mark(END_64)?;
         self.skip(28)?;
-        Some(Directory {
-            entries: self.number(8)?,
-            bytes: self.number(8)?,
-            offset: self.number(8)?,
-        })
+        Some(Directory { entries: self.number(8)?, bytes: self.number(8)?, offset: self.number(8)? })
     }
 
     /// How much lies between a local header and the bytes: name and extra field.
@@ -271,14 +252,7 @@ impl<'a> Fields<'a> {
         let extra = Fields(self.skip(extra as usize)?);
         self.skip(comment as usize)?;
         extra.widen([&mut unpacked, &mut packed, &mut offset])?;
-        (!encrypted).then_some(Entry {
-            name,
-            method,
-            crc,
-            packed,
-            unpacked,
-            offset,
-        })
+        (!encrypted).then_some(Entry { name, method, crc, packed, unpacked, offset })
     }
 
     /// The sizes and the offset that did not fit 32 bits stand in an extra field, in this order.
@@ -339,10 +313,7 @@ mod tests {
     fn no_altered_weight_passes() {
         let bytes = fixture("plain");
         let weights = [0.25f32, 0.5, 0.75].map(f32::to_le_bytes).concat();
-        let at = bytes
-            .windows(weights.len())
-            .position(|window| window == weights)
-            .expect("its weights");
+        let at = bytes.windows(weights.len()).position(|window| window == weights).expect("its weights");
         for bit in 0..8 * weights.len() {
             let mut bytes = bytes.clone();
             bytes[at + bit / 8] ^= 1 << (bit % 8);

@@ -9,15 +9,9 @@ pub fn crc32(crc: u32, bytes: &[u8]) -> u32 {
     let (words, rest) = bytes.as_chunks::<8>();
     let whole = words.iter().fold(!crc, |crc, word| {
         let word = u64::from_le_bytes(*word) ^ u64::from(crc);
-        word.to_le_bytes()
-            .iter()
-            .rev()
-            .zip(&TABLES)
-            .fold(0, |sum, (&byte, table)| sum ^ table[usize::from(byte)])
+        word.to_le_bytes().iter().rev().zip(&TABLES).fold(0, |sum, (&byte, table)| sum ^ table[usize::from(byte)])
     });
-    !rest
-        .iter()
-        .fold(whole, |crc, &byte| TABLES[0][usize::from(crc as u8 ^ byte)] ^ crc >> 8)
+    !rest.iter().fold(whole, |crc, &byte| TABLES[0][usize::from(crc as u8 ^ byte)] ^ crc >> 8)
 }
 
 const fn tables() -> [[u32; 256]; 8] {

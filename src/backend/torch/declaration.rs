@@ -32,10 +32,7 @@ struct Argument<'a> {
 
 /// Lays the declared inputs out for `forward`. A text that cannot be read gives the declared order, one tensor each.
 pub fn plan(declaration: &str, inputs: &[TensorSpec]) -> Result<Plan> {
-    let in_order = |passing| Plan {
-        passing,
-        order: (0..inputs.len()).collect(),
-    };
+    let in_order = |passing| Plan { passing, order: (0..inputs.len()).collect() };
     let Some(arguments) = arguments(declaration) else {
         return Ok(in_order(abi::PASS_EACH));
     };
@@ -60,15 +57,10 @@ pub fn plan(declaration: &str, inputs: &[TensorSpec]) -> Result<Plan> {
             other.name, other.kind
         )));
     }
-    let by_name: Option<Vec<usize>> = passed
-        .iter()
-        .map(|argument| inputs.iter().position(|input| &*input.name == argument.name))
-        .collect();
+    let by_name: Option<Vec<usize>> =
+        passed.iter().map(|argument| inputs.iter().position(|input| &*input.name == argument.name)).collect();
     Ok(match by_name {
-        Some(order) => Plan {
-            passing: abi::PASS_EACH,
-            order,
-        },
+        Some(order) => Plan { passing: abi::PASS_EACH, order },
         None => in_order(abi::PASS_EACH),
     })
 }
@@ -97,11 +89,8 @@ fn arguments(declaration: &str) -> Option<Vec<Argument<'_>>> {
 }
 
 fn list(arguments: &[Argument<'_>]) -> String {
-    let names: Vec<String> = arguments
-        .iter()
-        .take(12)
-        .map(|argument| format!("{} {}", argument.kind, argument.name))
-        .collect();
+    let names: Vec<String> =
+        arguments.iter().take(12).map(|argument| format!("{} {}", argument.kind, argument.name)).collect();
     names.join(", ")
 }
 
@@ -119,11 +108,7 @@ impl<'a> Argument<'a> {
             None => (text, None),
         };
         let (kind, name) = left.rsplit_once(' ')?;
-        Some(Self {
-            kind,
-            name,
-            has_default: default.is_some(),
-        })
+        Some(Self { kind, name, has_default: default.is_some() })
     }
 
     fn takes_a_tensor(&self) -> bool {
@@ -137,10 +122,7 @@ mod tests {
     use crate::model::DType;
 
     fn specs(names: &[&str]) -> Vec<TensorSpec> {
-        names
-            .iter()
-            .map(|name| TensorSpec::new(name, DType::Fp32, &[-1, 4]))
-            .collect()
+        names.iter().map(|name| TensorSpec::new(name, DType::Fp32, &[-1, 4])).collect()
     }
 
     fn planned(arguments: &str, names: &[&str]) -> Result<(u32, Vec<usize>)> {
@@ -163,31 +145,17 @@ mod tests {
     #[test]
     fn one_dictionary_or_list_takes_all() {
         let all = vec![0, 1];
-        assert_eq!(
-            planned(", Dict(str, Tensor) inputs", &["a", "b"]).unwrap(),
-            (abi::PASS_DICT, all.clone())
-        );
-        assert_eq!(
-            planned(", Tensor[] xs, bool flag=False", &["a", "b"]).unwrap(),
-            (abi::PASS_LIST, all)
-        );
+        assert_eq!(planned(", Dict(str, Tensor) inputs", &["a", "b"]).unwrap(), (abi::PASS_DICT, all.clone()));
+        assert_eq!(planned(", Tensor[] xs, bool flag=False", &["a", "b"]).unwrap(), (abi::PASS_LIST, all));
     }
 
     #[test]
     fn what_does_not_fit_is_said() {
         for (arguments, names, says) in [
-            (
-                ", Tensor x",
-                &["a", "b"][..],
-                "2 inputs are declared, forward takes 1: Tensor x",
-            ),
+            (", Tensor x", &["a", "b"][..], "2 inputs are declared, forward takes 1: Tensor x"),
             (", Tensor x, Tensor y", &["a"], "1 inputs are declared, forward takes 2"),
             (", Tensor x, int n", &["a", "b"], "argument 'n' of forward is a int"),
-            (
-                ", Tensor x, (Tensor, Tensor) state",
-                &["x", "state"],
-                "is a (Tensor, Tensor)",
-            ),
+            (", Tensor x, (Tensor, Tensor) state", &["x", "state"], "is a (Tensor, Tensor)"),
         ] {
             let error = planned(arguments, names).expect_err("it does not fit");
             assert!(error.message().contains(says), "{error}");

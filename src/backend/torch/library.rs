@@ -45,12 +45,8 @@ pub struct OutputBytes {
 
 const PLUGIN: &str = "libsconce_torch.so";
 /// Each needs the ones before it. Those for CUDA are there or not.
-const LIBTORCH: [(&str, bool); 4] = [
-    ("libc10.so", true),
-    ("libtorch_cpu.so", true),
-    ("libc10_cuda.so", false),
-    ("libtorch_cuda.so", false),
-];
+const LIBTORCH: [(&str, bool); 4] =
+    [("libc10.so", true), ("libtorch_cpu.so", true), ("libc10_cuda.so", false), ("libtorch_cuda.so", false)];
 
 // SAFETY: functions that may be called from any thread, and texts that live for ever.
 unsafe impl Send for Library {}
@@ -82,14 +78,8 @@ pub fn get(native_dir: &Path) -> Result<&'static Library> {
 
 pub(super) fn load(native_dir: &Path) -> Result<Library> {
     let libtorch = native_dir.join("torch/lib");
-    if LIBTORCH
-        .iter()
-        .any(|(name, needed)| *needed && !libtorch.join(name).is_file())
-    {
-        return Err(library_missing(
-            "libtorch",
-            "`make plugin` fetches it into the folder of native libraries",
-        ));
+    if LIBTORCH.iter().any(|(name, needed)| *needed && !libtorch.join(name).is_file()) {
+        return Err(library_missing("libtorch", "`make plugin` fetches it into the folder of native libraries"));
     }
     let plugin = plugin_places(native_dir)
         .into_iter()
@@ -119,10 +109,7 @@ pub(super) fn load(native_dir: &Path) -> Result<Library> {
     let plugin = unsafe { &*table };
     // SAFETY: a text that lives for ever.
     let libtorch = unsafe { plugin.libtorch.get() };
-    Ok(Library {
-        plugin,
-        name: format!("libtorch {}", String::from_utf8_lossy(libtorch)),
-    })
+    Ok(Library { plugin, name: format!("libtorch {}", String::from_utf8_lossy(libtorch)) })
 }
 
 /// Where the plugin may be: with the other libraries, beside the executable, or, where that lies in a folder of a build
@@ -132,15 +119,8 @@ fn plugin_places(native_dir: &Path) -> Vec<PathBuf> {
     let executable = std::env::current_exe().unwrap_or_default();
     if let Some(own) = executable.parent() {
         folders.push(own.to_owned());
-        let build = if own.ends_with("deps") {
-            own.parent().unwrap_or(own)
-        } else {
-            own
-        };
-        if let Some(target) = build
-            .parent()
-            .filter(|_| build.ends_with("release") || build.ends_with("debug"))
-        {
+        let build = if own.ends_with("deps") { own.parent().unwrap_or(own) } else { own };
+        if let Some(target) = build.parent().filter(|_| build.ends_with("release") || build.ends_with("debug")) {
             folders.extend([target.join("release"), target.join("debug")]);
         }
     }
@@ -152,10 +132,7 @@ fn open(path: &Path, name: &str) -> Result<ManuallyDrop<libloading::Library>> {
     // SAFETY: the libraries are trusted: their folder belongs to whoever installs the server.
     match unsafe { libloading::Library::new(path) } {
         Ok(library) => Ok(ManuallyDrop::new(library)),
-        Err(error) => Err(unusable(&format!(
-            "{name} could not be loaded: {}",
-            refusal::sentence(&error.to_string())
-        ))),
+        Err(error) => Err(unusable(&format!("{name} could not be loaded: {}", refusal::sentence(&error.to_string())))),
     }
 }
 
@@ -210,19 +187,13 @@ impl Module {
 
     /// Runs `forward` once; see `abi` for what the inputs must be.
     pub fn run(&self, passing: u32, inputs: &[TensorView]) -> Result<Answer> {
-        let mut view = abi::AnswerView {
-            outputs: Slice::of(&[]),
-            answer: ptr::null(),
-        };
+        let mut view = abi::AnswerView { outputs: Slice::of(&[]), answer: ptr::null() };
         // SAFETY: open; the views borrow from the caller's slices for the call, the place is ours.
         let status = unsafe { (self.library.plugin.run)(self.module, passing, Slice::of(inputs), &mut view) };
         if status != abi::OK {
             return Err(self.library.failure(status, "BACKEND_FAILED", Code::Internal));
         }
-        Ok(Answer {
-            library: self.library,
-            view,
-        })
+        Ok(Answer { library: self.library, view })
     }
 }
 

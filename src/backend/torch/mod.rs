@@ -67,33 +67,21 @@ impl Script {
             scalar_type(tensor.dtype).ok_or_else(|| {
                 Error::invalid(
                     "INVALID_MANIFEST",
-                    format!(
-                        "'{}': TorchScript has no {} that this server can pass",
-                        tensor.name, tensor.dtype
-                    ),
+                    format!("'{}': TorchScript has no {} that this server can pass", tensor.name, tensor.dtype),
                 )
             })?;
         }
         let artifact = Platform::Torchscript.artifact();
         let path = spec.dir.join(artifact);
         let mut file = File::open(&path).map_err(|error| {
-            Error::new(
-                Code::FailedPrecondition,
-                LOAD_FAILED,
-                format!("{artifact} cannot be read: {}", error.kind()),
-            )
+            Error::new(Code::FailedPrecondition, LOAD_FAILED, format!("{artifact} cannot be read: {}", error.kind()))
         })?;
         archive::check(&mut file)?;
         let library = library::get(spec.native_dir)?;
         let (number, device) = device(&spec.manifest.device);
         let module = library.open(&path, number)?;
         let plan = declaration::plan(&module.declaration(), &signature.inputs)?;
-        Ok(Self {
-            module,
-            signature,
-            plan,
-            device,
-        })
+        Ok(Self { module, signature, plan, device })
     }
 
     /// The tensors that were asked for, of an answer that has as many as are declared.
@@ -129,11 +117,8 @@ fn output(answer: &Arc<Answer>, place: usize, spec: &TensorSpec) -> Result<Tenso
     let (dtype, shape) = (answer.dtype(place), answer.shape(place));
     let dtype =
         dtype_of(dtype).ok_or_else(|| mismatch(format!("output '{}' has a type that cannot be sent", spec.name)))?;
-    let fits = shape.len() == spec.shape.len()
-        && shape
-            .iter()
-            .zip(&spec.shape)
-            .all(|(&came, &said)| said < 0 || came == said);
+    let fits =
+        shape.len() == spec.shape.len() && shape.iter().zip(&spec.shape).all(|(&came, &said)| said < 0 || came == said);
     if dtype != spec.dtype || !fits {
         return Err(mismatch(format!(
             "output '{}' is declared {} {}, forward returned {dtype} {shape:?}",
@@ -146,10 +131,7 @@ fn output(answer: &Arc<Answer>, place: usize, spec: &TensorSpec) -> Result<Tenso
     let data = if data.len() <= COPIED_BYTES_MAX {
         Bytes::copy_from_slice(data)
     } else {
-        Bytes::from_owner(OutputBytes {
-            answer: answer.clone(),
-            place,
-        })
+        Bytes::from_owner(OutputBytes { answer: answer.clone(), place })
     };
     let shape = shape.iter().map(|&dimension| dimension as usize).collect();
     Tensor::new(spec.name.clone(), dtype, shape, data)
@@ -206,10 +188,7 @@ impl Executable for Handle {
     }
 
     fn session(&self) -> Result<Box<dyn Session>> {
-        Ok(Box::new(ScriptSession {
-            aligned: vec![Vec::new(); self.0.signature.inputs.len()],
-            script: self.0.clone(),
-        }))
+        Ok(Box::new(ScriptSession { aligned: vec![Vec::new(); self.0.signature.inputs.len()], script: self.0.clone() }))
     }
 }
 
@@ -248,9 +227,7 @@ impl Session for ScriptSession {
 }
 
 fn is_aligned(view: &View<'_>) -> bool {
-    view.dtype
-        .size()
-        .is_some_and(|size| view.data.as_ptr().addr().is_multiple_of(size))
+    view.dtype.size().is_some_and(|size| view.data.as_ptr().addr().is_multiple_of(size))
 }
 
 fn copy_aligned(data: &[u8], scratch: &mut Vec<u64>) {

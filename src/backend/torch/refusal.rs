@@ -17,9 +17,7 @@ const TAILS: [&str; 4] = [
 
 /// One short line, made fit for a caller.
 pub fn sentence(text: &str) -> String {
-    let text = TAILS
-        .iter()
-        .fold(text, |text, tail| text.split(tail).next().unwrap_or_default());
+    let text = TAILS.iter().fold(text, |text, tail| text.split(tail).next().unwrap_or_default());
     let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| is_telling(line)).collect();
     let from = lines.iter().rposition(|line| names_an_error(line)).unwrap_or(0);
     let told = lines.iter().skip(from).take(LINES_MAX).copied().collect::<Vec<_>>();
@@ -36,9 +34,7 @@ fn is_telling(line: &str) -> bool {
         || line.starts_with("Traceback of TorchScript")
         || line.starts_with("The following operation failed in the TorchScript interpreter")
         || line.starts_with("frame #")
-        || line
-            .chars()
-            .all(|character| matches!(character, '~' | '<' | '-' | ' ' | 'H' | 'E' | 'R' | '.')))
+        || line.chars().all(|character| matches!(character, '~' | '<' | '-' | ' ' | 'H' | 'E' | 'R' | '.')))
 }
 
 /// `RuntimeError: …`, `builtins.ValueError: …`
@@ -59,10 +55,7 @@ mod tests {
             Traceback of TorchScript, original code (most recent call last):\n\
             \x20 File \"/home/ann/train.py\", line 4, in forward\n    return self.l(x)\n\
             RuntimeError: mat1 and mat2 shapes cannot be multiplied (2x5 and 4x3)\n";
-        assert_eq!(
-            sentence(text),
-            "RuntimeError: mat1 and mat2 shapes cannot be multiplied (2x5 and 4x3)"
-        );
+        assert_eq!(sentence(text), "RuntimeError: mat1 and mat2 shapes cannot be multiplied (2x5 and 4x3)");
     }
 
     #[test]
@@ -71,10 +64,7 @@ mod tests {
             Exception raised from RAIIFile at /pytorch/caffe2/serialize/file_adapter.cc:27 (most recent call first):\nframe #0: c10::Error";
         let told = sentence(text);
         assert!(told.starts_with("open file failed"), "{told}");
-        assert!(
-            !told.contains('/') && !told.contains("0x") && !told.contains("raised"),
-            "{told}"
-        );
+        assert!(!told.contains('/') && !told.contains("0x") && !told.contains("raised"), "{told}");
     }
 
     #[test]

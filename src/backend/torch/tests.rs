@@ -35,10 +35,7 @@ fn yaml_of(name: &str) -> String {
 fn written(forward: &str, dtype: DType, shape: &str) -> Arc<dyn Executable> {
     let mut archive = read("raises");
     let find = |archive: &[u8], text: &[u8]| {
-        archive
-            .windows(text.len())
-            .position(|window| window == text)
-            .expect("it is in the fixture")
+        archive.windows(text.len()).position(|window| window == text).expect("it is in the fixture")
     };
     let start = find(&archive, b"class Raises(Module)");
     let body = start + find(&archive[start..], b"    x: Tensor) -> Tensor:");
@@ -47,10 +44,7 @@ fn written(forward: &str, dtype: DType, shape: &str) -> Arc<dyn Executable> {
     let room = end - body;
     archive[body..end].copy_from_slice(format!("{forward:<width$}\n", width = room - 1).as_bytes());
     let new = crc32::crc32(0, &archive[start..end]).to_le_bytes();
-    let directory = archive
-        .windows(4)
-        .position(|window| window == b"PK\x01\x02")
-        .expect("a directory");
+    let directory = archive.windows(4).position(|window| window == b"PK\x01\x02").expect("a directory");
     let at = directory + find(&archive[directory..], &old);
     archive[at..at + 4].copy_from_slice(&new);
     let spec = |name: &str| format!("[{{ name: {name}, dtype: {dtype}, shape: {shape} }}]");
@@ -69,28 +63,17 @@ fn run(session: &mut dyn Session, inputs: &[&[f32]], outputs: &[usize]) -> Resul
 }
 
 fn run_views(session: &mut dyn Session, inputs: &[View<'_>], outputs: &[usize]) -> Result<Vec<Tensor>> {
-    session.run(&Call {
-        inputs,
-        outputs,
-        parameters: &Parameters::default(),
-    })
+    session.run(&Call { inputs, outputs, parameters: &Parameters::default() })
 }
 
 fn floats(tensor: &Tensor) -> Vec<f32> {
-    tensor
-        .data
-        .chunks_exact(4)
-        .map(|bytes| f32::from_le_bytes(bytes.try_into().expect("chunks of 4")))
-        .collect()
+    tensor.data.chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().expect("chunks of 4"))).collect()
 }
 
 fn plain_answer(x: &[f32]) -> Vec<f32> {
     x.chunks_exact(4)
         .flat_map(|x| {
-            [
-                -x[0] - 0.75 * x[1] - 0.5 * x[2] - 0.25 * x[3] + 0.5,
-                0.25 * x[1] + 0.5 * x[2] + 0.75 * x[3] - 0.5,
-            ]
+            [-x[0] - 0.75 * x[1] - 0.5 * x[2] - 0.25 * x[3] + 0.5, 0.25 * x[1] + 0.5 * x[2] + 0.75 * x[3] - 0.5]
         })
         .collect()
 }
@@ -122,10 +105,7 @@ fn a_tuple_by_place_a_dictionary_by_name() {
 
     let dict = opened("dict_out");
     let answer = run(&mut *dict.session().unwrap(), &[&x, &[1.0; 4]], &[1]).expect("a run");
-    assert_eq!(
-        (&*answer[0].name, floats(&answer[0])),
-        ("difference", vec![0.0, 1.0, 2.0, 3.0])
-    );
+    assert_eq!((&*answer[0].name, floats(&answer[0])), ("difference", vec![0.0, 1.0, 2.0, 3.0]));
 
     let dict_in = opened("dict_in");
     let answer = run(&mut *dict_in.session().unwrap(), &[&x, &[1.0; 4]], &[0]).expect("a run");
@@ -139,11 +119,7 @@ inputs: [{ name: b, dtype: FP32, shape: [-1, 4] }, { name: a, dtype: FP32, shape
 outputs: [{ name: difference, dtype: FP32, shape: [-1, 4] }]";
     let dict = try_open(&read("dict_out"), yaml).expect("a subset of the outputs is enough");
     let answer = run(&mut *dict.session().unwrap(), &[&[1.0; 4], &[5.0; 4]], &[0]).expect("a run");
-    assert_eq!(
-        floats(&answer[0]),
-        [4.0; 4],
-        "a - b, whatever the order they are declared in"
-    );
+    assert_eq!(floats(&answer[0]), [4.0; 4], "a - b, whatever the order they are declared in");
 }
 
 #[test]
@@ -157,11 +133,7 @@ fn misaligned_bytes_are_right_and_large_outputs_outlive_their_session() {
     bytes.rotate_left(1 - offset);
     let mut answers = Vec::new();
     for _ in 0..2 {
-        let view = View {
-            dtype: DType::Fp32,
-            shape: &[1024, 4],
-            data: &bytes[offset..][..4 * values.len()],
-        };
+        let view = View { dtype: DType::Fp32, shape: &[1024, 4], data: &bytes[offset..][..4 * values.len()] };
         assert!(!is_aligned(&view));
         answers.extend(run_views(&mut *session, &[view], &[0]).expect("a run"));
     }
@@ -178,14 +150,8 @@ fn a_forward_that_raises_is_a_short_error_and_the_next_run_is_right() {
     let error = run(&mut *session, &[&[-2e6, 0.0, 0.0, 0.0]], &[0]).expect_err("it raises");
     assert_eq!((error.code(), error.reason()), (Code::Internal, "BACKEND_FAILED"));
     assert!(error.message().contains("x is below -1000000"), "{error}");
-    assert!(
-        error.message().len() <= 300 && !error.message().contains('/'),
-        "{error}"
-    );
-    assert_eq!(
-        floats(&run(&mut *session, &[&[1.0; 4]], &[0]).expect("a run")[0]),
-        [2.0; 4]
-    );
+    assert!(error.message().len() <= 300 && !error.message().contains('/'), "{error}");
+    assert_eq!(floats(&run(&mut *session, &[&[1.0; 4]], &[0]).expect("a run")[0]), [2.0; 4]);
 }
 
 #[test]
@@ -220,11 +186,7 @@ fn what_is_declared_wrong_is_said() {
         &declared(right, "dtype: FP32, shape: [-1]"),
         "forward returned 2 tensors, 1 outputs are declared",
     );
-    says(
-        "dict_out",
-        &declared(right, right),
-        "1 inputs are declared, forward takes 2: Tensor a, Tensor b",
-    );
+    says("dict_out", &declared(right, right), "1 inputs are declared, forward takes 2: Tensor a, Tensor b");
     says("dict_in", &declared(right, right), "KeyError");
     says("plain", "", "inputs: missing");
 }
@@ -265,11 +227,7 @@ fn the_transformer_of_the_sample_store_answers_as_its_example_says() {
     let read = |file: &str| std::fs::read_to_string(dir.join(file)).expect("a file of the repository");
     let version = VersionYaml::parse(&read("version.yaml")).expect("its version.yaml");
     let manifest = Manifest::resolve(Platform::Torchscript, ModelYaml::default(), version).expect("its manifest");
-    let transformer = open(OpenSpec {
-        dir: &dir,
-        manifest: &manifest,
-        native_dir: &native_dir(),
-    });
+    let transformer = open(OpenSpec { dir: &dir, manifest: &manifest, native_dir: &native_dir() });
     let file = ExampleFile::parse(&read("example.json")).expect("its examples");
     let transformer = transformer.expect("it opens");
     // libtorch profiles the first runs and optimises for the next.
@@ -280,11 +238,7 @@ fn the_transformer_of_the_sample_store_answers_as_its_example_says() {
 
 #[test]
 fn a_forward_that_writes_into_its_input_does_not_write_into_the_callers() {
-    let opened = written(
-        "    x: Tensor) -> Tensor:\n    return torch.add_(x, 1.)",
-        DType::Fp32,
-        "[-1, 4]",
-    );
+    let opened = written("    x: Tensor) -> Tensor:\n    return torch.add_(x, 1.)", DType::Fp32, "[-1, 4]");
     let mut session = opened.session().expect("a session");
     let x = vec![1.0f32; 8];
     for _ in 0..4 {
@@ -315,28 +269,17 @@ fn every_type_goes_in_and_out_and_a_returned_input_does_not_lie_in_the_callers_m
 
 #[test]
 fn a_list_of_tensors_goes_in_and_out() {
-    let opened = written(
-        "    x: List[Tensor]) -> List[Tensor]:\n    return x",
-        DType::Fp32,
-        "[-1, 4]",
-    );
+    let opened = written("    x: List[Tensor]) -> List[Tensor]:\n    return x", DType::Fp32, "[-1, 4]");
     let answer = run(&mut *opened.session().unwrap(), &[&[3.0; 4]], &[0]).expect("a run");
     assert_eq!(floats(&answer[0]), [3.0; 4]);
 }
 
 #[test]
 fn memory_that_cannot_be_had_is_resource_exhausted() {
-    let opened = written(
-        "    x: Tensor) -> Tensor:\n    return torch.zeros([1000000000000000])",
-        DType::Fp32,
-        "[-1, 4]",
-    );
+    let opened =
+        written("    x: Tensor) -> Tensor:\n    return torch.zeros([1000000000000000])", DType::Fp32, "[-1, 4]");
     let error = run(&mut *opened.session().unwrap(), &[&[3.0; 4]], &[0]).expect_err("too much");
-    assert_eq!(
-        (error.code(), error.reason()),
-        (Code::ResourceExhausted, "OUT_OF_MEMORY"),
-        "{error}"
-    );
+    assert_eq!((error.code(), error.reason()), (Code::ResourceExhausted, "OUT_OF_MEMORY"), "{error}");
 }
 
 #[test]

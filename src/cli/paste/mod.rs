@@ -110,10 +110,7 @@ impl Parts {
         let (field, zero, then) = zeros(spec.dtype);
         let dtype = data_type(spec.dtype).as_str_name();
         let name = json!(&*spec.name);
-        self.add(&format!(
-            "{{\"name\":{name},\"dtype\":\"{dtype}\",\"shape\":{},\"{field}\":[",
-            json!(shape)
-        ));
+        self.add(&format!("{{\"name\":{name},\"dtype\":\"{dtype}\",\"shape\":{},\"{field}\":[", json!(shape)));
         if elements > 0 {
             self.add(zero);
         }
@@ -155,10 +152,7 @@ mod tests {
     use super::*;
 
     fn line(inputs: &[TensorSpec]) -> String {
-        let signature = Signature {
-            inputs: inputs.to_vec(),
-            outputs: vec![],
-        };
+        let signature = Signature { inputs: inputs.to_vec(), outputs: vec![] };
         grpcurl_line("m", &signature, "0.0.0.0:7070".parse().unwrap())
     }
 
@@ -166,10 +160,7 @@ mod tests {
     fn request(line: &str) -> serde_json::Value {
         let script = match line.split_once(" | grpcurl") {
             Some((made, _)) => made.to_string(),
-            None => format!(
-                "printf %s {}",
-                line.split_once("-d ").unwrap().1.rsplit_once(" 127").unwrap().0
-            ),
+            None => format!("printf %s {}", line.split_once("-d ").unwrap().1.rsplit_once(" 127").unwrap().0),
         };
         let out = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
         serde_json::from_slice(&out.stdout).unwrap()

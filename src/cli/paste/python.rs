@@ -26,13 +26,7 @@ pub fn python_example(stored: &Stored, address: SocketAddr) -> String {
     let inputs: Vec<Input> = stored.example.request.inputs.iter().map(Input::of_example).collect();
     let output = stored.example.response.outputs.first();
     let version = stored.version.to_string();
-    lines(
-        stored.model.as_str(),
-        Some(&version),
-        &inputs,
-        output.map(|output| &*output.name),
-        address,
-    )
+    lines(stored.model.as_str(), Some(&version), &inputs, output.map(|output| &*output.name), address)
 }
 
 /// A call with zeros in the model's own shapes; a dimension that may vary is 1.
@@ -41,18 +35,9 @@ pub fn python_zeros(model: &str, signature: &Signature, address: SocketAddr) -> 
         .inputs
         .iter()
         .map(|spec| {
-            let shape: Vec<usize> = spec
-                .shape
-                .iter()
-                .map(|&dim| usize::try_from(dim).unwrap_or(1))
-                .collect();
+            let shape: Vec<usize> = spec.shape.iter().map(|&dim| usize::try_from(dim).unwrap_or(1)).collect();
             let array = zeros(spec.dtype, &shape);
-            Input {
-                name: spec.name.to_string(),
-                dtype: spec.dtype,
-                shape,
-                array,
-            }
+            Input { name: spec.name.to_string(), dtype: spec.dtype, shape, array }
         })
         .collect();
     let output = signature.outputs.first();
@@ -65,13 +50,8 @@ pub fn literal_elements(example: &Example) -> Option<String> {
     let request = &example.request;
     let elements: usize = request.inputs.iter().map(|input| input.data.len()).sum();
     let plain = request.rows.is_empty() && request.parameters.is_empty() && !request.inputs.is_empty();
-    (plain && elements <= LITERAL_ELEMENTS_MAX).then(|| {
-        request
-            .inputs
-            .iter()
-            .map(|input| Input::of_example(input).array)
-            .collect()
-    })
+    (plain && elements <= LITERAL_ELEMENTS_MAX)
+        .then(|| request.inputs.iter().map(|input| Input::of_example(input).array).collect())
 }
 
 fn lines(model: &str, version: Option<&str>, inputs: &[Input], output: Option<&str>, address: SocketAddr) -> String {
@@ -82,10 +62,7 @@ fn lines(model: &str, version: Option<&str>, inputs: &[Input], output: Option<&s
     let mut code = Vec::new();
     for (place, input) in inputs.iter().enumerate() {
         let (x, name, dtype) = (variable(place), json!(input.name), input.dtype.as_str());
-        code.push(format!(
-            r#"{x} = triton.InferInput({name}, {:?}, "{dtype}")"#,
-            input.shape
-        ));
+        code.push(format!(r#"{x} = triton.InferInput({name}, {:?}, "{dtype}")"#, input.shape));
         code.push(format!("{x}.set_data_from_numpy({})", input.array));
     }
     let variables: Vec<String> = (0..inputs.len()).map(variable).collect();
@@ -153,25 +130,12 @@ fn literal(value: &Value, dtype: DType) -> String {
 
 impl Input {
     fn of_example(tensor: &ExampleTensor) -> Self {
-        let elements: Vec<String> = tensor
-            .data
-            .iter()
-            .map(|value| literal(value, tensor.datatype))
-            .collect();
+        let elements: Vec<String> = tensor.data.iter().map(|value| literal(value, tensor.datatype)).collect();
         let array = match elements.is_empty() {
             true => zeros(tensor.datatype, &tensor.shape),
-            false => format!(
-                "np.array({}, {})",
-                nested(&tensor.shape, &elements),
-                numpy(tensor.datatype)
-            ),
+            false => format!("np.array({}, {})", nested(&tensor.shape, &elements), numpy(tensor.datatype)),
         };
-        Self {
-            name: tensor.name.clone(),
-            dtype: tensor.datatype,
-            shape: tensor.shape.clone(),
-            array,
-        }
+        Self { name: tensor.name.clone(), dtype: tensor.datatype, shape: tensor.shape.clone(), array }
     }
 }
 
@@ -222,10 +186,7 @@ END"#
             let request = format!(r#"{{"inputs": [{{"name": "a", {tensor}}}]}}"#);
             literal_elements(&stored(&request).example).unwrap()
         };
-        assert_eq!(
-            array(r#""datatype": "INT64", "shape": [], "data": [7]"#),
-            "np.array(7, np.int64)"
-        );
+        assert_eq!(array(r#""datatype": "INT64", "shape": [], "data": [7]"#), "np.array(7, np.int64)");
         assert_eq!(
             array(r#""datatype": "BOOL", "shape": [2], "data": [true, false]"#),
             "np.array([True, False], np.bool_)"
@@ -234,10 +195,7 @@ END"#
             array(r#""datatype": "BYTES", "shape": [1], "data": ["it's \"NaN\""]"#),
             r#"np.array(["it's \"NaN\""], np.object_)"#
         );
-        assert_eq!(
-            array(r#""datatype": "UINT8", "shape": [0, 3], "data": []"#),
-            "np.zeros([0, 3], np.uint8)"
-        );
+        assert_eq!(array(r#""datatype": "UINT8", "shape": [0, 3], "data": []"#), "np.zeros([0, 3], np.uint8)");
     }
 
     #[test]
@@ -256,10 +214,7 @@ END"#
     #[test]
     fn without_an_example_there_are_zeros() {
         let signature = Signature {
-            inputs: vec![
-                TensorSpec::new("a", DType::Bf16, &[-1, 3]),
-                TensorSpec::new("b", DType::Bytes, &[2]),
-            ],
+            inputs: vec![TensorSpec::new("a", DType::Bf16, &[-1, 3]), TensorSpec::new("b", DType::Bytes, &[2])],
             outputs: vec![TensorSpec::new("y", DType::Fp32, &[-1])],
         };
         let text = python_zeros("m", &signature, address());

@@ -12,14 +12,8 @@ use crate::cli::{convert::structure, proto};
 
 /// A file being read.
 pub enum Batches {
-    Csv {
-        reader: csv::Reader<Box<dyn Read>>,
-        headers: StringRecord,
-    },
-    JsonLines {
-        reader: BufReader<Box<dyn Read>>,
-        line: usize,
-    },
+    Csv { reader: csv::Reader<Box<dyn Read>>, headers: StringRecord },
+    JsonLines { reader: BufReader<Box<dyn Read>>, line: usize },
 }
 
 /// Some rows of it.
@@ -30,10 +24,7 @@ pub struct Batch {
 }
 
 pub enum Rows {
-    Csv {
-        headers: StringRecord,
-        records: Vec<StringRecord>,
-    },
+    Csv { headers: StringRecord, records: Vec<StringRecord> },
     Json(Vec<Map<String, Value>>),
 }
 
@@ -54,11 +45,7 @@ impl Form {
         }
         let start = reader.fill_buf()?;
         let first = start.iter().find(|byte| !byte.is_ascii_whitespace());
-        Ok(if first == Some(&b'{') {
-            Form::JsonLines
-        } else {
-            Form::Csv
-        })
+        Ok(if first == Some(&b'{') { Form::JsonLines } else { Form::Csv })
     }
 
     pub fn extension(self) -> &'static str {
@@ -91,20 +78,16 @@ impl Batches {
                 }
                 Batches::Csv { reader, headers }
             }
-            Form::JsonLines => Batches::JsonLines {
-                reader: BufReader::new(input),
-                line: 0,
-            },
+            Form::JsonLines => Batches::JsonLines { reader: BufReader::new(input), line: 0 },
         })
     }
 
     /// The next `size` rows, or what is left of them; `None` at the end.
     pub fn next(&mut self, first_row: usize, size: usize) -> anyhow::Result<Option<Batch>> {
         let rows = match self {
-            Batches::Csv { reader, headers } => Rows::Csv {
-                headers: headers.clone(),
-                records: reader.records().take(size).collect::<Result<_, _>>()?,
-            },
+            Batches::Csv { reader, headers } => {
+                Rows::Csv { headers: headers.clone(), records: reader.records().take(size).collect::<Result<_, _>>()? }
+            }
             Batches::JsonLines { reader, line } => {
                 let mut objects = Vec::new();
                 let mut text = String::new();
@@ -153,12 +136,7 @@ impl Batch {
                 }
                 None => {
                     let row = |record: &StringRecord| {
-                        structure(
-                            headers
-                                .iter()
-                                .zip(record)
-                                .map(|(name, cell)| (name.to_string(), cell_kind(cell))),
-                        )
+                        structure(headers.iter().zip(record).map(|(name, cell)| (name.to_string(), cell_kind(cell))))
                     };
                     request.rows = records.iter().map(row).collect();
                 }
@@ -198,11 +176,7 @@ impl Rows {
 /// All cells row after row, if each is a number or empty.
 fn numbers(records: &[StringRecord]) -> Option<Vec<f64>> {
     let cell = |cell: &str| {
-        if cell.is_empty() {
-            Some(f64::NAN)
-        } else {
-            cell.parse().ok()
-        }
+        if cell.is_empty() { Some(f64::NAN) } else { cell.parse().ok() }
     };
     records.iter().flat_map(|record| record.iter().map(cell)).collect()
 }
@@ -260,25 +234,17 @@ mod tests {
     fn a_text_makes_its_batch_go_by_name() {
         let batch = batches(Form::Csv, "a,symbol\n1,AAPL\n,\n").next(1, 9).unwrap().unwrap();
         let rows: Vec<Value> = filled(&batch).rows.iter().map(json::row).collect();
-        assert_eq!(
-            Value::from(rows).to_string(),
-            r#"[{"a":1.0,"symbol":"AAPL"},{"a":null,"symbol":null}]"#
-        );
+        assert_eq!(Value::from(rows).to_string(), r#"[{"a":1.0,"symbol":"AAPL"},{"a":null,"symbol":null}]"#);
     }
 
     #[test]
     fn json_lines_keep_their_kinds_and_empty_lines_do_not_count() {
-        let mut file = batches(
-            Form::JsonLines,
-            "{\"a\": 1, \"b\": null}\n\n{\"a\": true}\n{\"a\": {}}\n{",
-        );
+        let mut file = batches(Form::JsonLines, "{\"a\": 1, \"b\": null}\n\n{\"a\": true}\n{\"a\": {}}\n{");
         let batch = file.next(1, 2).unwrap().unwrap();
         let rows: Vec<Value> = filled(&batch).rows.iter().map(json::row).collect();
         assert_eq!(Value::from(rows).to_string(), r#"[{"a":1.0,"b":null},{"a":true}]"#);
         let batch = file.next(3, 1).unwrap().unwrap();
-        let error = batch
-            .fill(&mut proto::PredictRequest::default(), &Types::new())
-            .unwrap_err();
+        let error = batch.fill(&mut proto::PredictRequest::default(), &Types::new()).unwrap_err();
         assert!(error.to_string().starts_with("row 3: 'a' is neither"), "{error}");
         assert!(file.next(4, 1).err().unwrap().to_string().starts_with("line 5 "));
     }

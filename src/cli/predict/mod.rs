@@ -27,12 +27,7 @@ pub struct PredictArgs {
     #[arg(long, short, value_name = "FILE", required_unless_present = "example")]
     file: Option<PathBuf>,
     /// The server's inference address
-    #[arg(
-        long,
-        value_name = "HOST:PORT",
-        env = "SCONCE_SERVER",
-        default_value = "127.0.0.1:7070"
-    )]
+    #[arg(long, value_name = "HOST:PORT", env = "SCONCE_SERVER", default_value = "127.0.0.1:7070")]
     server: String,
     /// Where the scored rows go (default: stdout); in the form of the input
     #[arg(long, short, value_name = "FILE", conflicts_with = "example")]
@@ -95,9 +90,7 @@ impl PredictArgs {
         proto::PredictRequest {
             model: self.model.clone(),
             select: version.or(self.label.clone().map(Select::Label)),
-            parameters: parameters
-                .map(|(name, value)| (name, convert::parameter(value)))
-                .collect(),
+            parameters: parameters.map(|(name, value)| (name, convert::parameter(value))).collect(),
             ..Default::default()
         }
     }

@@ -24,10 +24,7 @@ pub enum Output {
 impl Output {
     pub fn new(form: Form, writer: Box<dyn Write>) -> Self {
         match form {
-            Form::Csv => Output::Csv {
-                writer: Box::new(csv::Writer::from_writer(writer)),
-                columns: Vec::new(),
-            },
+            Form::Csv => Output::Csv { writer: Box::new(csv::Writer::from_writer(writer)), columns: Vec::new() },
             Form::JsonLines => Output::JsonLines(writer),
         }
     }
@@ -122,19 +119,9 @@ mod tests {
     }
 
     fn answer(a: f64, list: &[f64]) -> Struct {
-        let values = list.iter().map(|&number| ProtoValue {
-            kind: Some(Kind::NumberValue(number)),
-        });
-        let list = ListValue {
-            values: values.collect(),
-        };
-        structure(
-            [
-                ("a".to_string(), Kind::NumberValue(a)),
-                ("p".to_string(), Kind::ListValue(list)),
-            ]
-            .into_iter(),
-        )
+        let values = list.iter().map(|&number| ProtoValue { kind: Some(Kind::NumberValue(number)) });
+        let list = ListValue { values: values.collect() };
+        structure([("a".to_string(), Kind::NumberValue(a)), ("p".to_string(), Kind::ListValue(list))].into_iter())
     }
 
     fn scored(form: Form, input: &'static str, answers: &[Struct]) -> anyhow::Result<String> {
@@ -150,10 +137,7 @@ mod tests {
     fn outputs_are_columns_beside_the_input() {
         let answers = [answer(0.25, &[1.0, 2.5]), answer(f64::NAN, &[0.0, 1e300])];
         let text = scored(Form::Csv, "a,note\n1,\"x,y\"\n2,\n", &answers).unwrap();
-        assert_eq!(
-            text,
-            "a,note,predicted_a,p_0,p_1\n1,\"x,y\",0.25,1.0,2.5\n2,,,0.0,1e+300\n"
-        );
+        assert_eq!(text, "a,note,predicted_a,p_0,p_1\n1,\"x,y\",0.25,1.0,2.5\n2,,,0.0,1e+300\n");
         let text = scored(Form::JsonLines, "{\"a\":1}\n", &answers[..1]).unwrap();
         assert_eq!(text, "{\"a\":1,\"p\":[1.0,2.5],\"predicted_a\":0.25}\n");
     }

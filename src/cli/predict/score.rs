@@ -45,9 +45,7 @@ pub async fn score(args: &PredictArgs, file: &Path) -> anyhow::Result<ExitCode> 
     let mut in_flight: VecDeque<Sent> = VecDeque::new();
     let (mut read, mut written) = (0, 0);
     loop {
-        let batch = batches
-            .next(read + 1, args.batch as usize)
-            .with_context(|| name.to_string())?;
+        let batch = batches.next(read + 1, args.batch as usize).with_context(|| name.to_string())?;
         if let Some(batch) = batch {
             read += batch.rows.len();
             let mut request = args.request();
@@ -72,10 +70,7 @@ pub async fn score(args: &PredictArgs, file: &Path) -> anyhow::Result<ExitCode> 
         };
         if let Err(error) = done {
             bar.finish_and_clear();
-            bail!(
-                "{}: {error:#}; {written} rows before were scored and written",
-                batch.place()
-            );
+            bail!("{}: {error:#}; {written} rows before were scored and written", batch.place());
         }
         written += batch.rows.len();
         bar.set_message(format!("{written} rows"));
@@ -115,11 +110,7 @@ fn create(file: Option<&Path>, form: Form) -> anyhow::Result<Box<dyn Write>> {
     };
     match Form::of_name(&file.to_string_lossy()) {
         Some(named) if named != form => {
-            bail!(
-                "{}: the output has the form of the input; name it .{}",
-                file.display(),
-                form.extension()
-            )
+            bail!("{}: the output has the form of the input; name it .{}", file.display(), form.extension())
         }
         _ => {}
     }
@@ -162,8 +153,7 @@ mod tests {
         async fn predict(&self, request: Request<PredictRequest>) -> Result<Response<PredictResponse>, Status> {
             if self.calls.fetch_add(1, Ordering::Relaxed).is_multiple_of(3) {
                 let mut busy = Status::unavailable("busy");
-                busy.metadata_mut()
-                    .insert("grpc-retry-pushback-ms", "1".parse().unwrap());
+                busy.metadata_mut().insert("grpc-retry-pushback-ms", "1".parse().unwrap());
                 return Err(busy);
             }
             let table = request.into_inner().table.unwrap();
@@ -176,20 +166,14 @@ mod tests {
                 return Err(Status::invalid_argument("negative"));
             }
             let row = |x: &f64| structure([("y".to_string(), Kind::NumberValue(2.0 * x))].into_iter());
-            Ok(Response::new(PredictResponse {
-                rows: table.values.iter().map(row).collect(),
-                ..Default::default()
-            }))
+            Ok(Response::new(PredictResponse { rows: table.values.iter().map(row).collect(), ..Default::default() }))
         }
     }
 
     async fn scored(input: &str) -> (anyhow::Result<ExitCode>, String) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let doubling = Doubling {
-            calls: AtomicUsize::new(0),
-            late_rows: Semaphore::new(0),
-        };
+        let doubling = Doubling { calls: AtomicUsize::new(0), late_rows: Semaphore::new(0) };
         let incoming = tonic::transport::server::TcpIncoming::from(listener);
         let server = tonic::transport::Server::builder().add_service(InferenceServer::new(doubling));
         let serving = tokio::spawn(server.serve_with_incoming(incoming));
@@ -197,9 +181,7 @@ mod tests {
         let (file, output) = (folder.path().join("x.csv"), folder.path().join("y.csv"));
         std::fs::write(&file, input).unwrap();
         let line = ["p", "m", "--batch=2", "--in-flight=3", "--server", &address, "--output"];
-        let line = line
-            .into_iter()
-            .chain([output.to_str().unwrap(), "--file", file.to_str().unwrap()]);
+        let line = line.into_iter().chain([output.to_str().unwrap(), "--file", file.to_str().unwrap()]);
         let done = score(&Line::parse_from(line).args, &file).await;
         serving.abort();
         (done, std::fs::read_to_string(&output).unwrap())
@@ -210,9 +192,7 @@ mod tests {
         let numbers: Vec<String> = (0..15).map(|x| x.to_string()).collect();
         let (done, text) = scored(&format!("x\n{}\n", numbers.join("\n"))).await;
         assert_eq!(done.unwrap(), ExitCode::SUCCESS);
-        let expected: Vec<String> = (0..15)
-            .map(|x| format!("{x},{}", json::double(2.0 * f64::from(x))))
-            .collect();
+        let expected: Vec<String> = (0..15).map(|x| format!("{x},{}", json::double(2.0 * f64::from(x)))).collect();
         assert_eq!(text, format!("x,y\n{}\n", expected.join("\n")));
     }
 

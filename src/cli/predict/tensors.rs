@@ -30,18 +30,13 @@ pub async fn types(args: &PredictArgs) -> anyhow::Result<Types> {
     })
     .await?;
     let inputs = metadata.inputs.into_iter();
-    Ok(inputs
-        .filter_map(|input| Some((input.name, DType::parse(&input.datatype)?)))
-        .collect())
+    Ok(inputs.filter_map(|input| Some((input.name, DType::parse(&input.datatype)?))).collect())
 }
 
 /// One tensor for each key of the first row, its first dimension the rows.
 pub fn tensors(rows: &[Map<String, Value>], first_row: usize, types: &Types) -> anyhow::Result<Vec<proto::Tensor>> {
     let names: Vec<&String> = rows.iter().take(1).flat_map(Map::keys).collect();
-    names
-        .into_iter()
-        .map(|name| tensor(name, rows, first_row, types))
-        .collect()
+    names.into_iter().map(|name| tensor(name, rows, first_row, types)).collect()
 }
 
 fn tensor(name: &str, rows: &[Map<String, Value>], first_row: usize, types: &Types) -> anyhow::Result<proto::Tensor> {
@@ -54,27 +49,16 @@ fn tensor(name: &str, rows: &[Map<String, Value>], first_row: usize, types: &Typ
     let mut data = Vec::new();
     for (place, row) in rows.iter().enumerate() {
         let number = first_row + place;
-        let value = row
-            .get(name)
-            .with_context(|| format!("row {number}: '{name}' is absent"))?;
+        let value = row.get(name).with_context(|| format!("row {number}: '{name}' is absent"))?;
         let own =
             flatten(value, &mut data).with_context(|| format!("row {number}: the lists of '{name}' are ragged"))?;
         let common = shape.get_or_insert_with(|| own.clone());
-        ensure!(
-            *common == own,
-            "row {number}: '{name}' has shape {own:?}, the rows before have {common:?}"
-        );
+        ensure!(*common == own, "row {number}: '{name}' has shape {own:?}, the rows before have {common:?}");
     }
     let shape = std::iter::once(rows.len()).chain(shape.unwrap_or_default()).collect();
-    let tensor = ExampleTensor {
-        name: name.into(),
-        datatype,
-        shape,
-        data,
-    };
-    let input = tensor
-        .to_input()
-        .map_err(|error| anyhow::anyhow!("{}", error.message().replace("example.json: ", "")))?;
+    let tensor = ExampleTensor { name: name.into(), datatype, shape, data };
+    let input =
+        tensor.to_input().map_err(|error| anyhow::anyhow!("{}", error.message().replace("example.json: ", "")))?;
     Ok(convert::tensor(input))
 }
 
@@ -111,20 +95,14 @@ mod tests {
             (tensors[0].name.as_str(), &tensors[0].shape[..], &tensors[0].ints[..]),
             ("n", &[2][..], &[3, 4][..])
         );
-        assert_eq!(
-            (&tensors[1].shape[..], &tensors[1].floats[..3]),
-            (&[2, 1, 2][..], &[1.0, 2.5, 0.0][..])
-        );
+        assert_eq!((&tensors[1].shape[..], &tensors[1].floats[..3]), (&[2, 1, 2][..], &[1.0, 2.5, 0.0][..]));
         assert!(tensors[1].floats[3].is_nan());
     }
 
     #[test]
     fn what_does_not_stack_is_named() {
         let message = |rows: &[&str]| made(rows).unwrap_err().to_string();
-        assert_eq!(
-            message(&[r#"{"y": [1]}"#]),
-            "the model has no input 'y'; its inputs are n, x"
-        );
+        assert_eq!(message(&[r#"{"y": [1]}"#]), "the model has no input 'y'; its inputs are n, x");
         assert_eq!(
             message(&[r#"{"x": [1]}"#, r#"{"x": [1, 2]}"#]),
             "row 8: 'x' has shape [2], the rows before have [1]"

@@ -26,12 +26,7 @@ pub async fn try_example(args: &PredictArgs) -> anyhow::Result<ExitCode> {
     })
     .await?;
     let (text, agrees) = compared(&stored.example, &answer);
-    print(&format!(
-        "{} {version}, example {} of {}\n{text}",
-        stored.model,
-        stored.index,
-        stored.file.display()
-    ))?;
+    print(&format!("{} {version}, example {} of {}\n{text}", stored.model, stored.index, stored.file.display()))?;
     Ok(if agrees { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -47,17 +42,11 @@ fn compared(example: &Example, answer: &PredictResponse) -> (String, bool) {
             continue;
         };
         let values = json::elements(came);
-        let same_shape = came
-            .shape
-            .iter()
-            .map(|&dim| usize::try_from(dim).ok())
-            .eq(expected.shape.iter().map(|&dim| Some(dim)));
+        let same_shape =
+            came.shape.iter().map(|&dim| usize::try_from(dim).ok()).eq(expected.shape.iter().map(|&dim| Some(dim)));
         let agrees = same_shape
             && values.len() == expected.data.len()
-            && values
-                .iter()
-                .zip(&expected.data)
-                .all(|(came, expected)| close(came, expected, example));
+            && values.iter().zip(&expected.data).all(|(came, expected)| close(came, expected, example));
         all &= agrees;
         let _ = writeln!(text, "{}", expected.name);
         let _ = writeln!(text, "  answer    {}", shown(&values));
@@ -69,11 +58,7 @@ fn compared(example: &Example, answer: &PredictResponse) -> (String, bool) {
         } else {
             "DIFFER in shape"
         };
-        let _ = writeln!(
-            text,
-            "  they {verdict} (relative {:e}, absolute {:e})",
-            example.rtol, example.atol
-        );
+        let _ = writeln!(text, "  they {verdict} (relative {:e}, absolute {:e})", example.rtol, example.atol);
     }
     (text, all)
 }
@@ -121,16 +106,8 @@ mod tests {
         let text = r#"{"examples": [{"request": {}, "rtol": 0.001, "response": {"outputs":
             [{"name": "p", "datatype": "FP64", "shape": [3], "data": [1.0, null, "Infinity"]}]}}]}"#;
         let example = &ExampleFile::parse(text).unwrap().examples[0];
-        let output = Tensor {
-            name: "p".into(),
-            shape,
-            doubles,
-            ..Default::default()
-        };
-        let answer = PredictResponse {
-            outputs: vec![output],
-            ..Default::default()
-        };
+        let output = Tensor { name: "p".into(), shape, doubles, ..Default::default() };
+        let answer = PredictResponse { outputs: vec![output], ..Default::default() };
         compared(example, &answer).1
     }
 

@@ -24,12 +24,7 @@ fn name() -> ModelName {
 }
 
 fn stamp(inode: u64) -> Stamp {
-    Stamp {
-        size: 10,
-        modified_ns: 0,
-        changed_ns: 0,
-        inode,
-    }
+    Stamp { size: 10, modified_ns: 0, changed_ns: 0, inode }
 }
 
 fn version(inode: u64) -> Arc<VersionFolder> {
@@ -49,32 +44,17 @@ fn version(inode: u64) -> Arc<VersionFolder> {
 
 impl World {
     fn new() -> Self {
-        Self {
-            ledger: Ledger::new(ModelYaml::default(), 2),
-            now: Instant::now(),
-            yaml: "",
-            served: 0,
-        }
+        Self { ledger: Ledger::new(ModelYaml::default(), 2), now: Instant::now(), yaml: "", served: 0 }
     }
 
     /// The store shows these majors, each with an inode that stands for its bytes.
     fn list(&mut self, versions: &[(u64, u64)]) {
         let folder = ModelFolder {
-            model_yaml: Some(TextFile {
-                stamp: stamp(self.yaml.len() as u64),
-                read_ns: 0,
-                text: Ok(self.yaml.into()),
-            }),
-            versions: versions
-                .iter()
-                .map(|&(major, inode)| (Version::new(major, 0, 0), version(inode)))
-                .collect(),
+            model_yaml: Some(TextFile { stamp: stamp(self.yaml.len() as u64), read_ns: 0, text: Ok(self.yaml.into()) }),
+            versions: versions.iter().map(|&(major, inode)| (Version::new(major, 0, 0), version(inode))).collect(),
             problems: Vec::new(),
         };
-        let listing = StoreListing {
-            models: BTreeMap::from([(name(), Arc::new(folder))]),
-            problems: Vec::new(),
-        };
+        let listing = StoreListing { models: BTreeMap::from([(name(), Arc::new(folder))]), problems: Vec::new() };
         self.take(&listing);
     }
 
@@ -118,13 +98,8 @@ impl World {
                     })
                 }
             };
-            let done = LoadDone {
-                model: job.model,
-                version: job.version,
-                source: job.source,
-                options: job.options,
-                outcome,
-            };
+            let done =
+                LoadDone { model: job.model, version: job.version, source: job.source, options: job.options, outcome };
             self.ledger.take_result(done, self.now);
             self.plan();
         }
@@ -134,9 +109,7 @@ impl World {
     fn shown(&self) -> Vec<(String, State)> {
         let model = &self.ledger.models()[&name()];
         let versions = model.versions.iter();
-        versions
-            .map(|(number, version)| (number.to_string(), version.shown))
-            .collect()
+        versions.map(|(number, version)| (number.to_string(), version.shown)).collect()
     }
 
     fn ready(&self) -> Vec<String> {
@@ -163,10 +136,7 @@ fn a_broken_new_version_leaves_the_old_one_in_place() {
     world.work(&[]);
     world.list(&[(1, 1), (2, 2)]);
     world.work(&[2]);
-    assert_eq!(
-        world.shown(),
-        [("1.0.0".to_owned(), State::Ready), ("2.0.0".to_owned(), State::Failed)]
-    );
+    assert_eq!(world.shown(), [("1.0.0".to_owned(), State::Ready), ("2.0.0".to_owned(), State::Failed)]);
     world.list(&[(1, 1), (2, 3)]);
     assert_eq!(world.work(&[]), ["Load 2.0.0"], "its files changed");
     assert_eq!(world.ready(), ["2.0.0"]);
@@ -235,10 +205,7 @@ fn other_options_make_other_servables_and_a_bad_edit_keeps_the_good_ones() {
     world.list(&[(1, 1)]);
     assert_eq!(world.work(&[]).len(), 0);
     let message = &world.ledger.models()[&name()].message;
-    assert!(
-        message.as_ref().is_some_and(|message| message.contains("batchin")),
-        "{message:?}"
-    );
+    assert!(message.as_ref().is_some_and(|message| message.contains("batchin")), "{message:?}");
     world.yaml = "versions: all\nbatching: off";
     world.list(&[(1, 1)]);
     assert_eq!(world.work(&[]).len(), 0, "this key needs no other servable");
@@ -273,14 +240,7 @@ fn the_smallest_of_the_most_urgent_comes_first() {
         };
         (ModelName::new(name).expect("a name"), Arc::new(folder))
     });
-    world.take(&StoreListing {
-        models: models.collect(),
-        problems: Vec::new(),
-    });
+    world.take(&StoreListing { models: models.collect(), problems: Vec::new() });
     let mut next = || world.ledger.next_job().map(|job| job.model.to_string());
-    assert_eq!(
-        [next(), next(), next()],
-        [Some("b".into()), Some("c".into()), None],
-        "two at once"
-    );
+    assert_eq!([next(), next(), next()], [Some("b".into()), Some("c".into()), None], "two at once");
 }

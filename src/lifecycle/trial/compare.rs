@@ -17,19 +17,14 @@ impl Tolerance {
     /// For the same rows run in another batch: kernels differ by batch size, and what cancels in a sum differs by the size
     /// of its terms, so the absolute part grows with the answer's largest value.
     pub fn of_kernels(dtype: DType, answers: &[f64]) -> Self {
-        let largest = answers
-            .iter()
-            .filter(|value| value.is_finite())
-            .fold(1.0, |largest: f64, value| largest.max(value.abs()));
+        let largest =
+            answers.iter().filter(|value| value.is_finite()).fold(1.0, |largest: f64, value| largest.max(value.abs()));
         let (rtol, atol) = match dtype {
             DType::Fp16 => (2e-3, 1e-3),
             DType::Bf16 => (1.6e-2, 8e-3),
             _ => (1e-5, 1e-6),
         };
-        Self {
-            rtol,
-            atol: atol * largest,
-        }
+        Self { rtol, atol: atol * largest }
     }
 
     fn holds(self, came: f64, expected: f64) -> bool {
@@ -42,14 +37,8 @@ impl Tolerance {
 /// The first element that differs, in words; `None` when all are equal. Type and shape are equal already.
 pub fn first_difference(came: &Tensor, expected: &Tensor, tolerance: Tolerance) -> Option<String> {
     if let (Some(came), Some(expected)) = (floats(came), floats(expected)) {
-        let place = came
-            .iter()
-            .zip(&expected)
-            .position(|(&came, &expected)| !tolerance.holds(came, expected))?;
-        return Some(format!(
-            "element {place} is {}, expected {}",
-            came[place], expected[place]
-        ));
+        let place = came.iter().zip(&expected).position(|(&came, &expected)| !tolerance.holds(came, expected))?;
+        return Some(format!("element {place} is {}, expected {}", came[place], expected[place]));
     }
     if came.data == expected.data {
         return None;
@@ -111,10 +100,7 @@ mod tests {
     #[test]
     fn nan_equals_nan_and_infinity_itself() {
         let values = doubles(&[f64::NAN, f64::INFINITY, -0.0]);
-        assert_eq!(
-            first_difference(&values, &doubles(&[f64::NAN, f64::INFINITY, 0.0]), EXACT),
-            None
-        );
+        assert_eq!(first_difference(&values, &doubles(&[f64::NAN, f64::INFINITY, 0.0]), EXACT), None);
         assert!(first_difference(&values, &doubles(&[0.0, f64::INFINITY, 0.0]), EXACT).is_some());
         assert!(first_difference(&values, &doubles(&[f64::NAN, f64::NEG_INFINITY, 0.0]), EXACT).is_some());
     }

@@ -8,18 +8,12 @@ use crate::{
 
 /// Compares the answer with what the example expects; outputs it does not name are not looked at.
 pub fn check(place: usize, example: &Example, answer: &[Tensor]) -> Result<()> {
-    let tolerance = Tolerance {
-        rtol: example.rtol,
-        atol: example.atol,
-    };
+    let tolerance = Tolerance { rtol: example.rtol, atol: example.atol };
     for expected in &example.response.outputs {
         let name = &expected.name;
         let Some(came) = answer.iter().find(|tensor| *tensor.name == **name) else {
             let names: Vec<&str> = answer.iter().map(|tensor| &*tensor.name).collect();
-            return Err(mismatch(
-                place,
-                format!("no output '{name}' came, but {}", names.join(", ")),
-            ));
+            return Err(mismatch(place, format!("no output '{name}' came, but {}", names.join(", "))));
         };
         if came.dtype != expected.datatype || came.shape[..] != expected.shape[..] {
             return Err(mismatch(
@@ -65,11 +59,7 @@ mod tests {
 
     #[test]
     fn an_answer_is_held_against_what_is_expected() {
-        let answer = [Tensor::from_f64(
-            "y".into(),
-            Shape::from_slice(&[3]),
-            vec![1.0, f64::NAN, 1e9],
-        )];
+        let answer = [Tensor::from_f64("y".into(), Shape::from_slice(&[3]), vec![1.0, f64::NAN, 1e9])];
         let output = |name, datatype, shape, last| {
             format!(r#"{{"name": "{name}", "datatype": "{datatype}", "shape": {shape}, "data": [1, null, {last}]}}"#)
         };

@@ -41,10 +41,7 @@ impl Trial<'_> {
         }
         match shown {
             true => (true, "joined requests answered as each alone".into()),
-            false => (
-                false,
-                format!("not shown that joined requests answer as each alone: {unknown}"),
-            ),
+            false => (false, format!("not shown that joined requests answer as each alone: {unknown}")),
         }
     }
 

@@ -31,15 +31,11 @@ impl Recipe {
     pub fn all() -> impl Iterator<Item = Recipe> {
         const STYLES: [Style; 4] = [Style::Random, Style::Bits, Style::Ones, Style::Zeros];
         const FREE: [usize; 5] = [4, 1, 2, 8, 16];
-        FREE.into_iter()
-            .flat_map(|free| STYLES.into_iter().map(move |style| Recipe { style, free }))
+        FREE.into_iter().flat_map(|free| STYLES.into_iter().map(move |style| Recipe { style, free }))
     }
 
     pub fn zeros(self) -> Recipe {
-        Recipe {
-            style: Style::Zeros,
-            ..self
-        }
+        Recipe { style: Style::Zeros, ..self }
     }
 
     /// All inputs of one request, with `rows` rows where they batch.
@@ -80,20 +76,12 @@ impl Recipe {
     fn elements(self, dtype: DType, count: usize, random: &mut fastrand::Rng) -> Bytes {
         macro_rules! ints {
             ($kind:ty) => {
-                bytes_from(
-                    (0..count)
-                        .map(|_| self.int(random) as $kind)
-                        .collect::<Vec<$kind>>(),
-                )
+                bytes_from((0..count).map(|_| self.int(random) as $kind).collect::<Vec<$kind>>())
             };
         }
         macro_rules! floats {
             ($kind:ty, $convert:expr) => {
-                bytes_from(
-                    (0..count)
-                        .map(|_| $convert(self.float(random)))
-                        .collect::<Vec<$kind>>(),
-                )
+                bytes_from((0..count).map(|_| $convert(self.float(random))).collect::<Vec<$kind>>())
             };
         }
         match dtype {
@@ -166,10 +154,7 @@ mod tests {
         let mut x = TensorSpec::new("x", DType::Fp32, &[-1]);
         x.batch = true;
         let scale = TensorSpec::new("scale", DType::Fp32, &[8]);
-        let signature = Signature {
-            inputs: vec![x, scale],
-            outputs: Vec::new(),
-        };
+        let signature = Signature { inputs: vec![x, scale], outputs: Vec::new() };
         let recipe = Recipe::all().next().expect("there are some");
         let one = recipe.make_request(&signature, 8, 1, 9);
         let other = recipe.make_request(&signature, 8, 2, 9);

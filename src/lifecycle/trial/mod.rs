@@ -82,16 +82,9 @@ pub fn features(dir: &Path, manifest: &Manifest, signature: &Signature) -> Resul
     let Some(file) = &manifest.normalizer else {
         return Features::new(signature, None);
     };
-    let unreadable = || {
-        Error::invalid(
-            "INVALID_MANIFEST",
-            format!("normalizer: '{file}' is not a file of the version"),
-        )
-    };
-    if Path::new(file)
-        .components()
-        .any(|part| !matches!(part, std::path::Component::Normal(_)))
-    {
+    let unreadable =
+        || Error::invalid("INVALID_MANIFEST", format!("normalizer: '{file}' is not a file of the version"));
+    if Path::new(file).components().any(|part| !matches!(part, std::path::Component::Normal(_))) {
         return Err(unreadable());
     }
     let text = std::fs::read_to_string(dir.join(file)).map_err(|_| unreadable())?;
@@ -150,9 +143,7 @@ impl Trial<'_> {
         for (place, example) in file.examples.iter().enumerate() {
             let failed = |error: &Error| examples::failed(place, error);
             let parameters = example.request.parameters().map_err(|error| failed(&error))?;
-            self.executable
-                .check_parameters(&parameters)
-                .map_err(|error| failed(&error))?;
+            self.executable.check_parameters(&parameters).map_err(|error| failed(&error))?;
             let data = example.request.data()?;
             let bound = features.bind(self.signature, data).map_err(|error| failed(&error))?;
             let answer = self.run(&bound.inputs, &parameters).map_err(|error| failed(&error))?;
@@ -243,20 +234,10 @@ fn run_once(
     inputs: &[Tensor],
     parameters: &Parameters,
 ) -> Result<Vec<Tensor>> {
-    let views: Vec<View<'_>> = inputs
-        .iter()
-        .map(|tensor| View {
-            dtype: tensor.dtype,
-            shape: &tensor.shape,
-            data: &tensor.data,
-        })
-        .collect();
+    let views: Vec<View<'_>> =
+        inputs.iter().map(|tensor| View { dtype: tensor.dtype, shape: &tensor.shape, data: &tensor.data }).collect();
     let outputs: Vec<usize> = (0..signature.outputs.len()).collect();
-    session.run(&Call {
-        inputs: &views,
-        outputs: &outputs,
-        parameters,
-    })
+    session.run(&Call { inputs: &views, outputs: &outputs, parameters })
 }
 
 /// 1, 2, 4, … and the limit itself; 1 alone where requests are not joined.
@@ -269,11 +250,7 @@ fn sizes(batches: bool, rows_max: usize) -> Vec<usize> {
 }
 
 fn bounded(signature: &Signature, rows: usize) -> usize {
-    if signature.inputs.iter().any(|spec| spec.batch) {
-        rows
-    } else {
-        1
-    }
+    if signature.inputs.iter().any(|spec| spec.batch) { rows } else { 1 }
 }
 
 fn declared(warmup: Warmup, recipe: Recipe) -> (Recipe, usize) {

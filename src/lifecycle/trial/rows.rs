@@ -21,11 +21,7 @@ pub fn join_inputs(signature: &Signature, requests: &[Vec<Tensor>]) -> Vec<Tenso
                 shape[0] += request[place].shape[0];
                 data.extend_from_slice(&request[place].data);
             }
-            Tensor {
-                shape,
-                data: data.freeze(),
-                ..first.clone()
-            }
+            Tensor { shape, data: data.freeze(), ..first.clone() }
         })
         .collect()
 }
@@ -45,11 +41,7 @@ pub fn take_inputs(signature: &Signature, inputs: &[Tensor], first: usize, count
             }
             let mut shape = tensor.shape.clone();
             shape[0] = count;
-            Tensor {
-                shape,
-                data: data.freeze(),
-                ..tensor.clone()
-            }
+            Tensor { shape, data: data.freeze(), ..tensor.clone() }
         })
         .collect()
 }
@@ -72,9 +64,7 @@ pub fn compare_joined(joined: &[Tensor], alone: &[Vec<Tensor>], sizes: &[usize])
             }
             let tolerance = Tolerance::of_kernels(expected.dtype, &floats(expected).unwrap_or_default());
             if first_difference(&part, expected, tolerance).is_some() {
-                return Err(format!(
-                    "output '{name}' differs when requests are joined: its rows are not independent"
-                ));
+                return Err(format!("output '{name}' differs when requests are joined: its rows are not independent"));
             }
         }
     }
@@ -85,18 +75,12 @@ pub fn compare_joined(joined: &[Tensor], alone: &[Vec<Tensor>], sizes: &[usize])
 fn rows_of(tensor: &Tensor, first: usize, count: usize) -> Tensor {
     let in_row: usize = tensor.shape[1..].iter().product();
     let data = match tensor.dtype.size() {
-        Some(size) => tensor
-            .data
-            .slice(first * in_row * size..(first + count) * in_row * size),
+        Some(size) => tensor.data.slice(first * in_row * size..(first + count) * in_row * size),
         None => strings_of(&tensor.data, first * in_row, count * in_row),
     };
     let mut shape: Shape = tensor.shape.clone();
     shape[0] = count;
-    Tensor {
-        shape,
-        data,
-        ..tensor.clone()
-    }
+    Tensor { shape, data, ..tensor.clone() }
 }
 
 fn strings_of(data: &Bytes, first: usize, count: usize) -> Bytes {
@@ -115,10 +99,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn signature() -> Signature {
-        let batching = |name, dtype, shape: &[i64]| TensorSpec {
-            batch: true,
-            ..TensorSpec::new(name, dtype, shape)
-        };
+        let batching = |name, dtype, shape: &[i64]| TensorSpec { batch: true, ..TensorSpec::new(name, dtype, shape) };
         Signature {
             inputs: vec![
                 batching("x", DType::Fp64, &[-1, 2]),
@@ -145,11 +126,7 @@ mod tests {
     }
 
     fn answer(values: &[f64]) -> Vec<Tensor> {
-        vec![Tensor::from_f64(
-            "y".into(),
-            Shape::from_slice(&[values.len()]),
-            values.to_vec(),
-        )]
+        vec![Tensor::from_f64("y".into(), Shape::from_slice(&[values.len()]), values.to_vec())]
     }
 
     #[test]
@@ -158,16 +135,8 @@ mod tests {
         let judge = |values: &[f64]| compare_joined(&answer(values), &alone, &[1, 2]);
         assert_eq!(judge(&[1.0, 2.0, 3.0]), Ok(()));
         assert_eq!(judge(&[1.0, 2.0 + 1e-7, 3.0]), Ok(()));
-        assert!(
-            judge(&[1.0, 2.09, 3.0])
-                .expect_err("it is off")
-                .contains("not independent")
-        );
-        assert!(
-            judge(&[1.0])
-                .expect_err("a row is missing")
-                .contains("one row for each")
-        );
+        assert!(judge(&[1.0, 2.09, 3.0]).expect_err("it is off").contains("not independent"));
+        assert!(judge(&[1.0]).expect_err("a row is missing").contains("one row for each"));
     }
 
     proptest! {

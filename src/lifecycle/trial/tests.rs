@@ -33,26 +33,17 @@ impl Session for Run {
     fn run(&mut self, call: &Call<'_>) -> Result<Vec<Tensor>> {
         let read = |view: &View<'_>| {
             let numbers = view.data.chunks_exact(8);
-            numbers
-                .map(|bytes| f64::from_le_bytes(bytes.try_into().expect("8 bytes")))
-                .collect()
+            numbers.map(|bytes| f64::from_le_bytes(bytes.try_into().expect("8 bytes"))).collect()
         };
         let inputs: Vec<Vec<f64>> = call.inputs.iter().map(read).collect();
         let values = (self.0)(&inputs)?;
-        Ok(vec![Tensor::from_f64(
-            "y".into(),
-            Shape::from_slice(&[values.len()]),
-            values,
-        )])
+        Ok(vec![Tensor::from_f64("y".into(), Shape::from_slice(&[values.len()]), values)])
     }
 }
 
 /// x batches; scale does not.
 fn model(function: Function) -> Model {
-    let batching = |name| TensorSpec {
-        batch: true,
-        ..TensorSpec::new(name, DType::Fp64, &[-1])
-    };
+    let batching = |name| TensorSpec { batch: true, ..TensorSpec::new(name, DType::Fp64, &[-1]) };
     Model {
         signature: Signature {
             inputs: vec![batching("x"), TensorSpec::new("scale", DType::Fp64, &[1])],
@@ -102,11 +93,7 @@ fn rows_that_are_independent_are_joined_and_others_are_not() {
     assert_eq!(rows, [1, 2, 4, 8, 16, 32, 64]);
     let report = try_it(running_sum, "", None).expect("it passes all the same");
     assert!(!report.joinable);
-    assert!(
-        report.batching_reason.contains("not independent"),
-        "{}",
-        report.batching_reason
-    );
+    assert!(report.batching_reason.contains("not independent"), "{}", report.batching_reason);
     assert_eq!(report.cost.len(), 1);
 }
 

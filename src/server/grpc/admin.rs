@@ -30,10 +30,7 @@ impl Admin for Catalogue {
     async fn list_models(&self, request: Request<ListModelsRequest>) -> Result<Response<ListModelsResponse>, Status> {
         let Ok(patterns) = request.into_inner().pattern.parse::<Patterns>();
         let snapshot = self.catalog.load();
-        let named = snapshot
-            .models
-            .values()
-            .filter(|model| patterns.admits(model.name.as_str()));
+        let named = snapshot.models.values().filter(|model| patterns.admits(model.name.as_str()));
         let mut models: Vec<ModelSummary> = named.map(|model| summary(model)).collect();
         models.sort_unstable_by(|left, right| left.name.cmp(&right.name));
         Ok(Response::new(ListModelsResponse { models }))
@@ -49,15 +46,11 @@ impl Admin for Catalogue {
         let labels = model.labels.iter();
         Ok(Response::new(DescribeModelResponse {
             summary: Some(summary(model)),
-            versions: versions
-                .map(|(version, entry)| version_status(*version, entry))
-                .collect(),
+            versions: versions.map(|(version, entry)| version_status(*version, entry)).collect(),
             route: Some(Route {
                 revision: model.revision,
                 stable: "latest".to_owned(),
-                labels: labels
-                    .map(|(label, version)| (label.clone(), version.to_string()))
-                    .collect(),
+                labels: labels.map(|(label, version)| (label.clone(), version.to_string())).collect(),
             }),
         }))
     }
@@ -70,9 +63,7 @@ fn summary(model: &ModelEntry) -> ModelSummary {
     let platform = shown.into_iter().chain(highest).find_map(|entry| entry.platform);
     ModelSummary {
         name: model.name.as_str().to_owned(),
-        platform: platform
-            .map(|platform| platform.as_str().to_owned())
-            .unwrap_or_default(),
+        platform: platform.map(|platform| platform.as_str().to_owned()).unwrap_or_default(),
         ready: model.is_ready(),
         stable: model.stable.map(|version| version.to_string()).unwrap_or_default(),
         ready_versions: ready.map(|(version, _)| version.to_string()).collect(),
@@ -83,11 +74,8 @@ fn summary(model: &ModelEntry) -> ModelSummary {
 /// What is wrong with the model, or else with its highest version that failed.
 fn message(model: &ModelEntry) -> String {
     let failed = || {
-        let (version, cause) = model
-            .versions
-            .iter()
-            .rev()
-            .find_map(|(version, entry)| Some((version, entry.cause.as_ref()?)))?;
+        let (version, cause) =
+            model.versions.iter().rev().find_map(|(version, entry)| Some((version, entry.cause.as_ref()?)))?;
         Some(format!("{version}: {cause}"))
     };
     model.message.clone().or_else(failed).unwrap_or_default()
@@ -100,25 +88,13 @@ fn version_status(version: Version, entry: &VersionEntry) -> VersionStatus {
         version: version.to_string(),
         state: state(entry.state) as i32,
         since: Some(entry.since.into()),
-        reason: entry
-            .cause
-            .as_ref()
-            .map(|cause| cause.reason().to_owned())
-            .unwrap_or_default(),
-        message: entry
-            .cause
-            .as_ref()
-            .map(|cause| cause.message().to_owned())
-            .unwrap_or_default(),
+        reason: entry.cause.as_ref().map(|cause| cause.reason().to_owned()).unwrap_or_default(),
+        message: entry.cause.as_ref().map(|cause| cause.message().to_owned()).unwrap_or_default(),
         notes: entry.notes.clone(),
         inputs: signature.map(|signature| specs(&signature.inputs)).unwrap_or_default(),
         outputs: signature.map(|signature| specs(&signature.outputs)).unwrap_or_default(),
         execution: entry.servable.as_deref().map(|servable| execution(servable, entry)),
-        metrics: entry
-            .metrics
-            .iter()
-            .map(|(name, value)| (name.clone(), *value))
-            .collect(),
+        metrics: entry.metrics.iter().map(|(name, value)| (name.clone(), *value)).collect(),
         digest: entry.digest.clone(),
     }
 }

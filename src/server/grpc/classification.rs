@@ -13,10 +13,7 @@ pub fn classify(output: &Tensor, count: usize, batches: bool, labels: &[String])
     let values = doubles(output).ok_or_else(|| {
         Error::invalid(
             "NOT_CLASSIFIABLE",
-            format!(
-                "output '{}': classification takes numbers, the output is {}",
-                output.name, output.dtype
-            ),
+            format!("output '{}': classification takes numbers, the output is {}", output.name, output.dtype),
         )
     })?;
     let rows = match output.shape.first() {
@@ -32,11 +29,7 @@ pub fn classify(output: &Tensor, count: usize, batches: bool, labels: &[String])
             texts.push(text(row[index], whole, index, labels.get(index)));
         }
     }
-    let shape: Shape = if batches {
-        [rows, count].as_slice().into()
-    } else {
-        [count].as_slice().into()
-    };
+    let shape: Shape = if batches { [rows, count].as_slice().into() } else { [count].as_slice().into() };
     Tensor::new(output.name.clone(), DType::Bytes, shape, length_prefixed(&texts))
 }
 
@@ -71,10 +64,7 @@ mod tests {
     use crate::model::bytes_from;
 
     fn classes(tensor: &Tensor) -> Vec<String> {
-        tensor
-            .strings()
-            .map(|text| String::from_utf8_lossy(text).into_owned())
-            .collect()
+        tensor.strings().map(|text| String::from_utf8_lossy(text).into_owned()).collect()
     }
 
     #[test]
@@ -84,10 +74,7 @@ mod tests {
         let labels = ["down".to_owned(), "up".to_owned()];
         let top = classify(&output, 2, true, &labels).expect("numbers");
         assert_eq!(top.shape[..], [2, 2]);
-        assert_eq!(
-            classes(&top),
-            ["0.700000:1:up", "0.200000:2", "0.500000:1:up", "0.500000:2"]
-        );
+        assert_eq!(classes(&top), ["0.700000:1:up", "0.200000:2", "0.500000:1:up", "0.500000:2"]);
         let all = classify(&output, usize::MAX, false, &[]).expect("numbers");
         assert_eq!(all.shape[..], [6]);
         assert_eq!(classes(&all)[5], "nan:3");
@@ -95,24 +82,13 @@ mod tests {
 
     #[test]
     fn whole_numbers_are_written_whole() {
-        let output = Tensor::new(
-            "n".into(),
-            DType::Int32,
-            [2].as_slice().into(),
-            bytes_from(vec![-3i32, 4]),
-        )
-        .expect("right");
-        assert_eq!(
-            classes(&classify(&output, 2, false, &[]).expect("numbers")),
-            ["4:1", "-3:0"]
-        );
+        let output =
+            Tensor::new("n".into(), DType::Int32, [2].as_slice().into(), bytes_from(vec![-3i32, 4])).expect("right");
+        assert_eq!(classes(&classify(&output, 2, false, &[]).expect("numbers")), ["4:1", "-3:0"]);
         let empty =
             Tensor::new("n".into(), DType::Int32, [0, 4].as_slice().into(), bytes::Bytes::new()).expect("right");
         assert!(classes(&classify(&empty, 2, true, &[]).expect("numbers")).is_empty());
         let texts = Tensor::new("s".into(), DType::Bytes, [0].as_slice().into(), bytes::Bytes::new()).expect("right");
-        assert_eq!(
-            classify(&texts, 1, true, &[]).expect_err("texts").reason(),
-            "NOT_CLASSIFIABLE"
-        );
+        assert_eq!(classify(&texts, 1, true, &[]).expect_err("texts").reason(), "NOT_CLASSIFIABLE");
     }
 }

@@ -68,10 +68,7 @@ impl Health for CatalogHealth {
     async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
         let status = self.status(&request.get_ref().service);
         let status = status.ok_or_else(|| {
-            Error::not_found(
-                "SERVICE_NOT_FOUND",
-                "no such service; health knows the empty name and those of models",
-            )
+            Error::not_found("SERVICE_NOT_FOUND", "no such service; health knows the empty name and those of models")
         })?;
         Ok(Response::new(response(status)))
     }
@@ -102,20 +99,10 @@ mod tests {
         let (publisher, catalog) = catalog::new();
         let (phase, phases) = phase::new();
         let health = CatalogHealth::new(catalog, phases);
-        assert_eq!(
-            health.status(""),
-            Some(ServingStatus::NotServing),
-            "before the first scan"
-        );
-        publisher.publish(Snapshot {
-            scanned: true,
-            ..Snapshot::default()
-        });
+        assert_eq!(health.status(""), Some(ServingStatus::NotServing), "before the first scan");
+        publisher.publish(Snapshot { scanned: true, ..Snapshot::default() });
         assert_eq!(health.status(""), Some(ServingStatus::Serving));
-        assert_eq!(
-            health.status("inference.GRPCInferenceService"),
-            Some(ServingStatus::Serving)
-        );
+        assert_eq!(health.status("inference.GRPCInferenceService"), Some(ServingStatus::Serving));
         assert_eq!(health.status("no-such-model"), None);
         phase.send_replace(Phase::Draining);
         assert_eq!(health.status(""), Some(ServingStatus::NotServing));
@@ -129,10 +116,7 @@ mod tests {
         tokio::spawn(CatalogHealth::new(catalog, phases).follow(String::new(), tell));
         let mut next = async || told.recv().await.map(|told| told.expect("a status").status());
         assert_eq!(next().await, Some(ServingStatus::NotServing));
-        let scanned = || Snapshot {
-            scanned: true,
-            ..Snapshot::default()
-        };
+        let scanned = || Snapshot { scanned: true, ..Snapshot::default() };
         publisher.publish(scanned());
         assert_eq!(next().await, Some(ServingStatus::Serving));
         publisher.publish(scanned());

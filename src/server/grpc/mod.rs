@@ -63,12 +63,7 @@ const SMALL_MESSAGE_BYTES_MAX: usize = 1 << 20;
 
 impl Services {
     pub fn new(engine: Engine, phases: Phases, message_bytes_max: usize) -> Result<Self> {
-        Ok(Self::of(Parts {
-            engine,
-            phases,
-            reflection: Arc::new(Reflection::new()?),
-            message_bytes_max,
-        }))
+        Ok(Self::of(Parts { engine, phases, reflection: Arc::new(Reflection::new()?), message_bytes_max }))
     }
 
     pub fn for_connection(&self) -> Self {
@@ -93,26 +88,20 @@ impl Services {
     /// they could unpack gzip, and few want to wait for it.
     pub fn dispatch(&self, service: Service, compress: bool, request: Request<RequestBody>) -> Answering {
         match service {
-            Service::OpenInference if compress => self
-                .open_inference
-                .clone()
-                .send_compressed(CompressionEncoding::Gzip)
-                .call(request),
+            Service::OpenInference if compress => {
+                self.open_inference.clone().send_compressed(CompressionEncoding::Gzip).call(request)
+            }
             Service::OpenInference => self.open_inference.clone().call(request),
-            Service::Inference if compress => self
-                .inference
-                .clone()
-                .send_compressed(CompressionEncoding::Gzip)
-                .call(request),
+            Service::Inference if compress => {
+                self.inference.clone().send_compressed(CompressionEncoding::Gzip).call(request)
+            }
             Service::Inference => self.inference.clone().call(request),
             Service::Admin => AdminServer::new(Catalogue::new(self.parts.engine.catalog().clone()))
                 .max_decoding_message_size(SMALL_MESSAGE_BYTES_MAX)
                 .call(request),
             Service::Health => {
                 let health = CatalogHealth::new(self.parts.engine.catalog().clone(), self.parts.phases.clone());
-                HealthServer::new(health)
-                    .max_decoding_message_size(SMALL_MESSAGE_BYTES_MAX)
-                    .call(request)
+                HealthServer::new(health).max_decoding_message_size(SMALL_MESSAGE_BYTES_MAX).call(request)
             }
             Service::ReflectionV1 => self.parts.reflection.v1(request),
             Service::ReflectionV1Alpha => self.parts.reflection.v1alpha(request),
@@ -132,18 +121,10 @@ fn answered<T>(message: T, about: impl FnOnce(&T) -> About) -> tonic::Response<T
 
 /// An error that says whose call it ends, where the caller gave it an id.
 fn of_request(error: Error, id: &str) -> Error {
-    if id.is_empty() {
-        error
-    } else {
-        error.with("request_id", id)
-    }
+    if id.is_empty() { error } else { error.with("request_id", id) }
 }
 
 /// What the layer put into the request. It is kept until the answer is there: with it, the memory of the message is given back.
 fn context<T>(request: &tonic::Request<T>) -> CallContext {
-    request
-        .extensions()
-        .get::<CallContext>()
-        .expect("every request passes the layer: this is a bug")
-        .clone()
+    request.extensions().get::<CallContext>().expect("every request passes the layer: this is a bug").clone()
 }

@@ -41,19 +41,11 @@ pub fn of(model: &ModelEntry, servable: &Servable) -> ModelConfig {
         platform: platform(manifest.platform).to_owned(),
         backend: backend(manifest.platform).to_owned(),
         version_policy: Some(version_policy(&model.policy)),
-        max_batch_size: if batches {
-            i32::try_from(manifest.max_batch_size).unwrap_or(i32::MAX)
-        } else {
-            0
-        },
+        max_batch_size: if batches { i32::try_from(manifest.max_batch_size).unwrap_or(i32::MAX) } else { 0 },
         input: signature.inputs.iter().map(|spec| input(spec, batches)).collect(),
         output: signature.outputs.iter().map(|spec| output(spec, batches)).collect(),
         scheduling_choice: batches.then_some(SchedulingChoice::DynamicBatching(dynamic_batching)),
-        instance_group: vec![instance_group(
-            &model.name.to_string(),
-            manifest.instances,
-            servable.device(),
-        )],
+        instance_group: vec![instance_group(&model.name.to_string(), manifest.instances, servable.device())],
         default_model_filename: manifest.platform.artifact().to_owned(),
         model_transaction_policy: Some(ModelTransactionPolicy { decoupled: false }),
         ..ModelConfig::default()
@@ -70,17 +62,15 @@ fn backend(platform: Platform) -> &'static str {
 
 fn version_policy(policy: &VersionsPolicy) -> ModelVersionPolicy {
     let choice = match policy {
-        VersionsPolicy::Latest(count) => PolicyChoice::Latest(Latest {
-            num_versions: u32::try_from(*count).unwrap_or(u32::MAX),
-        }),
+        VersionsPolicy::Latest(count) => {
+            PolicyChoice::Latest(Latest { num_versions: u32::try_from(*count).unwrap_or(u32::MAX) })
+        }
         VersionsPolicy::All => PolicyChoice::All(All {}),
-        VersionsPolicy::Only(only) => PolicyChoice::Specific(Specific {
-            versions: only.iter().filter_map(whole_number).collect(),
-        }),
+        VersionsPolicy::Only(only) => {
+            PolicyChoice::Specific(Specific { versions: only.iter().filter_map(whole_number).collect() })
+        }
     };
-    ModelVersionPolicy {
-        policy_choice: Some(choice),
-    }
+    ModelVersionPolicy { policy_choice: Some(choice) }
 }
 
 /// The protocol knows no other versions.

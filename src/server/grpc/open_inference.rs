@@ -74,9 +74,7 @@ fn classify_outputs(catalog: &Catalog, answer: &mut Answer, reply: &Reply) -> Re
         let batches = match servable {
             Some(servable) => {
                 let signature = servable.signature();
-                signature
-                    .output(&output.name)
-                    .is_some_and(|place| signature.outputs[place].batch)
+                signature.output(&output.name).is_some_and(|place| signature.outputs[place].batch)
             }
             None => output.shape.first() == Some(&answer.rows),
         };
@@ -159,20 +157,12 @@ impl GrpcInferenceService for OpenInference {
         request: Request<Streaming<ModelInferRequest>>,
     ) -> Result<Response<Answers>, Status> {
         let context = context(&request);
-        Ok(Response::new(Answers::new(
-            request.into_inner(),
-            self.engine.clone(),
-            context,
-        )))
+        Ok(Response::new(Answers::new(request.into_inner(), self.engine.clone(), context)))
     }
 }
 
 fn about(answer: &ModelInferResponse) -> About {
-    About {
-        model: answer.model_name.clone(),
-        version: answer.model_version.clone(),
-        request_id: answer.id.clone(),
-    }
+    About { model: answer.model_name.clone(), version: answer.model_version.clone(), request_id: answer.id.clone() }
 }
 
 fn metadata(spec: &TensorSpec) -> TensorMetadata {

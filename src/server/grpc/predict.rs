@@ -37,9 +37,5 @@ impl Inference for Predict {
 
 fn about(answer: &PredictResponse) -> About {
     let served = answer.served.clone().unwrap_or_default();
-    About {
-        model: served.model,
-        version: served.version,
-        request_id: answer.request_id.clone(),
-    }
+    About { model: served.model, version: served.version, request_id: answer.request_id.clone() }
 }

@@ -49,10 +49,7 @@ fn builder() -> Builder<'static> {
 }
 
 fn broken(error: tonic_reflection::server::Error) -> Error {
-    Error::internal(
-        "BROKEN_DESCRIPTORS",
-        format!("the built-in descriptors do not read: {error}"),
-    )
+    Error::internal("BROKEN_DESCRIPTORS", format!("the built-in descriptors do not read: {error}"))
 }
 
 #[cfg(test)]

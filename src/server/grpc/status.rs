@@ -22,11 +22,7 @@ impl From<Error> for Status {
     fn from(error: Error) -> Self {
         let message = cut(error.message(), MESSAGE_BYTES_MAX);
         let code = tonic_code(error.code());
-        let details = rpc::Status {
-            code: code as i32,
-            message: message.to_owned(),
-            details: details(&error),
-        };
+        let details = rpc::Status { code: code as i32, message: message.to_owned(), details: details(&error) };
         let mut trailers = MetadataMap::new();
         if let Some(after) = error.retry_after() {
             let millis = i64::try_from(after.as_millis()).unwrap_or(i64::MAX);
@@ -44,10 +40,9 @@ pub fn of_library(status: &Status) -> Option<Error> {
         return None;
     }
     match status.code() {
-        tonic::Code::Internal => Some(Error::invalid(
-            "MALFORMED_REQUEST",
-            "the body is not one whole message of this method's type",
-        )),
+        tonic::Code::Internal => {
+            Some(Error::invalid("MALFORMED_REQUEST", "the body is not one whole message of this method's type"))
+        }
         tonic::Code::OutOfRange | tonic::Code::ResourceExhausted => Some(message_too_large(None)),
         tonic::Code::Unimplemented => Some(Error::new(
             Code::Unimplemented,
@@ -73,9 +68,7 @@ pub fn message_too_large(limit: Option<usize>) -> Error {
 /// The reason and the facts inside a status of ours, for logs.
 pub fn info(status: &Status) -> Option<rpc::ErrorInfo> {
     let details = rpc::Status::decode(status.details()).ok()?.details;
-    let info = details
-        .iter()
-        .find(|any| any.type_url.ends_with("/google.rpc.ErrorInfo"))?;
+    let info = details.iter().find(|any| any.type_url.ends_with("/google.rpc.ErrorInfo"))?;
     rpc::ErrorInfo::decode(&info.value[..]).ok()
 }
 
@@ -100,26 +93,17 @@ fn details(error: &Error) -> Vec<Any> {
         .iter()
         .map(|(key, value)| ((*key).to_owned(), cut(value, METADATA_BYTES_MAX).to_owned()))
         .collect();
-    let info = rpc::ErrorInfo {
-        reason: error.reason().to_owned(),
-        domain: DOMAIN.to_owned(),
-        metadata,
-    };
+    let info = rpc::ErrorInfo { reason: error.reason().to_owned(), domain: DOMAIN.to_owned(), metadata };
     let mut details = vec![any("google.rpc.ErrorInfo", &info)];
     if let Some(after) = error.retry_after() {
-        let retry = rpc::RetryInfo {
-            retry_delay: prost_types::Duration::try_from(after).ok(),
-        };
+        let retry = rpc::RetryInfo { retry_delay: prost_types::Duration::try_from(after).ok() };
         details.push(any("google.rpc.RetryInfo", &retry));
     }
     details
 }
 
 fn any(name: &str, message: &impl Message) -> Any {
-    Any {
-        type_url: format!("type.googleapis.com/{name}"),
-        value: message.encode_to_vec(),
-    }
+    Any { type_url: format!("type.googleapis.com/{name}"), value: message.encode_to_vec() }
 }
 
 /// At most `bytes` of the text, not through a character.

@@ -51,13 +51,7 @@ const OPEN_MAX: usize = 64;
 
 impl Answers {
     pub fn new(questions: Streaming<ModelInferRequest>, engine: Engine, context: CallContext) -> Self {
-        Self {
-            questions: Some(questions),
-            open: VecDeque::new(),
-            failure: None,
-            engine,
-            context,
-        }
+        Self { questions: Some(questions), open: VecDeque::new(), failure: None, engine, context }
     }
 
     /// Starts what has come, as far as there is room.
@@ -82,10 +76,7 @@ impl Answers {
     /// A question is looked at before it waits: one that is wrong, or too much, does not lie about in memory.
     fn start(&self, message: ModelInferRequest) -> Open {
         // A timeout of its own counts from its own arrival.
-        let arrival = Arrival {
-            at: Instant::now(),
-            ..self.context.arrival
-        };
+        let arrival = Arrival { at: Instant::now(), ..self.context.arrival };
         let trace = self.context.trace.clone();
         let id = message.id.clone();
         // Each message counts as work in flight until it is answered.
@@ -99,10 +90,7 @@ impl Answers {
         Open::Running(tokio::spawn(async move {
             let _place = place;
             match infer(&engine, question, reply).await {
-                Ok(answer) => ModelStreamInferResponse {
-                    error_message: String::new(),
-                    infer_response: Some(answer),
-                },
+                Ok(answer) => ModelStreamInferResponse { error_message: String::new(), infer_response: Some(answer) },
                 Err(error) => failed(error, id, &trace, arrival),
             }
         }))
@@ -148,10 +136,7 @@ fn failed(error: Error, id: String, trace: &Trace, arrival: Arrival) -> ModelStr
     call::log(METHOD, trace, arrival.at, &status);
     ModelStreamInferResponse {
         error_message: status.message().to_owned(),
-        infer_response: Some(ModelInferResponse {
-            id,
-            ..ModelInferResponse::default()
-        }),
+        infer_response: Some(ModelInferResponse { id, ..ModelInferResponse::default() }),
     }
 }
 

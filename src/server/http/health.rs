@@ -15,11 +15,7 @@ pub fn live() -> Page {
 /// Whether traffic should come; with `verbose` each model on a line, and what stands in the way.
 pub fn ready(snapshot: &Snapshot, serving: bool, verbose: bool) -> Page {
     let ready = serving && snapshot.is_ready();
-    let status = if ready {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let mut lines = String::new();
     if verbose {
         list(&mut lines, snapshot);
@@ -47,11 +43,7 @@ fn list(lines: &mut String, snapshot: &Snapshot) {
         if let Some(stable) = model.stable {
             let _ = write!(lines, " {stable}");
         }
-        let failed = model
-            .versions
-            .iter()
-            .rev()
-            .find_map(|(version, entry)| Some((version, entry.cause.as_ref()?)));
+        let failed = model.versions.iter().rev().find_map(|(version, entry)| Some((version, entry.cause.as_ref()?)));
         if let Some(message) = &model.message {
             let _ = write!(lines, ": {}", one_line(message));
         } else if let Some((version, cause)) = failed {
@@ -63,9 +55,7 @@ fn list(lines: &mut String, snapshot: &Snapshot) {
 
 /// Texts of libraries may have lines of their own; here each line is a statement.
 fn one_line(text: &str) -> String {
-    text.chars()
-        .map(|letter| if letter.is_control() { ' ' } else { letter })
-        .collect()
+    text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect()
 }
 
 #[cfg(test)]
@@ -103,13 +93,7 @@ mod tests {
         assert_eq!(text, "[-] m: model.yaml: broken\nnot ready: m is required and failed\n");
         let (_, text) = read(ready(&snapshot, false, false)).await;
         assert!(text.contains("draining") && !text.contains("[-]"));
-        let scanned = Snapshot {
-            scanned: true,
-            ..Snapshot::default()
-        };
-        assert_eq!(
-            read(ready(&scanned, true, false)).await,
-            (StatusCode::OK, "ready\n".into())
-        );
+        let scanned = Snapshot { scanned: true, ..Snapshot::default() };
+        assert_eq!(read(ready(&scanned, true, false)).await, (StatusCode::OK, "ready\n".into()));
     }
 }

@@ -122,18 +122,12 @@ mod tests {
         let health = Pages::Health { catalog, phases };
         let status = |pages: &Pages, method, path| pages.page(&method, path, None).status();
         assert_eq!(status(&health, Method::GET, "/livez"), StatusCode::OK);
-        assert_eq!(
-            status(&health, Method::HEAD, "/readyz"),
-            StatusCode::SERVICE_UNAVAILABLE
-        );
+        assert_eq!(status(&health, Method::HEAD, "/readyz"), StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(status(&health, Method::POST, "/readyz"), StatusCode::METHOD_NOT_ALLOWED);
         assert_eq!(status(&health, Method::GET, "/metrics"), StatusCode::NOT_FOUND);
         assert_eq!(status(&health, Method::GET, "/livez/"), StatusCode::NOT_FOUND);
         let metrics = Pages::Metrics(Metrics::new());
         assert_eq!(status(&metrics, Method::GET, "/metrics"), StatusCode::OK);
-        assert_eq!(
-            status(&metrics, Method::DELETE, "/metrics"),
-            StatusCode::METHOD_NOT_ALLOWED
-        );
+        assert_eq!(status(&metrics, Method::DELETE, "/metrics"), StatusCode::METHOD_NOT_ALLOWED);
     }
 }

@@ -58,14 +58,8 @@ fn models_and_versions_are_found_and_the_rest_is_named() {
     let listing = world.scan();
     assert_eq!(versions(&listing, "a"), ["v1.2", "1.10.0"]);
     let a = &listing.models["a"];
-    assert_eq!(
-        a.model_yaml.as_ref().map(|file| file.text.clone()),
-        Some(Ok("versions: all".into()))
-    );
-    assert_eq!(
-        a.versions[&Version::new(1, 10, 0)].files["sub/weights.bin"].stamp.size,
-        3
-    );
+    assert_eq!(a.model_yaml.as_ref().map(|file| file.text.clone()), Some(Ok("versions: all".into())));
+    assert_eq!(a.versions[&Version::new(1, 10, 0)].files["sub/weights.bin"].stamp.size, 3);
     assert!(a.problems[0].contains("'latest' is not a version"), "{:?}", a.problems);
     assert!(listing.problems[0].contains("'not a name'"), "{:?}", listing.problems);
     assert_eq!(listing.models.len(), 1);
@@ -160,12 +154,8 @@ fn what_stands_still_is_told_by_its_stamps_and_every_change_is_seen() {
     let mut last = world.scanner.scan(world.now, wall).expect("it can be listed");
     let mut changed = |world: &mut World| {
         let listing = world.scanner.scan(world.now, wall).expect("it can be listed");
-        let is_same = |model: &str| {
-            Arc::ptr_eq(
-                &listing.models[model].versions[&one],
-                &last.models[model].versions[&one],
-            )
-        };
+        let is_same =
+            |model: &str| Arc::ptr_eq(&listing.models[model].versions[&one], &last.models[model].versions[&one]);
         assert!(is_same("b"), "nobody touched it");
         let changed = !is_same("a");
         last = listing;

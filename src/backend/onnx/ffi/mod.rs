@@ -64,18 +64,14 @@ fn check(status: sys::OrtStatusPtr) -> Outcome<()> {
         return Ok(());
     };
     // SAFETY: a status that is not null is ours; its message ends with NUL and lives until the release below.
-    let message = unsafe { CStr::from_ptr((api().GetErrorMessage)(status.as_ptr())) }
-        .to_string_lossy()
-        .into_owned();
+    let message = unsafe { CStr::from_ptr((api().GetErrorMessage)(status.as_ptr())) }.to_string_lossy().into_owned();
     // SAFETY: released once, and not used afterwards.
     unsafe { (api().ReleaseStatus)(status.as_ptr()) };
     Err(Failure { message })
 }
 
 fn not_null<T>(pointer: *mut T) -> Outcome<NonNull<T>> {
-    NonNull::new(pointer).ok_or_else(|| Failure {
-        message: "the library returned nothing".into(),
-    })
+    NonNull::new(pointer).ok_or_else(|| Failure { message: "the library returned nothing".into() })
 }
 
 // === impl Model ===
@@ -86,11 +82,7 @@ impl Model {
         inputs: impl Iterator<Item = &'a str>,
         outputs: impl Iterator<Item = &'a str>,
     ) -> Outcome<Self> {
-        let name = |name| {
-            CString::new(name).map_err(|_| Failure {
-                message: "a name holds NUL".into(),
-            })
-        };
+        let name = |name| CString::new(name).map_err(|_| Failure { message: "a name holds NUL".into() });
         Ok(Self {
             session,
             input_names: inputs.map(name).collect::<Outcome<_>>()?,
@@ -105,11 +97,7 @@ impl Model {
         static NOTHING: u64 = 0;
         let size = dtype.size().expect("strings have values of their own: this is a bug");
         assert_eq!(data.len(), shape.iter().product::<usize>() * size);
-        let data_pointer = if data.is_empty() {
-            (&raw const NOTHING).cast::<u8>()
-        } else {
-            data.as_ptr()
-        };
+        let data_pointer = if data.is_empty() { (&raw const NOTHING).cast::<u8>() } else { data.as_ptr() };
         assert!(data_pointer.addr().is_multiple_of(size));
         let dims = dims(shape);
         let mut value = null_mut();
@@ -138,13 +126,7 @@ impl Model {
         let mut value = null_mut();
         // SAFETY: dims are valid for the length given.
         check(unsafe {
-            (api().CreateTensorAsOrtValue)(
-                allocator,
-                dims.as_ptr(),
-                dims.len(),
-                element_type(DType::Bytes),
-                &mut value,
-            )
+            (api().CreateTensorAsOrtValue)(allocator, dims.as_ptr(), dims.len(), element_type(DType::Bytes), &mut value)
         })?;
         let value = Value::new(value)?;
         for (index, element) in BytesElements::new(data).enumerate() {

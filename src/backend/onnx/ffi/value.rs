@@ -38,10 +38,7 @@ pub struct Held {
 
 impl<'a> Value<'a> {
     pub(super) fn new(pointer: *mut sys::OrtValue) -> Outcome<Self> {
-        not_null(pointer).map(|pointer| Self {
-            pointer,
-            memory: PhantomData,
-        })
+        not_null(pointer).map(|pointer| Self { pointer, memory: PhantomData })
     }
 
     /// Type and shape. A failure where the value is no dense tensor.
@@ -50,9 +47,7 @@ impl<'a> Value<'a> {
         // SAFETY: the value is alive and the out pointer valid.
         check(unsafe { (api().GetValueType)(self.pointer.as_ptr(), &mut kind) })?;
         if kind != sys::ONNXType::ONNX_TYPE_TENSOR {
-            return Err(Failure {
-                message: "an output is no dense tensor".into(),
-            });
+            return Err(Failure { message: "an output is no dense tensor".into() });
         }
         let mut element = sys::ONNXTensorElementDataType::ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
         let (mut dims, mut count) = (null::<i64>(), 0);
@@ -71,13 +66,10 @@ impl<'a> Value<'a> {
             _ => unsafe { slice::from_raw_parts(dims, count) },
         };
         let shape = dims.iter().map(|&dim| usize::try_from(dim));
-        let shape = shape.collect::<Result<Shape, _>>().map_err(|_| Failure {
-            message: "an output has a negative dimension".into(),
-        })?;
-        Ok(Contents {
-            dtype: dtype_of(element),
-            shape,
-        })
+        let shape = shape
+            .collect::<Result<Shape, _>>()
+            .map_err(|_| Failure { message: "an output has a negative dimension".into() })?;
+        Ok(Contents { dtype: dtype_of(element), shape })
     }
 
     /// The tensor's memory, `len` bytes of it. The caller says how many from type and shape.
@@ -91,9 +83,10 @@ impl<'a> Value<'a> {
     /// The bytes of a tensor of fixed-size elements.
     pub fn bytes(&self) -> Outcome<&[u8]> {
         let contents = self.contents()?;
-        let size = contents.dtype.and_then(DType::size).ok_or_else(|| Failure {
-            message: "an output's elements have no fixed size".into(),
-        })?;
+        let size = contents
+            .dtype
+            .and_then(DType::size)
+            .ok_or_else(|| Failure { message: "an output's elements have no fixed size".into() })?;
         if contents.shape.contains(&0) {
             return Ok(&[]);
         }
@@ -141,12 +134,7 @@ impl Held {
     pub fn new(value: Value<'static>, model: Arc<Model>) -> Outcome<Self> {
         let bytes = value.bytes()?;
         let (data, len) = (bytes.as_ptr(), bytes.len());
-        Ok(Self {
-            value,
-            data,
-            len,
-            _model: model,
-        })
+        Ok(Self { value, data, len, _model: model })
     }
 }
 

@@ -32,14 +32,8 @@ pub fn value_info(name: &str, element: u64) -> Vec<u8> {
 }
 
 pub fn node(operator: &str, inputs: &[&str], output: &str) -> Vec<u8> {
-    let mut bytes: Vec<u8> = inputs
-        .iter()
-        .flat_map(|input| message(&[(1, input.as_bytes())], &[]))
-        .collect();
-    bytes.extend(message(
-        &[(2, output.as_bytes()), (3, b"n"), (4, operator.as_bytes())],
-        &[],
-    ));
+    let mut bytes: Vec<u8> = inputs.iter().flat_map(|input| message(&[(1, input.as_bytes())], &[])).collect();
+    bytes.extend(message(&[(2, output.as_bytes()), (3, b"n"), (4, operator.as_bytes())], &[]));
     bytes
 }
 

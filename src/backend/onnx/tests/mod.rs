@@ -21,13 +21,7 @@ use crate::{
 };
 
 fn tensor(dtype: DType, shape: &[usize], data: &[u8]) -> Tensor {
-    Tensor::new(
-        "x".into(),
-        dtype,
-        Shape::from_slice(shape),
-        Bytes::copy_from_slice(data),
-    )
-    .expect("it fits")
+    Tensor::new("x".into(), dtype, Shape::from_slice(shape), Bytes::copy_from_slice(data)).expect("it fits")
 }
 
 #[test]
@@ -50,26 +44,14 @@ fn every_type_comes_out_bit_by_bit_as_it_went_in() {
     ] {
         let executable = open_fixture(Platform::Onnx, &format!("onnx/identity_{name}.onnx"));
         let signature = executable.signature();
-        assert_eq!(
-            (signature.inputs[0].dtype, &signature.inputs[0].shape[..]),
-            (dtype, &[-1, -1][..])
-        );
+        assert_eq!((signature.inputs[0].dtype, &signature.inputs[0].shape[..]), (dtype, &[-1, -1][..]));
         check_examples(&executable, &examples(&format!("onnx/identity_{name}.json")), true);
         let mut session = session(&executable);
         let mut round_trip = |shape: &[usize], data: &[u8]| {
             let input = tensor(dtype, shape, data);
-            let outputs = run(
-                &mut *session,
-                signature,
-                std::slice::from_ref(&input),
-                &Parameters::default(),
-            )
-            .expect("it runs");
-            assert_eq!(
-                (&outputs[0].shape, &outputs[0].data),
-                (&input.shape, &input.data),
-                "{name}"
-            );
+            let outputs =
+                run(&mut *session, signature, std::slice::from_ref(&input), &Parameters::default()).expect("it runs");
+            assert_eq!((&outputs[0].shape, &outputs[0].data), (&input.shape, &input.data), "{name}");
         };
         round_trip(&[0, 3], &[]);
         let Some(size) = dtype.size() else {
@@ -78,13 +60,8 @@ fn every_type_comes_out_bit_by_bit_as_it_went_in() {
         };
         for columns in [1, 7, 5000] {
             // Every bit pattern travels, NaN's too; a BOOL is 0 or 1.
-            let bytes = (0..2 * columns * size).map(|place| {
-                if dtype == DType::Bool {
-                    place as u8 & 1
-                } else {
-                    (place * 37) as u8
-                }
-            });
+            let bytes = (0..2 * columns * size)
+                .map(|place| if dtype == DType::Bool { place as u8 & 1 } else { (place * 37) as u8 });
             round_trip(&[2, columns], &bytes.collect::<Vec<u8>>());
         }
     }
@@ -96,32 +73,15 @@ fn bytes_at_any_address_are_taken() {
     let mut session = session(&executable);
     let room: Vec<u8> = (0..200u8).collect();
     for offset in 0..8 {
-        let view = View {
-            dtype: DType::Fp64,
-            shape: &[2, 8],
-            data: &room[offset..offset + 128],
-        };
-        let call = Call {
-            inputs: &[view],
-            outputs: &[0],
-            parameters: &Parameters::default(),
-        };
+        let view = View { dtype: DType::Fp64, shape: &[2, 8], data: &room[offset..offset + 128] };
+        let call = Call { inputs: &[view], outputs: &[0], parameters: &Parameters::default() };
         assert_eq!(session.run(&call).expect("it runs")[0].data, view.data);
     }
 }
 
 #[test]
 fn the_fixtures_answer_as_the_reference_does() {
-    for name in [
-        "tiny",
-        "scalar",
-        "shared_input",
-        "lstm_sequence_first",
-        "zipmap",
-        "div",
-        "slow",
-        "loop_forever",
-    ] {
+    for name in ["tiny", "scalar", "shared_input", "lstm_sequence_first", "zipmap", "div", "slow", "loop_forever"] {
         let executable = open_fixture(Platform::Onnx, &format!("onnx/{name}.onnx"));
         check_examples(&executable, &examples(&format!("onnx/{name}.json")), true);
     }
@@ -141,10 +101,7 @@ fn an_output_that_cannot_be_sent_is_named_with_its_fix() {
     let executable = open_fixture(Platform::Onnx, "onnx/zipmap.onnx");
     assert_eq!(executable.signature().outputs.len(), 1);
     let note = &executable.notes()[0];
-    assert!(
-        note.contains("'output_probability' is a sequence of maps") && note.contains("'zipmap': False"),
-        "{note}"
-    );
+    assert!(note.contains("'output_probability' is a sequence of maps") && note.contains("'zipmap': False"), "{note}");
 }
 
 #[test]
@@ -171,10 +128,7 @@ fn external_data_beside_the_model_is_read() {
 
 #[test]
 fn external_data_is_refused_before_the_library_sees_it() {
-    assert_eq!(
-        open_dir_of(&["external.onnx"]).err().map(|error| error.reason()),
-        Some("EXTERNAL_DATA_REFUSED")
-    );
+    assert_eq!(open_dir_of(&["external.onnx"]).err().map(|error| error.reason()), Some("EXTERNAL_DATA_REFUSED"));
     let dir = tempfile::tempdir().expect("a temporary folder");
     std::fs::copy(fixture("onnx/external.onnx"), dir.path().join("model.onnx")).expect("a copy");
     std::os::unix::fs::symlink(fixture("onnx/weights.bin"), dir.path().join("weights.bin")).expect("a link");
@@ -196,10 +150,7 @@ fn a_stop_ends_the_run_and_the_session_runs_on() {
     let executable = open_fixture(Platform::Onnx, "onnx/loop_forever.onnx");
     let example = &examples("onnx/loop_forever.json")[0];
     let good = inputs(example, executable.signature());
-    let bad = vec![
-        good[0].clone(),
-        tensor(DType::Int64, &[1, 1], &424_242i64.to_le_bytes()),
-    ];
+    let bad = vec![good[0].clone(), tensor(DType::Int64, &[1, 1], &424_242i64.to_le_bytes())];
     let mut session = session(&executable);
     let stopper = session.stopper().expect("it can be stopped");
     // One that comes while nothing runs harms nothing.
@@ -223,32 +174,18 @@ fn a_stop_ends_the_run_and_the_session_runs_on() {
         assert!(Instant::now() < deadline, "the run did not end");
     };
     assert_eq!(outcome.expect_err("it was stopped").reason(), "RUN_STOPPED");
-    runner
-        .expect("a thread")
-        .join()
-        .expect("no panic")
-        .expect("the session runs on");
+    runner.expect("a thread").join().expect("no panic").expect("the session runs on");
 }
 
 #[test]
 fn four_threads_on_one_copy_of_the_weights_answer_alike() {
     let executable = open_fixture(Platform::Onnx, "onnx/tiny.onnx");
-    let all: Vec<Vec<Tensor>> = examples("onnx/tiny.json")
-        .iter()
-        .map(|example| inputs(example, executable.signature()))
-        .collect();
+    let all: Vec<Vec<Tensor>> =
+        examples("onnx/tiny.json").iter().map(|example| inputs(example, executable.signature())).collect();
     let answer = |session: &mut dyn Session, place: usize| {
-        run(
-            session,
-            executable.signature(),
-            &all[place % all.len()],
-            &Parameters::default(),
-        )
-        .expect("it runs")
+        run(session, executable.signature(), &all[place % all.len()], &Parameters::default()).expect("it runs")
     };
-    let wanted: Vec<_> = (0..all.len())
-        .map(|place| answer(&mut *session(&executable), place))
-        .collect();
+    let wanted: Vec<_> = (0..all.len()).map(|place| answer(&mut *session(&executable), place)).collect();
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
@@ -264,10 +201,7 @@ fn four_threads_on_one_copy_of_the_weights_answer_alike() {
 #[test]
 fn sessions_share_one_copy_of_the_weights() {
     // y = x W, W of 5 MiB.
-    let weights = message(
-        &[(8, b"w"), (9, &vec![0; 1024 * 1280 * 4])],
-        &[(1, 1024), (1, 1280), (2, 1)],
-    );
+    let weights = message(&[(8, b"w"), (9, &vec![0; 1024 * 1280 * 4])], &[(1, 1024), (1, 1280), (2, 1)]);
     let (x, y) = (matrix_info("x", 1024), matrix_info("y", 1280));
     let product = node("MatMul", &["x", "w"], "y");
     let graph = message(&[(2, b"g"), (1, &product), (5, &weights), (11, &x), (12, &y)], &[]);
@@ -276,13 +210,8 @@ fn sessions_share_one_copy_of_the_weights() {
     let before = resident_bytes();
     let mut sessions: Vec<_> = (0..40).map(|_| session(&executable)).collect();
     for session in &mut sessions {
-        run(
-            &mut **session,
-            executable.signature(),
-            std::slice::from_ref(&input),
-            &Parameters::default(),
-        )
-        .expect("it runs");
+        run(&mut **session, executable.signature(), std::slice::from_ref(&input), &Parameters::default())
+            .expect("it runs");
     }
     // Forty copies would be 200 MiB. Other tests run beside this one, so the bound is wide.
     let grown = resident_bytes().saturating_sub(before);
@@ -299,12 +228,8 @@ fn resident_bytes() -> usize {
 fn an_answer_outlives_session_and_model() {
     let executable = open_fixture(Platform::Onnx, "onnx/identity_float.onnx");
     let input = tensor(DType::Fp32, &[4, 4096], &[7; 4 * 4 * 4096]);
-    let outputs = run(
-        &mut *session(&executable),
-        executable.signature(),
-        std::slice::from_ref(&input),
-        &Parameters::default(),
-    );
+    let outputs =
+        run(&mut *session(&executable), executable.signature(), std::slice::from_ref(&input), &Parameters::default());
     drop(executable);
     assert_eq!(outputs.expect("it runs")[0].data, input.data);
 }
@@ -315,35 +240,21 @@ fn an_input_that_is_also_the_output_is_copied() {
     let bytes = model(&message(&[(2, b"g"), (11, &info), (12, &info)], &[]));
     let executable = open_bytes(Platform::Onnx, &bytes, "").expect("a model of nothing");
     let input = tensor(DType::Fp32, &[4096], &[7; 4 * 4096]);
-    let outputs = run(
-        &mut *session(&executable),
-        executable.signature(),
-        std::slice::from_ref(&input),
-        &Parameters::default(),
-    )
-    .expect("it runs");
+    let outputs =
+        run(&mut *session(&executable), executable.signature(), std::slice::from_ref(&input), &Parameters::default())
+            .expect("it runs");
     assert_eq!(outputs[0].data, input.data);
-    assert!(
-        !input.data.as_ptr_range().contains(&outputs[0].data.as_ptr()),
-        "it is the caller's memory"
-    );
+    assert!(!input.data.as_ptr_range().contains(&outputs[0].data.as_ptr()), "it is the caller's memory");
 }
 
 #[test]
 fn what_the_library_refuses_is_said_without_paths() {
     let infos = |operator: &str| {
         let graph = message(
-            &[
-                (2, b"g"),
-                (1, &node(operator, &["x"], "y")),
-                (11, &value_info("x", 1)),
-                (12, &value_info("y", 1)),
-            ],
+            &[(2, b"g"), (1, &node(operator, &["x"], "y")), (11, &value_info("x", 1)), (12, &value_info("y", 1))],
             &[],
         );
-        open_bytes(Platform::Onnx, &model(&graph), "")
-            .err()
-            .expect("it does not load")
+        open_bytes(Platform::Onnx, &model(&graph), "").err().expect("it does not load")
     };
     let error = infos("Frobnicate");
     assert_eq!(error.reason(), "UNSUPPORTED_OPERATOR");
@@ -355,10 +266,7 @@ fn what_the_library_refuses_is_said_without_paths() {
     }
     let executable = open_fixture(Platform::Onnx, "onnx/shared_input.onnx");
     let mut session = session(&executable);
-    let inputs = [
-        tensor(DType::Fp32, &[1, 4], &[0; 16]),
-        tensor(DType::Fp32, &[3], &[0; 12]),
-    ];
+    let inputs = [tensor(DType::Fp32, &[1, 4], &[0; 16]), tensor(DType::Fp32, &[3], &[0; 12])];
     let error = run(&mut *session, executable.signature(), &inputs, &Parameters::default()).expect_err("3 is not 4");
     assert_eq!(error.reason(), "BACKEND_FAILED");
     assert!(error.message().len() < 260 && !error.message().contains('/'), "{error}");
@@ -371,21 +279,9 @@ fn only_the_outputs_asked_for_come_in_that_order() {
     let views: Vec<View<'_>> = inputs.iter().map(view).collect();
     let mut session = session(&executable);
     for outputs in [&[1][..], &[1, 0], &[]] {
-        let call = Call {
-            inputs: &views,
-            outputs,
-            parameters: &Parameters::default(),
-        };
-        let names: Vec<_> = session
-            .run(&call)
-            .expect("it runs")
-            .iter()
-            .map(|tensor| tensor.name.clone())
-            .collect();
-        let wanted: Vec<_> = outputs
-            .iter()
-            .map(|&place| executable.signature().outputs[place].name.clone())
-            .collect();
+        let call = Call { inputs: &views, outputs, parameters: &Parameters::default() };
+        let names: Vec<_> = session.run(&call).expect("it runs").iter().map(|tensor| tensor.name.clone()).collect();
+        let wanted: Vec<_> = outputs.iter().map(|&place| executable.signature().outputs[place].name.clone()).collect();
         assert_eq!(names, wanted);
     }
 }

@@ -35,20 +35,14 @@ pub fn check_request_id(id: &str) -> Result<()> {
     }
     Err(Error::invalid(
         "REQUEST_ID_TOO_LONG",
-        format!(
-            "a request id has at most {REQUEST_ID_BYTES_MAX} bytes, {} came",
-            id.len()
-        ),
+        format!("a request id has at most {REQUEST_ID_BYTES_MAX} bytes, {} came", id.len()),
     ))
 }
 
 /// Dimensions as a request says them: none is negative, none is left open.
 pub fn shape(tensor: &str, dims: &[i64]) -> Result<Shape> {
     if dims.len() > RANK_MAX {
-        return Err(invalid_shape(
-            tensor,
-            &format!("{} dimensions came, at most {RANK_MAX} are taken", dims.len()),
-        ));
+        return Err(invalid_shape(tensor, &format!("{} dimensions came, at most {RANK_MAX} are taken", dims.len())));
     }
     dims.iter()
         .map(|&dim| {

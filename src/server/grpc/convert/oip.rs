@@ -51,12 +51,7 @@ pub fn request(message: ModelInferRequest, arrival: Arrival) -> Result<(PredictR
         outputs,
         deadline: earlier(arrival, reserved.timeout),
     };
-    let reply = Reply {
-        id: message.id,
-        form,
-        classifications,
-        mark_final: reserved.mark_final,
-    };
+    let reply = Reply { id: message.id, form, classifications, mark_final: reserved.mark_final };
     Ok((request, reply))
 }
 
@@ -122,9 +117,7 @@ fn inputs(inputs: Vec<InferInputTensor>, raw: Vec<bytes::Bytes>) -> Result<(Vec<
     for input in &inputs {
         refuse_shared_memory(&input.name, &input.parameters)?;
     }
-    let typed = inputs
-        .iter()
-        .any(|input| input.contents.as_ref().is_some_and(has_elements));
+    let typed = inputs.iter().any(|input| input.contents.as_ref().is_some_and(has_elements));
     if typed && !raw.is_empty() {
         return Err(Error::invalid(
             "AMBIGUOUS_CONTENTS",
@@ -281,10 +274,7 @@ impl Reserved {
             }
         }
         // A map's order is random; requests with equal parameters share a batch.
-        split
-            .parameters
-            .0
-            .sort_unstable_by(|(left, _), (right, _)| left.cmp(right));
+        split.parameters.0.sort_unstable_by(|(left, _), (right, _)| left.cmp(right));
         Ok(split)
     }
 
@@ -329,11 +319,8 @@ fn whole_number(name: &str, parameter: &InferParameter) -> Result<u64> {
 }
 
 fn invalid_parameter(name: &str, expected: &str) -> Error {
-    Error::invalid(
-        "INVALID_PARAMETER",
-        format!("parameter '{name}' takes {expected}; something else came"),
-    )
-    .with("parameter", name)
+    Error::invalid("INVALID_PARAMETER", format!("parameter '{name}' takes {expected}; something else came"))
+        .with("parameter", name)
 }
 
 // The answer.

@@ -5,10 +5,7 @@ use crate::model::{ModelName, RouteReason, Served, Timing, bytes_from};
 use std::time::Instant;
 
 fn arrival() -> Arrival {
-    Arrival {
-        at: Instant::now(),
-        deadline: None,
-    }
+    Arrival { at: Instant::now(), deadline: None }
 }
 
 fn input(name: &str, datatype: &str, shape: &[i64]) -> InferInputTensor {
@@ -21,9 +18,7 @@ fn input(name: &str, datatype: &str, shape: &[i64]) -> InferInputTensor {
 }
 
 fn with(choice: ParameterChoice) -> InferParameter {
-    InferParameter {
-        parameter_choice: Some(choice),
-    }
+    InferParameter { parameter_choice: Some(choice) }
 }
 
 fn one_raw() -> ModelInferRequest {
@@ -46,54 +41,25 @@ fn raw_bytes_are_the_messages_own() {
     let message = one_raw();
     let sent = message.raw_input_contents[0].as_ptr();
     let (request, reply) = request(message, arrival()).expect("all is right");
-    let Data::Tensors(tensors) = request.data else {
-        panic!("tensors were sent")
-    };
-    let Contents::Raw(bytes) = &tensors[0].contents else {
-        panic!("raw was sent")
-    };
+    let Data::Tensors(tensors) = request.data else { panic!("tensors were sent") };
+    let Contents::Raw(bytes) = &tensors[0].contents else { panic!("raw was sent") };
     assert_eq!(bytes.as_ptr(), sent, "copied for nothing");
     assert_eq!(reply.form, Form::Raw);
 }
 
 #[test]
 fn each_mistake_has_its_own_reason() {
-    let doubles = || InferTensorContents {
-        fp64_contents: vec![1.0, 2.0],
-        ..InferTensorContents::default()
-    };
+    let doubles = || InferTensorContents { fp64_contents: vec![1.0, 2.0], ..InferTensorContents::default() };
     assert_eq!(reason(|message| message.id = "i".repeat(257)), "REQUEST_ID_TOO_LONG");
-    assert_eq!(
-        reason(|message| message.raw_input_contents.clear()),
-        "RAW_COUNT_MISMATCH"
-    );
-    assert_eq!(
-        reason(|message| message.raw_input_contents.push(bytes::Bytes::new())),
-        "RAW_COUNT_MISMATCH"
-    );
-    assert_eq!(
-        reason(|message| message.inputs[0].contents = Some(doubles())),
-        "AMBIGUOUS_CONTENTS"
-    );
-    assert_eq!(
-        reason(|message| message.inputs[0].datatype = "FLOAT".into()),
-        "UNKNOWN_DATATYPE"
-    );
+    assert_eq!(reason(|message| message.raw_input_contents.clear()), "RAW_COUNT_MISMATCH");
+    assert_eq!(reason(|message| message.raw_input_contents.push(bytes::Bytes::new())), "RAW_COUNT_MISMATCH");
+    assert_eq!(reason(|message| message.inputs[0].contents = Some(doubles())), "AMBIGUOUS_CONTENTS");
+    assert_eq!(reason(|message| message.inputs[0].datatype = "FLOAT".into()), "UNKNOWN_DATATYPE");
     assert_eq!(reason(|message| message.inputs[0].shape = vec![-1, 2]), "INVALID_SHAPE");
-    assert_eq!(
-        reason(|message| message.model_version = "1.x".into()),
-        "INVALID_VERSION"
-    );
-    let region = || {
-        HashMap::from([(
-            "shared_memory_region".to_owned(),
-            with(ParameterChoice::StringParam("r".into())),
-        )])
-    };
-    assert_eq!(
-        reason(|message| message.inputs[0].parameters = region()),
-        "SHARED_MEMORY_UNSUPPORTED"
-    );
+    assert_eq!(reason(|message| message.model_version = "1.x".into()), "INVALID_VERSION");
+    let region =
+        || HashMap::from([("shared_memory_region".to_owned(), with(ParameterChoice::StringParam("r".into())))]);
+    assert_eq!(reason(|message| message.inputs[0].parameters = region()), "SHARED_MEMORY_UNSUPPORTED");
     let typed = |message: &mut ModelInferRequest, datatype: &str| {
         message.raw_input_contents.clear();
         message.inputs[0].datatype = datatype.into();
@@ -111,10 +77,7 @@ fn each_mistake_has_its_own_reason() {
 fn a_label_never_looks_like_a_version() {
     let select = |text: &str| super::select(text.into());
     assert_eq!(select("").expect("the route"), Select::Route);
-    assert_eq!(
-        select("v1.2").expect("a version"),
-        Select::Version(Version::new(1, 2, 0))
-    );
+    assert_eq!(select("v1.2").expect("a version"), Select::Version(Version::new(1, 2, 0)));
     assert_eq!(select("champion").expect("a label"), Select::Label("champion".into()));
     assert_eq!(select("v").expect("a label"), Select::Label("v".into()));
     assert_eq!(select("-1").expect("a label"), Select::Label("-1".into()));
@@ -128,16 +91,10 @@ fn tritons_parameters_keep_their_meaning() {
         ("priority".to_owned(), with(ParameterChoice::Uint64Param(1))),
         ("timeout".to_owned(), with(ParameterChoice::Int64Param(5_000))),
         ("sequence_id".to_owned(), with(ParameterChoice::Int64Param(7))),
-        (
-            "triton_enable_empty_final_response".to_owned(),
-            with(ParameterChoice::BoolParam(true)),
-        ),
+        ("triton_enable_empty_final_response".to_owned(), with(ParameterChoice::BoolParam(true))),
         ("user".to_owned(), with(ParameterChoice::StringParam("u1".into()))),
         ("beta".to_owned(), with(ParameterChoice::BoolParam(true))),
-        (
-            "predict_type".to_owned(),
-            with(ParameterChoice::StringParam("raw".into())),
-        ),
+        ("predict_type".to_owned(), with(ParameterChoice::StringParam("raw".into()))),
     ]);
     let arrival = arrival();
     let (request, reply) = request(message, arrival).expect("all is right");
@@ -145,11 +102,7 @@ fn tritons_parameters_keep_their_meaning() {
     assert_eq!(request.deadline, Some(arrival.at + Duration::from_millis(5)));
     assert!(reply.mark_final);
     let names: Vec<&str> = request.parameters.0.iter().map(|(name, _)| name.as_str()).collect();
-    assert_eq!(
-        names,
-        ["predict_type"],
-        "what no backend knows makes no batch of its own"
-    );
+    assert_eq!(names, ["predict_type"], "what no backend knows makes no batch of its own");
     assert!(request.attributes.contains(&("beta".into(), "true".into())));
     assert_eq!(request.attributes.len(), 3);
 }
@@ -172,12 +125,7 @@ fn answer(outputs: Vec<Tensor>) -> Answer {
 }
 
 fn reply(form: Form) -> Reply {
-    Reply {
-        id: "id".into(),
-        form,
-        classifications: vec![],
-        mark_final: false,
-    }
+    Reply { id: "id".into(), form, classifications: vec![], mark_final: false }
 }
 
 #[test]
@@ -194,8 +142,5 @@ fn the_answer_has_the_form_of_the_question() {
     let mixed = response(answer(vec![floats(), halves]), reply(Form::Typed));
     assert_eq!(mixed.raw_output_contents.len(), 2, "FP16 makes it raw as a whole");
     assert_eq!(mixed.parameters.len(), 2);
-    assert_eq!(
-        mixed.parameters["prediction_id"],
-        with(ParameterChoice::StringParam("p".into()))
-    );
+    assert_eq!(mixed.parameters["prediction_id"], with(ParameterChoice::StringParam("p".into())));
 }

@@ -45,28 +45,17 @@ pub fn request(message: pb::PredictRequest, arrival: Arrival) -> Result<(Predict
         outputs: message.outputs,
         deadline: earlier(arrival, timeout),
     };
-    let reply = Reply {
-        request_id: message.request_id,
-        form,
-    };
+    let reply = Reply { request_id: message.request_id, form };
     Ok((request, reply))
 }
 
 pub fn response(answer: Answer, reply: Reply) -> pb::PredictResponse {
     let (outputs, rows) = match reply.form {
         Form::Rows => (Vec::new(), rows_of(&answer.outputs, answer.rows)),
-        form => (
-            answer
-                .outputs
-                .into_iter()
-                .map(|tensor| tensor_of(tensor, form))
-                .collect(),
-            Vec::new(),
-        ),
+        form => (answer.outputs.into_iter().map(|tensor| tensor_of(tensor, form)).collect(), Vec::new()),
     };
-    let degraded = (!answer.degraded.is_empty()).then(|| pb::Degraded {
-        reasons: answer.degraded.iter().map(|&reason| reason.to_owned()).collect(),
-    });
+    let degraded = (!answer.degraded.is_empty())
+        .then(|| pb::Degraded { reasons: answer.degraded.iter().map(|&reason| reason.to_owned()).collect() });
     pb::PredictResponse {
         request_id: reply.request_id,
         prediction_ids: answer.prediction_ids,
@@ -135,10 +124,8 @@ fn parameters(parameters: impl IntoIterator<Item = (String, pb::ParameterValue)>
             Some(parameter_value::Value::DoubleValue(value)) => Parameter::Double(value),
             Some(parameter_value::Value::StringValue(value)) => Parameter::Text(value),
             None => {
-                return Err(
-                    Error::invalid("INVALID_PARAMETER", format!("parameter '{name}' has no value"))
-                        .with("parameter", name),
-                );
+                return Err(Error::invalid("INVALID_PARAMETER", format!("parameter '{name}' has no value"))
+                    .with("parameter", name));
             }
         };
         converted.push((name, value));
@@ -159,10 +146,9 @@ fn data(inputs: Vec<pb::Tensor>, rows: Vec<Struct>, table: Option<pb::Table>) ->
         (inputs, rows, Some(table)) if inputs.is_empty() && rows.is_empty() => {
             Ok((Data::Table(self::table(table)?), Form::Rows))
         }
-        _ => Err(Error::invalid(
-            "AMBIGUOUS_DATA",
-            "the data come in one of inputs, rows and table; more than one came",
-        )),
+        _ => {
+            Err(Error::invalid("AMBIGUOUS_DATA", "the data come in one of inputs, rows and table; more than one came"))
+        }
     }
 }
 
@@ -189,11 +175,7 @@ fn tensor(tensor: pb::Tensor) -> Result<TensorInput> {
         [] => None,
         dims => Some(shape(&tensor.name, dims)?),
     };
-    let strings = tensor
-        .strings
-        .into_iter()
-        .map(Into::into)
-        .collect::<Vec<bytes::Bytes>>();
+    let strings = tensor.strings.into_iter().map(Into::into).collect::<Vec<bytes::Bytes>>();
     let mut given = [
         (!tensor.raw.is_empty()).then(|| Contents::Raw(tensor.raw)),
         (!tensor.bools.is_empty()).then(|| Contents::Bools(tensor.bools)),
@@ -217,12 +199,7 @@ fn tensor(tensor: pb::Tensor) -> Result<TensorInput> {
         )
         .with("tensor", &tensor.name));
     }
-    Ok(TensorInput {
-        name: tensor.name,
-        dtype,
-        shape,
-        contents,
-    })
+    Ok(TensorInput { name: tensor.name, dtype, shape, contents })
 }
 
 fn row(row: Struct) -> Result<Row> {
@@ -252,16 +229,10 @@ fn table(table: pb::Table) -> Result<Table> {
     if columns == 0 || table.values.is_empty() || !table.values.len().is_multiple_of(columns) {
         return Err(Error::invalid(
             "TABLE_MISMATCH",
-            format!(
-                "a table takes names × rows values; {columns} names and {} values came",
-                table.values.len()
-            ),
+            format!("a table takes names × rows values; {columns} names and {} values came", table.values.len()),
         ));
     }
-    Ok(Table {
-        names: table.names,
-        values: table.values,
-    })
+    Ok(Table { names: table.names, values: table.values })
 }
 
 fn dtype_of(dtype: pb::DataType) -> Option<DType> {
@@ -329,11 +300,7 @@ fn tensor_of(tensor: Tensor, form: Form) -> pb::Tensor {
         DType::Bf16 => message.floats = elements::<half::bf16>(&tensor).into_iter().map(f32::from).collect(),
         DType::Fp32 => message.floats = elements(&tensor),
         DType::Fp64 => message.doubles = elements(&tensor),
-        DType::Bytes => match tensor
-            .strings()
-            .map(|text| std::str::from_utf8(text).map(str::to_owned))
-            .collect()
-        {
+        DType::Bytes => match tensor.strings().map(|text| std::str::from_utf8(text).map(str::to_owned)).collect() {
             Ok(texts) => message.strings = texts,
             Err(_) => message.blobs = tensor.strings().map(|blob| tensor.data.slice_ref(blob)).collect(),
         },
@@ -356,9 +323,7 @@ fn rows_of(outputs: &[Tensor], rows: usize) -> Vec<Struct> {
             } else {
                 let values = values.by_ref().take(width).collect();
                 let list = prost_types::ListValue { values };
-                prost_types::Value {
-                    kind: Some(Kind::ListValue(list)),
-                }
+                prost_types::Value { kind: Some(Kind::ListValue(list)) }
             };
             fields.fields.insert((*output.name).to_owned(), value);
         }
@@ -379,10 +344,9 @@ fn kinds(tensor: &Tensor) -> Vec<Kind> {
         (DType::Bool, _) => tensor.data.iter().map(|&byte| Kind::BoolValue(byte != 0)).collect(),
         (DType::Fp32, _) => elements(tensor).into_iter().map(shortest).map(number).collect(),
         (_, Some(values)) => values.into_iter().map(number).collect(),
-        (_, None) => tensor
-            .strings()
-            .map(|text| Kind::StringValue(String::from_utf8_lossy(text).into_owned()))
-            .collect(),
+        (_, None) => {
+            tensor.strings().map(|text| Kind::StringValue(String::from_utf8_lossy(text).into_owned())).collect()
+        }
     }
 }
 

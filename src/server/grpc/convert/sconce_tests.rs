@@ -5,12 +5,7 @@ use crate::model::bytes_from;
 use std::collections::BTreeMap;
 
 fn floats(name: &str, shape: &[i64], floats: Vec<f32>) -> pb::Tensor {
-    pb::Tensor {
-        name: name.into(),
-        shape: shape.to_vec(),
-        floats,
-        ..pb::Tensor::default()
-    }
+    pb::Tensor { name: name.into(), shape: shape.to_vec(), floats, ..pb::Tensor::default() }
 }
 
 fn value(kind: Kind) -> prost_types::Value {
@@ -18,9 +13,7 @@ fn value(kind: Kind) -> prost_types::Value {
 }
 
 fn one_row(kind: Kind) -> Struct {
-    Struct {
-        fields: BTreeMap::from([("rsi_14".into(), value(kind))]),
-    }
+    Struct { fields: BTreeMap::from([("rsi_14".into(), value(kind))]) }
 }
 
 fn output(dtype: DType, shape: &[usize], data: bytes::Bytes) -> Tensor {
@@ -31,23 +24,11 @@ fn output(dtype: DType, shape: &[usize], data: bytes::Bytes) -> Tensor {
 fn one_form_of_data_and_no_more() {
     let (_, form) = data(vec![floats("x", &[2], vec![1.0, 2.0])], vec![], None).expect("typed");
     assert_eq!(form, Form::Typed);
-    let raw = pb::Tensor {
-        raw: bytes::Bytes::from_static(&[0; 8]),
-        ..pb::Tensor::default()
-    };
+    let raw = pb::Tensor { raw: bytes::Bytes::from_static(&[0; 8]), ..pb::Tensor::default() };
     assert_eq!(data(vec![raw], vec![], None).expect("raw").1, Form::Raw);
-    assert_eq!(
-        data(vec![], vec![one_row(Kind::NumberValue(1.0))], None)
-            .expect("rows")
-            .1,
-        Form::Rows
-    );
+    assert_eq!(data(vec![], vec![one_row(Kind::NumberValue(1.0))], None).expect("rows").1, Form::Rows);
 
-    let both = data(
-        vec![floats("x", &[], vec![1.0])],
-        vec![one_row(Kind::NullValue(0))],
-        None,
-    );
+    let both = data(vec![floats("x", &[], vec![1.0])], vec![one_row(Kind::NullValue(0))], None);
     assert_eq!(both.expect_err("two forms").reason(), "AMBIGUOUS_DATA");
     let both = data(vec![], vec![one_row(Kind::NullValue(0))], Some(pb::Table::default()));
     assert_eq!(both.expect_err("two forms").reason(), "AMBIGUOUS_DATA");
@@ -59,10 +40,7 @@ fn one_form_of_data_and_no_more() {
 #[test]
 fn rows_hold_scalars_and_null_is_missing() {
     let row = |kind| super::row(one_row(kind));
-    assert_eq!(
-        row(Kind::NullValue(0)).expect("fine"),
-        [("rsi_14".to_owned(), Value::Null)]
-    );
+    assert_eq!(row(Kind::NullValue(0)).expect("fine"), [("rsi_14".to_owned(), Value::Null)]);
     let nan = row(Kind::NumberValue(f64::NAN)).expect("NaN is data");
     assert!(matches!(nan[0].1, Value::Number(number) if number.is_nan()));
     let list = prost_types::ListValue { values: vec![] };
@@ -81,10 +59,7 @@ fn a_table_is_a_rectangle() {
     };
     assert!(table(&["a", "b"], 6).is_ok());
     for (names, values) in [(&["a", "b"][..], 5), (&[], 0), (&["a"], 0)] {
-        assert_eq!(
-            table(names, values).expect_err("no rectangle").reason(),
-            "TABLE_MISMATCH"
-        );
+        assert_eq!(table(names, values).expect_err("no rectangle").reason(), "TABLE_MISMATCH");
     }
 }
 
@@ -92,10 +67,7 @@ fn a_table_is_a_rectangle() {
 fn values_unknown_to_the_protocol_are_refused() {
     let mut strange = floats("x", &[], vec![1.0]);
     strange.dtype = 99;
-    assert_eq!(
-        tensor(strange).expect_err("no such type").reason(),
-        "UNKNOWN_ENUM_VALUE"
-    );
+    assert_eq!(tensor(strange).expect_err("no such type").reason(), "UNKNOWN_ENUM_VALUE");
     assert!(priority(7).is_err());
     let unset = [("p".to_owned(), pb::ParameterValue { value: None })];
     assert_eq!(parameters(unset).expect_err("no value").reason(), "INVALID_PARAMETER");
@@ -104,16 +76,10 @@ fn values_unknown_to_the_protocol_are_refused() {
 #[test]
 fn typed_answers_stand_in_the_field_of_their_type() {
     let typed = |dtype, shape: &[usize], data| tensor_of(output(dtype, shape, data), Form::Typed);
-    assert_eq!(
-        typed(DType::Fp32, &[2], bytes_from(vec![1.5f32, f32::NAN])).floats[0],
-        1.5
-    );
+    assert_eq!(typed(DType::Fp32, &[2], bytes_from(vec![1.5f32, f32::NAN])).floats[0], 1.5);
     assert_eq!(typed(DType::Int8, &[2], bytes_from(vec![-1i8, 2])).ints, [-1, 2]);
     assert_eq!(typed(DType::Uint64, &[1], bytes_from(vec![u64::MAX])).uints, [u64::MAX]);
-    assert_eq!(
-        typed(DType::Bf16, &[1], bytes_from(vec![half::bf16::from_f32(2.0)])).floats,
-        [2.0]
-    );
+    assert_eq!(typed(DType::Bf16, &[1], bytes_from(vec![half::bf16::from_f32(2.0)])).floats, [2.0]);
     let texts = crate::model::length_prefixed(&["ok", ""]);
     assert_eq!(typed(DType::Bytes, &[2], texts).strings, ["ok", ""]);
     let blobs = crate::model::length_prefixed(&[&[0xffu8][..]]);
@@ -134,10 +100,7 @@ fn floats_show_their_own_digits_and_no_more() {
         assert_eq!(format!("{double:?}"), shown);
         assert_eq!(double as f32, value);
     }
-    let rows = rows_of(
-        &[output(DType::Fp32, &[2], bytes_from(vec![0.1f32, f32::NEG_INFINITY]))],
-        2,
-    );
+    let rows = rows_of(&[output(DType::Fp32, &[2], bytes_from(vec![0.1f32, f32::NEG_INFINITY]))], 2);
     assert_eq!(rows[0].fields["y"], value(Kind::NumberValue(0.1)));
     assert_eq!(rows[1].fields["y"], value(Kind::StringValue("-Infinity".into())));
     assert!(shortest(f32::NAN).is_nan());
@@ -151,9 +114,7 @@ fn rows_out_are_scalars_or_lists() {
     assert_eq!(rows[0].fields["y"], value(Kind::NumberValue(0.25)));
     assert_eq!(rows[1].fields["y"], value(Kind::StringValue("Infinity".into())));
     let rows = rows_of(&[wide], 2);
-    let list = prost_types::ListValue {
-        values: vec![value(Kind::NumberValue(3.0)), value(Kind::NumberValue(4.0))],
-    };
+    let list = prost_types::ListValue { values: vec![value(Kind::NumberValue(3.0)), value(Kind::NumberValue(4.0))] };
     assert_eq!(rows[1].fields["y"], value(Kind::ListValue(list)));
     let whole = output(DType::Fp64, &[3], bytes_from(vec![1.0, 2.0, 3.0]));
     assert_eq!(rows_of(&[whole], 1).len(), 1, "a model that does not batch has one row");
