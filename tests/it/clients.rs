@@ -32,21 +32,9 @@ fn script(name: &str) -> PathBuf {
 /// Runs a command to its end and expects success; what it says is shown where it fails.
 async fn succeeds(command: &mut Command) {
     let output = command.stdin(Stdio::null()).kill_on_drop(true).output();
-    let output = tokio::time::timeout(LIMIT, output)
-        .await
-        .expect("it ends")
-        .expect("the program runs");
-    let said = format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    assert!(
-        output.status.success(),
-        "{:?}: {}\n{said}",
-        command.as_std(),
-        output.status
-    );
+    let output = tokio::time::timeout(LIMIT, output).await.expect("it ends").expect("the program runs");
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{:?}: {}\n{said}", command.as_std(), output.status);
     eprintln!("{said}");
 }
 
@@ -59,12 +47,7 @@ async fn store_a(python: &PathBuf) -> &'static Server {
             for name in SAMPLES {
                 store = store.sample(name);
             }
-            succeeds(
-                Command::new(python)
-                    .arg(script("python/make_store.py"))
-                    .arg(store.path()),
-            )
-            .await;
+            succeeds(Command::new(python).arg(script("python/make_store.py")).arg(store.path())).await;
             Server::start(store, &[]).await
         })
         .await
@@ -76,19 +59,13 @@ fn address(port: u16) -> String {
 
 fn pytest(python: &PathBuf, suite: &str, server: &Server) -> Command {
     let mut command = Command::new(python);
-    command
-        .args(["-m", "pytest", "-q", "-p", "no:cacheprovider"])
-        .arg(script(suite))
-        .current_dir(root());
+    command.args(["-m", "pytest", "-q", "-p", "no:cacheprovider"]).arg(script(suite)).current_dir(root());
     command
         .env("SCONCE_GRPC", address(server.ports.grpc))
         .env("SCONCE_ADMIN", address(server.ports.grpc_admin))
         .env("SCONCE_HTTP", address(server.ports.http))
         .env("SCONCE_STORE", server.store.path())
-        .env(
-            "SCONCE_WITHOUT",
-            if has_torch() { "" } else { "volatility-transformer" },
-        );
+        .env("SCONCE_WITHOUT", if has_torch() { "" } else { "volatility-transformer" });
     command
 }
 
@@ -124,9 +101,7 @@ async fn a_reflection_client_needs_no_proto_files() {
 async fn our_protocol_files_have_the_published_numbers() {
     if let Some(python) = python() {
         succeeds(
-            Command::new(python)
-                .args(["-m", "pytest", "-q", "-p", "no:cacheprovider"])
-                .arg(script("proto_numbers.py")),
+            Command::new(python).args(["-m", "pytest", "-q", "-p", "no:cacheprovider"]).arg(script("proto_numbers.py")),
         )
         .await;
     }
@@ -138,12 +113,7 @@ async fn hundreds_of_onnx_models_answer_as_onnxruntime() {
         return;
     };
     let corpus = tempfile::tempdir().expect("a folder");
-    succeeds(
-        Command::new(&python)
-            .arg(script("python/make_onnx_corpus.py"))
-            .arg(corpus.path()),
-    )
-    .await;
+    succeeds(Command::new(&python).arg(script("python/make_onnx_corpus.py")).arg(corpus.path())).await;
     let store = Store::new();
     std::fs::remove_dir(store.path()).expect("an empty folder");
     std::fs::rename(corpus.path().join("store"), store.path()).expect("a rename");
@@ -157,23 +127,14 @@ async fn runs(tool: &str, client: &str) {
     let Some(python) = python() else {
         return;
     };
-    let there = Command::new(tool)
-        .arg("version")
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .await
-        .is_ok();
+    let there = Command::new(tool).arg("version").stdout(Stdio::null()).stderr(Stdio::null()).status().await.is_ok();
     if !there {
         eprintln!("no {tool} here: its client is not tested");
         return;
     }
     let server = store_a(&python).await;
     let mut command = Command::new("sh");
-    command
-        .arg(script(client))
-        .arg(address(server.ports.grpc))
-        .arg(server.store.path());
+    command.arg(script(client)).arg(address(server.ports.grpc)).arg(server.store.path());
     succeeds(command.env("SCONCE_TEST_PYTHON", python)).await;
 }
 

@@ -24,10 +24,7 @@ const CHANGES: usize = 200;
 fn artifact(model: &str) -> (String, Vec<u8>) {
     let folder = root().join("model-store").join(model).join("1.0.0");
     let names = ["model.onnx", "model.pt", "model.txt"];
-    let name = names
-        .into_iter()
-        .find(|name| folder.join(name).exists())
-        .expect("an artifact");
+    let name = names.into_iter().find(|name| folder.join(name).exists()).expect("an artifact");
     (name.to_owned(), std::fs::read(folder.join(name)).expect("a sample"))
 }
 
@@ -63,25 +60,20 @@ fn store(models: &[&str], with_checksums: bool, every: usize) -> (Store, usize) 
         }
         let yaml = std::fs::read_to_string(samples.join("model.yaml")).expect("a model.yaml");
         let yaml: Vec<&str> = yaml.lines().filter(|line| !line.starts_with("versions:")).collect();
-        store.write(
-            &format!("{model}/model.yaml"),
-            format!("{}\nversions: all\n", yaml.join("\n")),
-        );
+        store.write(&format!("{model}/model.yaml"), format!("{}\nversions: all\n", yaml.join("\n")));
         let (name, whole) = artifact(model);
         for (number, bytes) in damaged(&whole).enumerate().filter(|(number, _)| number % every == 0) {
             let version = format!("{model}/1.0.{number}");
             store.write(&format!("{version}/{name}"), bytes);
             // The example would catch an artifact that merely answers otherwise; without it, the library is on its own.
-            let besides = ["normalizer.json", "version.yaml", "example.json"]
-                .into_iter()
-                .take(if with_checksums { 3 } else { 2 });
+            let besides = ["normalizer.json", "version.yaml", "example.json"].into_iter().take(if with_checksums {
+                3
+            } else {
+                2
+            });
             for beside in besides.filter(|beside| good.join(beside).exists()) {
                 let text = std::fs::read_to_string(good.join(beside)).expect("a text");
-                let text = if beside == "version.yaml" && !with_checksums {
-                    without_files(&text)
-                } else {
-                    text
-                };
+                let text = if beside == "version.yaml" && !with_checksums { without_files(&text) } else { text };
                 store.write(&format!("{version}/{beside}"), text);
             }
             count += 1;
@@ -107,11 +99,7 @@ async fn assert_good_ones_answer(server: &Server, models: &[&str]) {
     let mut client = server.inference().await;
     for model in models {
         let file = sample_examples(model, "1.0.0");
-        let example = file
-            .examples
-            .iter()
-            .find(|example| !example.request.inputs.is_empty())
-            .expect("a tensor");
+        let example = file.examples.iter().find(|example| !example.request.inputs.is_empty()).expect("a tensor");
         let request = PredictRequest {
             model: (*model).to_owned(),
             select: Some(predict_request::Select::Version("9.0.0".into())),
@@ -123,11 +111,8 @@ async fn assert_good_ones_answer(server: &Server, models: &[&str]) {
                 .collect(),
             ..Default::default()
         };
-        let answer = client
-            .predict(call(request))
-            .await
-            .unwrap_or_else(|status| panic!("{model}: {status}"))
-            .into_inner();
+        let answer =
+            client.predict(call(request)).await.unwrap_or_else(|status| panic!("{model}: {status}")).into_inner();
         for (ours, theirs) in answer.outputs.iter().zip(&example.response.outputs) {
             Values::of_sconce(ours).assert_is(model, &Values::of_example(theirs), example.rtol, example.atol);
         }
@@ -151,17 +136,10 @@ async fn decided(server: &Server, models: &[&str], within: Duration) -> BTreeMap
         .await;
         for version in described.versions.iter().filter(|version| version.version != "9.0.0") {
             if version.state() == VersionState::Failed {
-                assert!(
-                    !version.reason.is_empty() && !version.message.is_empty(),
-                    "{model}: {version:?}"
-                );
+                assert!(!version.reason.is_empty() && !version.message.is_empty(), "{model}: {version:?}");
                 assert!(!version.message.contains("/tmp"), "{model}: {}", version.message);
             }
-            let ending = if version.reason.is_empty() {
-                "served"
-            } else {
-                &version.reason
-            };
+            let ending = if version.reason.is_empty() { "served" } else { &version.reason };
             *endings.entry(format!("{model} {ending}")).or_default() += 1;
         }
     }
@@ -171,10 +149,7 @@ async fn decided(server: &Server, models: &[&str], within: Duration) -> BTreeMap
 }
 
 fn samples() -> Vec<&'static str> {
-    SAMPLES
-        .into_iter()
-        .filter(|model| *model != "volatility-transformer" || has_torch())
-        .collect()
+    SAMPLES.into_iter().filter(|model| *model != "volatility-transformer" || has_torch()).collect()
 }
 
 #[tokio::test]
@@ -184,21 +159,15 @@ async fn a_checksum_that_does_not_match_is_all_that_is_looked_at() {
     assert_eq!(count, models.len() * (CUTS + CHANGES));
     let server = Server::begin(store, &["--loads-at-once=4"]).await;
     let endings = decided(&server, &models, Duration::from_secs(90)).await;
-    let expected: BTreeMap<String, usize> = models
-        .iter()
-        .map(|model| (format!("{model} DIGEST_MISMATCH"), CUTS + CHANGES))
-        .collect();
+    let expected: BTreeMap<String, usize> =
+        models.iter().map(|model| (format!("{model} DIGEST_MISMATCH"), CUTS + CHANGES)).collect();
     assert_eq!(endings, expected);
 }
 
 #[tokio::test]
 async fn without_a_checksum_the_child_takes_the_damage() {
     let models = samples();
-    let every = if std::env::var("SCONCE_DAMAGE").is_ok_and(|word| word == "all") {
-        1
-    } else {
-        5
-    };
+    let every = if std::env::var("SCONCE_DAMAGE").is_ok_and(|word| word == "all") { 1 } else { 5 };
     let (store, count) = store(&models, false, every);
     let begun = Instant::now();
     let server = Server::begin(store, &["--child-time=5s"]).await;

@@ -66,10 +66,7 @@ fn hostile(outside: &Path) -> Vec<(&'static str, Vec<u8>)> {
         ("huge-length", placed("0", "9223372036854775807")),
         ("wrapping", placed("18446744073709551600", "64")),
         ("other-key", model(&[("location", "weights.bin"), ("basepath", "/etc")])),
-        (
-            "twice",
-            model(&[("location", "weights.bin"), ("location", "/etc/passwd")]),
-        ),
+        ("twice", model(&[("location", "weights.bin"), ("location", "/etc/passwd")])),
     ]
 }
 
@@ -93,11 +90,7 @@ async fn server() -> &'static Server {
                 store.write(&format!("{name}/weights.bin"), weights());
             }
             for name in LINKED {
-                let location = if name == "symbolic-folder" {
-                    "sub/weights.bin"
-                } else {
-                    "weights.bin"
-                };
+                let location = if name == "symbolic-folder" { "sub/weights.bin" } else { "weights.bin" };
                 store = store.file(&format!("{name}/1.0.0/model.onnx"), at(location));
                 let folder = store.path().join(name).join("1.0.0");
                 match name {

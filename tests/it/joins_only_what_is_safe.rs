@@ -24,9 +24,8 @@ async fn server() -> &'static Server {
             for name in ["tiny", "lstm_sequence_first", "shared_input", "slow"] {
                 store = store.model(name, "1.0.0", fixture(&format!("onnx/{name}.onnx")));
             }
-            let store = store
-                .model("off", "1.0.0", fixture("onnx/tiny.onnx"))
-                .file("off/model.yaml", "batching: off\n");
+            let store =
+                store.model("off", "1.0.0", fixture("onnx/tiny.onnx")).file("off/model.yaml", "batching: off\n");
             Server::start(store, &[]).await
         })
         .await
@@ -61,11 +60,7 @@ async fn at_once(
         async move {
             for round in 0..ROUNDS {
                 let given = inputs(caller, round);
-                let answer = client
-                    .predict(call(request(model, &given)))
-                    .await
-                    .expect("an answer")
-                    .into_inner();
+                let answer = client.predict(call(request(model, &given))).await.expect("an answer").into_inner();
                 let outputs: Vec<Values> = answer.outputs.iter().map(Values::of_sconce).collect();
                 check(&given, &outputs);
                 most.fetch_max(answer.timing.expect("the times").batch_rows, Ordering::Relaxed);
@@ -89,9 +84,7 @@ async fn concurrent_callers_get_their_own_rows() {
     assert!(execution.batching, "{}", execution.batching_reason);
     let inputs = |caller, round| {
         let rows = 1 + (caller + round) % 5;
-        ["INPUT0", "INPUT1"]
-            .map(|name| own_rows(name, rows, 16, caller, round))
-            .to_vec()
+        ["INPUT0", "INPUT1"].map(|name| own_rows(name, rows, 16, caller, round)).to_vec()
     };
     at_once("tiny", inputs, |given, outputs| {
         let twice: Vec<f64> = given[0].numbers().iter().map(|value| 2.0 * value).collect();
@@ -131,18 +124,12 @@ async fn a_sequence_first_lstm_answers_as_alone() {
     for caller in 0..CALLERS {
         for round in 0..ROUNDS {
             let given = sequence(caller, round);
-            let answer = server
-                .predict(request("lstm_sequence_first", &given))
-                .await
-                .expect("an answer");
+            let answer = server.predict(request("lstm_sequence_first", &given)).await.expect("an answer");
             alone.push((given[0].raw.clone(), Values::of_sconce(&answer.outputs[0])));
         }
     }
     at_once("lstm_sequence_first", sequence, |given, outputs| {
-        let (_, expected) = alone
-            .iter()
-            .find(|(raw, _)| *raw == given[0].raw)
-            .expect("it was asked alone");
+        let (_, expected) = alone.iter().find(|(raw, _)| *raw == given[0].raw).expect("it was asked alone");
         assert_eq!(&outputs[0], expected);
     })
     .await;
@@ -151,11 +138,7 @@ async fn a_sequence_first_lstm_answers_as_alone() {
 #[tokio::test]
 async fn an_input_that_is_not_joined_is_shared_only_by_requests_that_agree_on_it() {
     let (version, execution) = execution("shared_input").await;
-    let batched: Vec<(&str, bool)> = version
-        .inputs
-        .iter()
-        .map(|input| (&input.name[..], input.batch))
-        .collect();
+    let batched: Vec<(&str, bool)> = version.inputs.iter().map(|input| (&input.name[..], input.batch)).collect();
     assert_eq!(batched, [("x", execution.batching), ("scale", false)]);
     let inputs = |caller: usize, round| {
         let scale = [1.0, -2.0, 0.5][caller % 3];
@@ -172,19 +155,8 @@ async fn an_input_that_is_not_joined_is_shared_only_by_requests_that_agree_on_it
 #[tokio::test]
 async fn batching_off_runs_each_request_alone() {
     let (_, execution) = execution("off").await;
-    assert!(
-        !execution.batching && execution.batching_reason.contains("model.yaml"),
-        "{}",
-        execution.batching_reason
-    );
-    let inputs = |caller, round| {
-        ["INPUT0", "INPUT1"]
-            .map(|name| own_rows(name, 3, 16, caller, round))
-            .to_vec()
-    };
-    let most = at_once("off", inputs, |given, outputs| {
-        assert_eq!(outputs[0].shape, given[0].shape)
-    })
-    .await;
+    assert!(!execution.batching && execution.batching_reason.contains("model.yaml"), "{}", execution.batching_reason);
+    let inputs = |caller, round| ["INPUT0", "INPUT1"].map(|name| own_rows(name, 3, 16, caller, round)).to_vec();
+    let most = at_once("off", inputs, |given, outputs| assert_eq!(outputs[0].shape, given[0].shape)).await;
     assert!(most <= 3, "{most} rows ran together");
 }

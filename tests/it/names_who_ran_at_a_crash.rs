@@ -73,10 +73,7 @@ async fn it_does_not_serve_when_it_fails_there() {
     std::fs::set_permissions(&child, PermissionsExt::from_mode(0o700)).expect("its own file");
     let server = Server::start(store, &[&format!("--child-executable={}", child.display())]).await;
     let version = server.version("div", "1.0.0").await.expect("it is there");
-    assert_eq!(
-        (version.state(), &*version.reason),
-        (VersionState::Failed, "CRASHED_SERVER")
-    );
+    assert_eq!((version.state(), &*version.reason), (VersionState::Failed, "CRASHED_SERVER"));
     assert!(version.message.contains("SIGSEGV"), "{}", version.message);
     // Its neighbour did not run, so its pass still holds: this child would have killed it, too.
     server.reaches("tiny", "1.0.0", VersionState::Ready).await;

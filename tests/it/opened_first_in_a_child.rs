@@ -45,30 +45,16 @@ fn greedy() -> Vec<u8> {
     let value_info = |name: &str, kind: u64| {
         let dim = wire::field(1, &wire::field(2, b"n"));
         let tensor = [wire::number(1, kind), wire::field(2, &dim)].concat();
-        [
-            wire::field(1, name.as_bytes()),
-            wire::field(2, &wire::field(1, &tensor)),
-        ]
-        .concat()
+        [wire::field(1, name.as_bytes()), wire::field(2, &wire::field(1, &tensor))].concat()
     };
-    let node = [
-        wire::field(1, b"shape"),
-        wire::field(2, b"y"),
-        wire::field(4, b"ConstantOfShape"),
-    ]
-    .concat();
+    let node = [wire::field(1, b"shape"), wire::field(2, b"y"), wire::field(4, b"ConstantOfShape")].concat();
     let graph = [
         wire::field(1, &node),
         wire::field(2, b"greedy"),
         wire::field(11, &value_info("shape", INT64)),
         wire::field(12, &value_info("y", FLOAT)),
     ];
-    [
-        wire::number(1, 8),
-        wire::field(7, &graph.concat()),
-        wire::field(8, &wire::number(2, 13)),
-    ]
-    .concat()
+    [wire::number(1, 8), wire::field(7, &graph.concat()), wire::field(8, &wire::number(2, 13))].concat()
 }
 
 fn with_example(store: Store, name: &str, example: impl AsRef<[u8]>) -> Store {
@@ -77,11 +63,7 @@ fn with_example(store: Store, name: &str, example: impl AsRef<[u8]>) -> Store {
 
 fn tiny() -> PredictRequest {
     let inputs = ["INPUT0", "INPUT1"].map(|name| floats(name, &[1, 16], &[1.0; 16]).to_sconce(Form::Raw));
-    PredictRequest {
-        model: "tiny".into(),
-        inputs: inputs.into(),
-        ..Default::default()
-    }
+    PredictRequest { model: "tiny".into(), inputs: inputs.into(), ..Default::default() }
 }
 
 #[tokio::test]
@@ -92,49 +74,24 @@ async fn what_loops_crashes_eats_memory_or_lies_fails_alone() {
         .model("deadly", "1.0.0", fixture("onnx/div.onnx"))
         .model("liar", "1.0.0", fixture("onnx/tiny.onnx"))
         .file("greedy/1.0.0/model.onnx", greedy());
-    for (name, example) in [
-        ("endless", ENDLESS),
-        ("deadly", DEADLY),
-        ("greedy", GREEDY),
-        ("liar", &wrong_example()),
-    ] {
+    for (name, example) in [("endless", ENDLESS), ("deadly", DEADLY), ("greedy", GREEDY), ("liar", &wrong_example())] {
         store = with_example(store, name, example);
     }
     let server = Server::start(store, &["--child-time=3s"]).await;
     for (name, reasons) in [
         ("endless", &["LOAD_TIMEOUT"][..]),
         ("deadly", &["LOAD_CRASHED"]),
-        (
-            "greedy",
-            &[
-                "EXAMPLE_MISMATCH",
-                "MODEL_ALLOCATION",
-                "INSUFFICIENT_MEMORY",
-                "BACKEND_FAILED",
-            ],
-        ),
+        ("greedy", &["EXAMPLE_MISMATCH", "MODEL_ALLOCATION", "INSUFFICIENT_MEMORY", "BACKEND_FAILED"]),
         ("liar", &["EXAMPLE_MISMATCH"]),
     ] {
         let status = server.failed(name, "1.0.0").await;
-        assert!(
-            reasons.contains(&&status.reason[..]),
-            "{name}: {} {}",
-            status.reason,
-            status.message
-        );
-        let request = PredictRequest {
-            model: name.into(),
-            ..tiny()
-        };
+        assert!(reasons.contains(&&status.reason[..]), "{name}: {} {}", status.reason, status.message);
+        let request = PredictRequest { model: name.into(), ..tiny() };
         let refused = server.predict(request).await;
         assert_refused(name, refused, Code::FailedPrecondition, &reasons.join("|"));
     }
     let deadly = server.failed("deadly", "1.0.0").await;
-    assert!(
-        deadly.message.contains("SIGFPE"),
-        "the signal is named: {}",
-        deadly.message
-    );
+    assert!(deadly.message.contains("SIGFPE"), "the signal is named: {}", deadly.message);
     server.predict(tiny()).await.expect("the others serve");
     server.assert_unharmed().await;
 }
@@ -165,10 +122,7 @@ async fn a_child_that_is_killed_costs_the_server_nothing() {
         for child in process::children(server.pid()) {
             process::kill(child, Signal::KILL);
         }
-        server
-            .version("endless", "1.0.0")
-            .await
-            .filter(|version| version.state() == VersionState::Failed)
+        server.version("endless", "1.0.0").await.filter(|version| version.state() == VersionState::Failed)
     })
     .await;
     assert!(!status.reason.is_empty() && !status.message.is_empty(), "{status:?}");
@@ -187,11 +141,7 @@ async fn no_library_of_a_model_runs_before_the_child_passed_it() {
         let children = process::children(server.pid());
         children
             .iter()
-            .any(|child| {
-                process::open_files(*child)
-                    .iter()
-                    .any(|file| !file.as_os_str().is_empty())
-            })
+            .any(|child| process::open_files(*child).iter().any(|file| !file.as_os_str().is_empty()))
             .then_some(())
     })
     .await;
@@ -209,10 +159,7 @@ async fn weights_without_code_are_refused_unopened() {
     let store = Store::new()
         .model("weights", "1.0.0", fixture("torch/not_torchscript.pt"))
         .file("pickle/1.0.0/model.pt", pickle)
-        .file(
-            "pickle/model.yaml",
-            std::fs::read(fixture("torch/not_torchscript.yaml")).expect("a fixture"),
-        )
+        .file("pickle/model.yaml", std::fs::read(fixture("torch/not_torchscript.yaml")).expect("a fixture"))
         .file("pickled-text/1.0.0/model.txt", pickle)
         .file("pickled-onnx/1.0.0/model.onnx", pickle);
     let server = Server::start(store, &[]).await;
@@ -223,12 +170,7 @@ async fn weights_without_code_are_refused_unopened() {
         ("pickled-onnx", &["UNSAFE_FORMAT", "LOAD_FAILED"]),
     ] {
         let status = server.failed(name, "1.0.0").await;
-        assert!(
-            reasons.contains(&&status.reason[..]),
-            "{name}: {} {}",
-            status.reason,
-            status.message
-        );
+        assert!(reasons.contains(&&status.reason[..]), "{name}: {} {}", status.reason, status.message);
     }
     server.assert_unharmed().await;
 }
@@ -245,16 +187,9 @@ async fn an_output_that_is_no_tensor_is_noted_and_the_others_serve() {
     let outputs: Vec<&str> = status.outputs.iter().map(|output| &output.name[..]).collect();
     assert_eq!(outputs, ["output_label"]);
     let example = &fixture_examples("onnx/zipmap").examples[0];
-    let mut request = PredictRequest {
-        model: "zipmap".into(),
-        ..Default::default()
-    };
-    request.inputs = example
-        .request
-        .inputs
-        .iter()
-        .map(|tensor| Values::of_example(tensor).to_sconce(Form::Raw))
-        .collect();
+    let mut request = PredictRequest { model: "zipmap".into(), ..Default::default() };
+    request.inputs =
+        example.request.inputs.iter().map(|tensor| Values::of_example(tensor).to_sconce(Form::Raw)).collect();
     let answer = server.predict(request).await.expect("the label");
     assert_eq!(Values::of_sconce(&answer.outputs[0]).numbers(), [0.0, 1.0, 2.0]);
 }
@@ -270,30 +205,14 @@ async fn check_says_the_same_and_changes_nothing() {
         .file("tiny/latest/readme", "no version");
     store = with_example(with_example(store, "deadly", DEADLY), "liar", wrong_example());
     let mut command = tokio::process::Command::from(sconce());
-    command
-        .arg("check")
-        .arg(store.path())
-        .arg("--json")
-        .env("SCONCE_NATIVE_DIR", native_dir());
-    let output = tokio::time::timeout(PATIENCE, command.output())
-        .await
-        .expect("it ends")
-        .expect("the program runs");
+    command.arg("check").arg(store.path()).arg("--json").env("SCONCE_NATIVE_DIR", native_dir());
+    let output = tokio::time::timeout(PATIENCE, command.output()).await.expect("it ends").expect("the program runs");
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert_eq!(
-        output.status.code(),
-        Some(1),
-        "{said}{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert_eq!(output.status.code(), Some(1), "{said}{}", String::from_utf8_lossy(&output.stderr));
     let problems: Vec<serde_json::Value> = serde_json::from_str(&said).expect("a list");
-    for (model, word) in [
-        ("deadly", "SIGFPE"),
-        ("liar", "OUTPUT0"),
-        ("broken", ""),
-        ("odd", "no_such_key"),
-        ("tiny", "latest"),
-    ] {
+    for (model, word) in
+        [("deadly", "SIGFPE"), ("liar", "OUTPUT0"), ("broken", ""), ("odd", "no_such_key"), ("tiny", "latest")]
+    {
         let of_model = |problem: &&serde_json::Value| problem["model"] == model;
         let found = problems
             .iter()
@@ -301,11 +220,6 @@ async fn check_says_the_same_and_changes_nothing() {
             .any(|problem| problem["message"].as_str().is_some_and(|text| text.contains(word)));
         assert!(found, "{model}: '{word}' is missing in {said}");
     }
-    assert!(
-        !problems
-            .iter()
-            .any(|problem| problem["model"] == "tiny" && problem["version"] == "1.0.0"),
-        "{said}"
-    );
+    assert!(!problems.iter().any(|problem| problem["model"] == "tiny" && problem["version"] == "1.0.0"), "{said}");
     assert!(!store.path().join("tiny/.sconce").exists(), "it writes nothing");
 }

@@ -13,10 +13,7 @@ use crate::{
 async fn samples() -> Server {
     let torch = has_torch();
     let mut store = Store::new();
-    for name in SAMPLES
-        .into_iter()
-        .filter(|&name| torch || name != "volatility-transformer")
-    {
+    for name in SAMPLES.into_iter().filter(|&name| torch || name != "volatility-transformer") {
         store = store.sample(name);
     }
     Server::start(store, &[]).await
@@ -82,11 +79,7 @@ async fn the_servers_three_lines_answer_as_their_examples_say() {
     if shell.can_run(grpcurl) {
         let answer = of_rows(&shell.run(grpcurl), "probability");
         // The version that answered when this was printed.
-        let version = if grpcurl.contains("--version 1.0.0") {
-            "1.0.0"
-        } else {
-            "1.1.0"
-        };
+        let version = if grpcurl.contains("--version 1.0.0") { "1.0.0" } else { "1.1.0" };
         assert_close(grpcurl, &answer, &expected("early-signal", version, 0), 1e-12);
     }
 
@@ -95,11 +88,7 @@ async fn the_servers_three_lines_answer_as_their_examples_say() {
 
     let begin = text.find("python3 - <<'END'").expect("a Python client");
     let lines = &text[begin..begin + text[begin..].find("\nEND\n").expect("its end") + 5];
-    assert_eq!(
-        lines.lines().count(),
-        2 + 5,
-        "five lines between two of the shell:\n{lines}"
-    );
+    assert_eq!(lines.lines().count(), 2 + 5, "five lines between two of the shell:\n{lines}");
     if shell.can_run(lines) {
         assert!(lines.contains(r#"infer("statistical-signal""#), "{lines}");
         let answer = numbers(&shell.run(lines));
@@ -175,10 +164,7 @@ fn answer_of(command: &str) -> Option<Answer> {
     let first = || expected("early-signal", "1.1.0", 0);
     let answers = [
         ("sconce example early-signal |", Answer::Probabilities(first())),
-        (
-            "inference.GRPCInferenceService/ModelInfer",
-            Answer::Says("\"probability\""),
-        ),
+        ("inference.GRPCInferenceService/ModelInfer", Answer::Says("\"probability\"")),
         ("sconce predict early-signal --example", Answer::Says("they agree")),
         ("sconce predict early-signal --file", Answer::Says("")),
         ("sconce.v1.Admin/ListModels", Answer::Says("early-signal")),
@@ -190,10 +176,7 @@ fn answer_of(command: &str) -> Option<Answer> {
         ("/readyz?verbose", Answer::Says("early-signal")),
         ("/metrics", Answer::Says("sconce_")),
     ];
-    answers
-        .into_iter()
-        .find(|(words, _)| command.contains(words))
-        .map(|(_, answer)| answer)
+    answers.into_iter().find(|(words, _)| command.contains(words)).map(|(_, answer)| answer)
 }
 
 #[tokio::test]
@@ -203,10 +186,7 @@ async fn every_command_of_the_readme_does_what_it_says() {
     let shell = Shell::beside(&server);
     let scripts = blocks(&readme, "sh");
     // What builds, and what runs until it is stopped, is the business of CI.
-    let commands = scripts
-        .iter()
-        .flat_map(|block| block.lines())
-        .filter(|line| !line.starts_with("make "));
+    let commands = scripts.iter().flat_map(|block| block.lines()).filter(|line| !line.starts_with("make "));
     let mut count = 0;
     for command in commands {
         let answer = answer_of(command).unwrap_or_else(|| panic!("README.md: nothing is known of `{command}`"));
@@ -226,10 +206,7 @@ async fn every_command_of_the_readme_does_what_it_says() {
 
     // The rows of the README are those of the example after it.
     let scored = std::fs::read_to_string(shell.path().join("scored.csv")).expect("the README scores a file");
-    let last = scored
-        .lines()
-        .skip(1)
-        .map(|line| line.rsplit(',').next().and_then(|cell| cell.parse().ok()));
+    let last = scored.lines().skip(1).map(|line| line.rsplit(',').next().and_then(|cell| cell.parse().ok()));
     let last: Vec<f64> = last.map(|cell| cell.expect("a number")).collect();
     assert_close("scored.csv", &last, &expected("early-signal", "1.1.0", 2), 1e-12);
 

@@ -91,14 +91,10 @@ impl Shell {
             };
         }
         let [inference, admin] = &self.server;
-        command
-            .env("SCONCE_SERVER", inference)
-            .env("SCONCE_ADMIN_SERVER", admin);
+        command.env("SCONCE_SERVER", inference).env("SCONCE_ADMIN_SERVER", admin);
         let path = std::env::var("PATH").unwrap_or_default();
         command.env("PATH", format!("{}:{path}", self.path().join("bin").display()));
-        command
-            .args(["-e", "-o", "pipefail", "-c", lines])
-            .current_dir(self.path());
+        command.args(["-e", "-o", "pipefail", "-c", lines]).current_dir(self.path());
         command.output().expect("bash runs")
     }
 }

@@ -13,12 +13,7 @@ fn request(version: &str) -> PredictRequest {
     PredictRequest {
         model: "tiny".into(),
         select: (!version.is_empty()).then(|| predict_request::Select::Version(version.into())),
-        inputs: example
-            .request
-            .inputs
-            .iter()
-            .map(|tensor| Values::of_example(tensor).to_sconce(Form::Raw))
-            .collect(),
+        inputs: example.request.inputs.iter().map(|tensor| Values::of_example(tensor).to_sconce(Form::Raw)).collect(),
         ..Default::default()
     }
 }
@@ -28,13 +23,7 @@ fn tiny() -> Store {
 }
 
 async fn stable(server: &Server) -> String {
-    server
-        .predict(request(""))
-        .await
-        .expect("an answer")
-        .served
-        .expect("who served")
-        .version
+    server.predict(request("")).await.expect("an answer").served.expect("who served").version
 }
 
 #[tokio::test]
@@ -52,39 +41,26 @@ async fn a_higher_version_takes_over_and_the_lower_goes() {
     let server = Server::start(tiny(), &[]).await;
     server.store.add("tiny", "1.0.1", fixture("onnx/tiny.onnx"));
     // Never without an answer on the way.
-    eventually("1.0.1 takes over", PATIENCE, async || {
-        (stable(&server).await == "1.0.1").then_some(())
-    })
-    .await;
+    eventually("1.0.1 takes over", PATIENCE, async || (stable(&server).await == "1.0.1").then_some(())).await;
     server.reaches("tiny", "1.0.0", VersionState::Available).await;
-    let gone = server
-        .predict(request("1.0.0"))
-        .await
-        .expect_err("`versions: latest: 1` does not select it");
+    let gone = server.predict(request("1.0.0")).await.expect_err("`versions: latest: 1` does not select it");
     assert_eq!(gone.code(), tonic::Code::FailedPrecondition);
 }
 
 #[tokio::test]
 async fn versions_order_as_numbers() {
     let store =
-        tiny()
-            .model("tiny", "1.9.0", fixture("onnx/tiny.onnx"))
-            .model("tiny", "v1.10", fixture("onnx/tiny.onnx"));
+        tiny().model("tiny", "1.9.0", fixture("onnx/tiny.onnx")).model("tiny", "v1.10", fixture("onnx/tiny.onnx"));
     let server = Server::start(store, &[]).await;
     assert_eq!(stable(&server).await, "1.10.0");
 }
 
 #[tokio::test]
 async fn a_removed_version_is_unloaded_unless_it_is_the_last() {
-    let store = tiny()
-        .model("tiny", "2.0.0", fixture("onnx/tiny.onnx"))
-        .file("tiny/model.yaml", "versions: all\n");
+    let store = tiny().model("tiny", "2.0.0", fixture("onnx/tiny.onnx")).file("tiny/model.yaml", "versions: all\n");
     let server = Server::start(store, &[]).await;
     server.store.remove("tiny/2.0.0");
-    eventually("2.0.0 is unloaded", PATIENCE, async || {
-        (stable(&server).await == "1.0.0").then_some(())
-    })
-    .await;
+    eventually("2.0.0 is unloaded", PATIENCE, async || (stable(&server).await == "1.0.0").then_some(())).await;
     server.store.remove("tiny/1.0.0");
     // It serves on from its copy, and says what is missing.
     let status = eventually("the status says that its source is missing", PATIENCE, async || {
@@ -108,10 +84,7 @@ async fn a_store_that_shows_nothing_unloads_nothing() {
     .await;
     assert_eq!(stable(&server).await, "1.0.0");
     let (status, _) = http::get(server.ports.http, "/readyz").await.expect("an answer");
-    assert_eq!(
-        status, 200,
-        "a store that goes away later never makes the server unready"
-    );
+    assert_eq!(status, 200, "a store that goes away later never makes the server unready");
     std::fs::rename(&away, server.store.path()).expect("a rename");
     server.store.add("tiny", "1.0.1", fixture("onnx/tiny.onnx"));
     server.reaches("tiny", "1.0.1", VersionState::Ready).await;
@@ -136,10 +109,7 @@ async fn a_broken_version_leaves_the_old_one_and_the_other_models_alone() {
 async fn the_same_version_with_other_bytes_is_an_error() {
     let server = Server::start(tiny(), &[]).await;
     let before = server.version("tiny", "1.0.0").await.expect("it is there");
-    server.store.write(
-        "tiny/1.0.0/model.onnx",
-        std::fs::read(fixture("onnx/slow.onnx")).expect("a fixture"),
-    );
+    server.store.write("tiny/1.0.0/model.onnx", std::fs::read(fixture("onnx/slow.onnx")).expect("a fixture"));
     eventually("the change is noticed", PATIENCE, async || {
         let version = server.version("tiny", "1.0.0").await?;
         let said = format!("{}{}{}", version.reason, version.message, version.notes.join(""));
@@ -159,10 +129,7 @@ async fn what_is_being_copied_is_not_taken() {
         use sha2::{Digest, Sha256};
         hex::encode(Sha256::digest(&model))
     };
-    let yaml = format!(
-        "files: {{ model.onnx: {{ sha256: \"{digest}\", size: {} }} }}\n",
-        model.len()
-    );
+    let yaml = format!("files: {{ model.onnx: {{ sha256: \"{digest}\", size: {} }} }}\n", model.len());
     server.store.write("whole/1.0.0/model.onnx", &model);
     server.store.write("whole/1.0.0/version.yaml", &yaml);
     // A version whose manifest is met needs no settling; one without is left alone meanwhile.

@@ -65,12 +65,7 @@ async fn garbage_is_malformed() {
         for path in [PREDICT, INFER] {
             for (what, body) in &bodies {
                 let answer = connection.call(path, &[], body.clone()).await;
-                assert_refused(
-                    &format!("{what} at {path}"),
-                    answer.result(),
-                    InvalidArgument,
-                    "MALFORMED_REQUEST",
-                );
+                assert_refused(&format!("{what} at {path}"), answer.result(), InvalidArgument, "MALFORMED_REQUEST");
             }
         }
     })
@@ -83,12 +78,7 @@ async fn depth_is_bounded() {
         let mut connection = Connection::open(server.ports.grpc).await;
         for depth in [101, 10_000] {
             let answer = connection.call(PREDICT, &[], frame(&deep_row(depth))).await;
-            assert_refused(
-                &format!("{depth} lists"),
-                answer.result(),
-                InvalidArgument,
-                "MALFORMED_REQUEST",
-            );
+            assert_refused(&format!("{depth} lists"), answer.result(), InvalidArgument, "MALFORMED_REQUEST");
         }
         let answer = connection.call(PREDICT, &[], frame(&deep_row(20))).await;
         assert_refused("20 lists", answer.result(), InvalidArgument, "UNSUPPORTED_VALUE");
@@ -107,15 +97,9 @@ async fn compression_without_a_name_for_it_is_refused() {
         let body: Bytes = [&header(1, 4)[..], &[1, 2, 3, 4]].concat().into();
         let answer = connection.call(PREDICT, &[], body.clone()).await.result();
         assert_refused("unannounced", answer, tonic::Code::Internal, "MISSING_ENCODING");
-        let answer = connection
-            .call(PREDICT, &[("grpc-encoding", "zstd")], body.clone())
-            .await
-            .result();
+        let answer = connection.call(PREDICT, &[("grpc-encoding", "zstd")], body.clone()).await.result();
         assert_refused("unknown", answer, tonic::Code::Unimplemented, "UNSUPPORTED_ENCODING");
-        let answer = connection
-            .call(PREDICT, &[("grpc-encoding", "gzip")], body)
-            .await
-            .result();
+        let answer = connection.call(PREDICT, &[("grpc-encoding", "gzip")], body).await.result();
         assert_refused("no gzip", answer, InvalidArgument, "MALFORMED_REQUEST");
     })
     .await;

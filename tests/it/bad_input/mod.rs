@@ -48,10 +48,7 @@ fn predict(model: &str, inputs: impl IntoIterator<Item = Values>) -> PredictRequ
 }
 
 fn infer(model: &str, inputs: impl IntoIterator<Item = Values>, form: Form) -> oip::ModelInferRequest {
-    let mut request = oip::ModelInferRequest {
-        model_name: model.into(),
-        ..Default::default()
-    };
+    let mut request = oip::ModelInferRequest { model_name: model.into(), ..Default::default() };
     for values in inputs {
         values.into_oip(&mut request, form);
     }
@@ -62,10 +59,7 @@ fn infer(model: &str, inputs: impl IntoIterator<Item = Values>, form: Form) -> o
 async fn assert_answers(server: &Server) {
     let answer = server.predict(predict("tiny", good())).await.expect("an answer");
     assert_eq!(Values::of_sconce(&answer.outputs[0]).numbers(), [3.0; 16]);
-    let answer = server
-        .infer(infer("tiny", good(), Form::Typed))
-        .await
-        .expect("an answer");
+    let answer = server.infer(infer("tiny", good(), Form::Typed)).await.expect("an answer");
     assert_eq!(Values::of_oip(&answer)[0].numbers(), [3.0; 16]);
 }
 

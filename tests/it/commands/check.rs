@@ -38,10 +38,7 @@ fn checked(store: &Store, options: &[&str]) -> (Option<i32>, String) {
 
 #[test]
 fn check_finds_nothing_in_a_good_store() {
-    let store = Store::new()
-        .sample("early-signal")
-        .sample("momentum-lstm")
-        .sample("statistical-signal");
+    let store = Store::new().sample("early-signal").sample("momentum-lstm").sample("statistical-signal");
     assert_eq!(checked(&store, &[]), (Some(0), "no problems\n".into()));
     assert_eq!(checked(&store, &["--json"]), (Some(0), "[]\n".into()));
 }
@@ -57,10 +54,7 @@ fn check_names_everything_that_is_wrong() {
         .model("broken", "2.0.0", fixture("onnx/tiny.onnx"))
         .file("broken/2.0.0/version.yaml", "created: x\nfiles: [\n")
         .model("lies", "1.0.0", fixture("onnx/tiny.onnx"))
-        .file(
-            "lies/1.0.0/version.yaml",
-            format!("files:\n  model.onnx: {{ sha256: {} }}\n", "0".repeat(64)),
-        )
+        .file("lies/1.0.0/version.yaml", format!("files:\n  model.onnx: {{ sha256: {} }}\n", "0".repeat(64)))
         .model("named", "1.0.0", fixture("onnx/tiny.onnx"))
         .file("named/newest/model.onnx", "")
         .file("none/model.yaml", "");
@@ -82,9 +76,6 @@ fn check_names_everything_that_is_wrong() {
     let (code, said) = checked(&store, &["--json"]);
     let problems: Vec<Value> = serde_json::from_str(&said).expect("a JSON list");
     assert_eq!((code, problems.len()), (Some(1), 6));
-    let key = problems
-        .iter()
-        .find(|problem| problem["model"] == "key")
-        .expect("it is there");
+    let key = problems.iter().find(|problem| problem["model"] == "key").expect("it is there");
     assert_eq!((&key["file"], &key["line"]), (&json!("model.yaml"), &json!(2)));
 }

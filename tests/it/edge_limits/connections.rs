@@ -19,26 +19,20 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 /// One setting of the server's SETTINGS frame, read off the wire.
 async fn announced(port: u16, wanted: u16) -> Option<u32> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port))
-        .await
-        .expect("the server is there");
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.expect("the server is there");
     stream.write_all(PREFACE).await.expect("the preface");
     let mut head = [0; 9];
     stream.read_exact(&mut head).await.expect("a frame");
     assert_eq!(head[3], 4, "the first frame is SETTINGS");
     let mut settings = vec![0; usize::from(u16::from_be_bytes([head[1], head[2]]))];
     stream.read_exact(&mut settings).await.expect("its settings");
-    let setting = settings
-        .chunks(6)
-        .find(|setting| setting[..2] == wanted.to_be_bytes())?;
+    let setting = settings.chunks(6).find(|setting| setting[..2] == wanted.to_be_bytes())?;
     Some(u32::from_be_bytes([setting[2], setting[3], setting[4], setting[5]]))
 }
 
 /// Waits until the server closes a socket that says no more than `begun`.
 async fn closes(port: u16, begun: &[u8]) {
-    let mut stream = TcpStream::connect(("127.0.0.1", port))
-        .await
-        .expect("the server is there");
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.expect("the server is there");
     stream.write_all(begun).await.expect("a few bytes");
     let mut rest = Vec::new();
     let closed = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
@@ -108,10 +102,7 @@ async fn an_old_connection_is_asked_to_go_and_no_call_fails() {
     let calls = async {
         let mut count = 0;
         loop {
-            client
-                .predict(call(tiny()))
-                .await
-                .unwrap_or_else(|status| panic!("call {count} failed: {status}"));
+            client.predict(call(tiny())).await.unwrap_or_else(|status| panic!("call {count} failed: {status}"));
             count += 1;
         }
     };
@@ -138,10 +129,7 @@ async fn connections_over_the_limit_are_closed_and_places_come_back() {
     eventually("a place is free", PATIENCE, async || {
         let stream = TcpStream::connect(("127.0.0.1", server.ports.grpc)).await.ok()?;
         let (_open, connection) = h2::client::handshake(stream).await.ok()?;
-        tokio::time::timeout(Duration::from_millis(200), connection)
-            .await
-            .is_err()
-            .then_some(())
+        tokio::time::timeout(Duration::from_millis(200), connection).await.is_err().then_some(())
     })
     .await;
 }
@@ -152,23 +140,13 @@ async fn no_file_descriptors_left_is_survived() {
     let mut before = Connection::open(server.ports.grpc).await;
     assert_serves(&mut before).await;
     let now = open_files(server.pid()).len() as u64;
-    let tight = Rlimit {
-        current: Some(now + 5),
-        maximum: getrlimit(Resource::Nofile).maximum,
-    };
+    let tight = Rlimit { current: Some(now + 5), maximum: getrlimit(Resource::Nofile).maximum };
     let old = prlimit(Some(as_pid(server.pid())), Resource::Nofile, tight).expect("it is our child");
     let mut flood = Vec::new();
     for _ in 0..50 {
-        flood.push(
-            TcpStream::connect(("127.0.0.1", server.ports.grpc))
-                .await
-                .expect("the backlog takes it"),
-        );
+        flood.push(TcpStream::connect(("127.0.0.1", server.ports.grpc)).await.expect("the backlog takes it"));
     }
-    eventually("accepting fails", PATIENCE, async || {
-        server.log().contains("cannot accept").then_some(())
-    })
-    .await;
+    eventually("accepting fails", PATIENCE, async || server.log().contains("cannot accept").then_some(())).await;
     assert_serves(&mut before).await;
     drop(flood);
     prlimit(Some(as_pid(server.pid())), Resource::Nofile, old).expect("it is our child");

@@ -23,25 +23,9 @@ async fn a_deadline_that_passed_is_exceeded_and_a_malformed_one_is_refused() {
         assert_refused("no time", answer.result(), DeadlineExceeded, "DEADLINE_EXCEEDED");
         let answer = connection.call(path, &[("grpc-timeout", "1n")], tiny_frame()).await;
         assert_refused("a nanosecond", answer.result(), DeadlineExceeded, "DEADLINE_EXCEEDED");
-        for malformed in [
-            "soon",
-            "",
-            "-1S",
-            "1.5S",
-            "123456789S",
-            "1 S",
-            "S",
-            "99999999999999999999H",
-        ] {
-            let answer = connection
-                .call(path, &[("grpc-timeout", malformed)], tiny_frame())
-                .await;
-            assert_refused(
-                &format!("{malformed:?}"),
-                answer.result(),
-                InvalidArgument,
-                "INVALID_TIMEOUT",
-            );
+        for malformed in ["soon", "", "-1S", "1.5S", "123456789S", "1 S", "S", "99999999999999999999H"] {
+            let answer = connection.call(path, &[("grpc-timeout", malformed)], tiny_frame()).await;
+            assert_refused(&format!("{malformed:?}"), answer.result(), InvalidArgument, "INVALID_TIMEOUT");
         }
     }
     for fine in ["30S", "99999999H", "1000000u"] {
@@ -72,25 +56,14 @@ async fn what_expires_in_the_queue_is_answered_in_time_and_not_run() {
     .await;
     let mut client = server.inference().await;
     let begun = Instant::now();
-    let request = PredictRequest {
-        timeout_ms: 100,
-        ..slow(1)
-    };
+    let request = PredictRequest { timeout_ms: 100, ..slow(1) };
     let answer = client.predict(call(request)).await;
     let took = begun.elapsed();
-    assert_refused(
-        "100 ms behind a call of two seconds",
-        answer,
-        DeadlineExceeded,
-        "DEADLINE_EXCEEDED",
-    );
+    assert_refused("100 ms behind a call of two seconds", answer, DeadlineExceeded, "DEADLINE_EXCEEDED");
     assert!(took < Duration::from_millis(1500), "{took:?}");
     running.await.expect("no panic").expect("the long call is answered");
     let (_, text) = http::get(server.ports.metrics, "/metrics").await.expect("metrics");
-    let runs = text
-        .lines()
-        .find(|line| line.starts_with("sconce_batch_rows_sum{model=\"slow\""))
-        .unwrap_or_default();
+    let runs = text.lines().find(|line| line.starts_with("sconce_batch_rows_sum{model=\"slow\"")).unwrap_or_default();
     assert!(runs.ends_with(" 500.0"), "rows that ran: {runs}");
     client.predict(call(tiny())).await.expect("the others are served");
 }

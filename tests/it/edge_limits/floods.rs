@@ -23,13 +23,8 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 
 /// Sends the preface and then these frames until the server has had enough; whether it had.
 async fn flood(port: u16, frames: impl Iterator<Item = Vec<u8>>) -> bool {
-    let mut stream = TcpStream::connect(("127.0.0.1", port))
-        .await
-        .expect("the server is there");
-    stream
-        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
-        .await
-        .expect("the preface");
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.expect("the server is there");
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.expect("the preface");
     stream.write_all(&frame(4, 0, 0, &[])).await.expect("settings");
     let (mut from, mut to) = stream.into_split();
     let reader = tokio::spawn(async move {
@@ -50,12 +45,9 @@ async fn flood(port: u16, frames: impl Iterator<Item = Vec<u8>>) -> bool {
 /// HPACK without tables: the headers of a Predict.
 fn headers() -> Vec<u8> {
     let mut block = Vec::new();
-    for (name, value) in [
-        (":method", "POST"),
-        (":scheme", "http"),
-        (":path", PREDICT),
-        ("content-type", "application/grpc"),
-    ] {
+    for (name, value) in
+        [(":method", "POST"), (":scheme", "http"), (":path", PREDICT), ("content-type", "application/grpc")]
+    {
         block.push(0);
         for text in [name, value] {
             block.push(u8::try_from(text.len()).expect("a short text"));
@@ -87,11 +79,7 @@ async fn twenty_thousand_rapid_resets() {
         let cancel = 8u32.to_be_bytes();
         let pairs = (0..20_000u32).map(|number| {
             let stream = 2 * number + 1;
-            [
-                frame(HEADERS, END_HEADERS, stream, &headers()),
-                frame(RST_STREAM, 0, stream, &cancel),
-            ]
-            .concat()
+            [frame(HEADERS, END_HEADERS, stream, &headers()), frame(RST_STREAM, 0, stream, &cancel)].concat()
         });
         assert!(flood(port, pairs).await, "20,000 resets on one connection were taken");
     })

@@ -23,17 +23,9 @@ const MIB: usize = 1 << 20;
 
 /// A request whose raw tensor has so many bytes.
 fn large(bytes: usize) -> PredictRequest {
-    let values = Values {
-        name: "x".into(),
-        dtype: DType::Uint8,
-        shape: vec![1, bytes as i64],
-        raw: vec![0; bytes].into(),
-    };
-    PredictRequest {
-        model: "any".into(),
-        inputs: vec![values.to_sconce(Form::Raw)],
-        ..Default::default()
-    }
+    let values =
+        Values { name: "x".into(), dtype: DType::Uint8, shape: vec![1, bytes as i64], raw: vec![0; bytes].into() };
+    PredictRequest { model: "any".into(), inputs: vec![values.to_sconce(Form::Raw)], ..Default::default() }
 }
 
 fn with_any() -> Store {
@@ -45,12 +37,8 @@ async fn past_the_limit_the_error_names_the_option() {
     let server = Server::start(with_any(), &["--max-message-bytes=1MiB"]).await;
     server.predict(large(MIB - 1024)).await.expect("below the limit");
     for bytes in [MIB, MIB + 1, 10 * MIB] {
-        let status = assert_refused(
-            "too large",
-            server.predict(large(bytes)).await,
-            ResourceExhausted,
-            "MESSAGE_TOO_LARGE",
-        );
+        let status =
+            assert_refused("too large", server.predict(large(bytes)).await, ResourceExhausted, "MESSAGE_TOO_LARGE");
         assert!(status.message().contains("--max-message-bytes"), "{status}");
     }
     let mut connection = Connection::open(server.ports.grpc).await;
@@ -61,12 +49,7 @@ async fn past_the_limit_the_error_names_the_option() {
 async fn the_default_limit_is_64_mebibytes() {
     let server = Server::start(with_any(), &[]).await;
     server.predict(large(63 * MIB)).await.expect("below the limit");
-    assert_refused(
-        "too large",
-        server.predict(large(65 * MIB)).await,
-        ResourceExhausted,
-        "MESSAGE_TOO_LARGE",
-    );
+    assert_refused("too large", server.predict(large(65 * MIB)).await, ResourceExhausted, "MESSAGE_TOO_LARGE");
 }
 
 #[tokio::test]
@@ -90,11 +73,7 @@ async fn a_claim_past_the_limit_is_refused_before_anything_is_reserved() {
 
 #[tokio::test]
 async fn claims_within_the_limit_come_out_of_one_budget() {
-    let options = [
-        "--max-message-bytes=32MiB",
-        "--request-memory=64MiB",
-        "--body-timeout=60s",
-    ];
+    let options = ["--max-message-bytes=32MiB", "--request-memory=64MiB", "--body-timeout=60s"];
     let server = Server::start(with_any(), &options).await;
     let mut connection = Connection::open(server.ports.grpc).await;
     let mut claims = Vec::new();
@@ -108,19 +87,11 @@ async fn claims_within_the_limit_come_out_of_one_budget() {
     let status = refused.expect("an answer").result();
     let status = assert_refused("the third claim", status, Unavailable, "REQUEST_MEMORY");
     assert!(status.message().contains("--request-memory"), "{status}");
-    assert_refused(
-        "over the budget",
-        server.predict(large(MIB)).await,
-        Unavailable,
-        "REQUEST_MEMORY",
-    );
+    assert_refused("over the budget", server.predict(large(MIB)).await, Unavailable, "REQUEST_MEMORY");
     server.predict(tiny()).await.expect("small messages are not counted");
     // Those who claimed go away, and their claims with them.
     drop(held);
-    eventually("the claims are given back", PATIENCE, async || {
-        server.predict(large(MIB)).await.ok()
-    })
-    .await;
+    eventually("the claims are given back", PATIENCE, async || server.predict(large(MIB)).await.ok()).await;
     assert_unharmed(&server, &mut connection).await;
 }
 
@@ -142,10 +113,7 @@ async fn three_hundred_claims_on_one_connection_reserve_little_and_leak_nothing(
         let _ = connection.call(PREDICT, &[], super::tiny_frame()).await;
         grown.push(resident_bytes(server.pid()).saturating_sub(before) >> 20);
         drop(open);
-        eventually("the claims are given back", PATIENCE, async || {
-            server.predict(tiny()).await.ok()
-        })
-        .await;
+        eventually("the claims are given back", PATIENCE, async || server.predict(tiny()).await.ok()).await;
     }
     // 300 claims are 19 GiB; what the allocator touches of those that fit the budget is some MiB each, and it uses it again.
     assert!(grown[0] < 256 && grown[3] <= grown[1] + 32, "MiB by round: {grown:?}");
@@ -159,10 +127,7 @@ async fn a_compressed_bomb_is_refused_at_the_limit() {
     let mut client = server.inference().await.send_compressed(CompressionEncoding::Gzip);
     let status = client.predict(call(large(200 * MIB))).await;
     assert_refused("200 MB in 200 kB", status, ResourceExhausted, "MESSAGE_TOO_LARGE");
-    client
-        .predict(call(large(4 * MIB)))
-        .await
-        .expect("a compressed message within the limit is read");
+    client.predict(call(large(4 * MIB))).await.expect("a compressed message within the limit is read");
     server.assert_memory_is_back(before, 64 << 20).await;
     server.assert_unharmed().await;
 }
@@ -171,22 +136,14 @@ async fn a_compressed_bomb_is_refused_at_the_limit() {
 async fn half_a_message_is_not_waited_for_longer_than_allowed() {
     let server = Server::start(store(), &["--body-timeout=300ms"]).await;
     let mut connection = Connection::open(server.ports.grpc).await;
-    for begun in [
-        Bytes::new(),
-        Bytes::from_static(&[0, 0]),
-        header(0, 100),
-        [&header(0, 100)[..], &[0; 10]].concat().into(),
-    ] {
+    for begun in
+        [Bytes::new(), Bytes::from_static(&[0, 0]), header(0, 100), [&header(0, 100)[..], &[0; 10]].concat().into()]
+    {
         for path in [PREDICT, INFER] {
             let mut call = connection.begin(path, &[]).await.expect("a stream");
             call.body.send_data(begun.clone(), false).expect("a few bytes");
             let answer = call.answer().await.expect("an answer");
-            assert_refused(
-                &format!("{} bytes", begun.len()),
-                answer.result(),
-                DeadlineExceeded,
-                "BODY_TIMEOUT",
-            );
+            assert_refused(&format!("{} bytes", begun.len()), answer.result(), DeadlineExceeded, "BODY_TIMEOUT");
         }
     }
     assert_unharmed(&server, &mut connection).await;

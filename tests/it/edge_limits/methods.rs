@@ -30,9 +30,7 @@ async fn what_is_no_method_is_unimplemented() {
         assert_refused(path, answer.result(), Unimplemented, "UNKNOWN_METHOD");
     }
     // A query changes nothing: the path is compared without it.
-    let answer = connection
-        .call(&format!("{PREDICT}?x=1"), &[], super::tiny_frame())
-        .await;
+    let answer = connection.call(&format!("{PREDICT}?x=1"), &[], super::tiny_frame()).await;
     answer.result().expect("the same method");
     assert_unharmed(&server, &mut connection).await;
 }
@@ -43,10 +41,7 @@ async fn admin_on_the_inference_port_names_the_right_port_and_the_other_way_roun
     let mut admin = AdminClient::new(server.channel().await);
     let status = admin.list_models(call(ListModelsRequest::default())).await;
     let status = assert_refused("admin at the inference port", status, Unimplemented, "WRONG_PORT");
-    assert!(
-        status.message().contains(&server.ports.grpc_admin.to_string()),
-        "{status}"
-    );
+    assert!(status.message().contains(&server.ports.grpc_admin.to_string()), "{status}");
     let mut inference = InferenceClient::new(channel(server.ports.grpc_admin).await);
     let status = inference.predict(call(super::tiny())).await;
     let status = assert_refused("inference at the admin port", status, Unimplemented, "WRONG_PORT");
@@ -57,17 +52,9 @@ async fn admin_on_the_inference_port_names_the_right_port_and_the_other_way_roun
 async fn what_is_no_grpc_is_told_so() {
     let server = Server::start(store(), &[]).await;
     let mut connection = Connection::open(server.ports.grpc).await;
-    let answer = connection
-        .call(
-            PREDICT,
-            &[("content-type", "application/json")],
-            Bytes::from_static(b"{}"),
-        )
-        .await;
+    let answer = connection.call(PREDICT, &[("content-type", "application/json")], Bytes::from_static(b"{}")).await;
     assert_eq!(answer.http, 415);
-    let (status, text) = crate::harness::http::get(server.ports.grpc, "/")
-        .await
-        .expect("HTTP/1.1 is answered");
+    let (status, text) = crate::harness::http::get(server.ports.grpc, "/").await.expect("HTTP/1.1 is answered");
     assert!(status == 400 && text.contains("gRPC"), "{status}: {text}");
     assert_unharmed(&server, &mut connection).await;
 }
@@ -77,9 +64,7 @@ async fn more_headers_than_allowed_refuse_the_call_and_not_the_connection() {
     let server = Server::start(store(), &[]).await;
     let mut connection = Connection::open(server.ports.grpc).await;
     let fits = "h".repeat(15 << 10);
-    let answer = connection
-        .call(PREDICT, &[("x-long", &fits)], super::tiny_frame())
-        .await;
+    let answer = connection.call(PREDICT, &[("x-long", &fits)], super::tiny_frame()).await;
     answer.result().expect("15 KiB are taken");
     let long = "h".repeat(24 << 10);
     let call = connection.begin(PREDICT, &[("x-long", &long)]).await;

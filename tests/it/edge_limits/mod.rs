@@ -25,11 +25,7 @@ fn store() -> Store {
 
 fn tiny() -> PredictRequest {
     let inputs = ["INPUT0", "INPUT1"].map(|name| floats(name, &[1, 16], &[1.0; 16]).to_sconce(Form::Raw));
-    PredictRequest {
-        model: "tiny".into(),
-        inputs: inputs.into(),
-        ..Default::default()
-    }
+    PredictRequest { model: "tiny".into(), inputs: inputs.into(), ..Default::default() }
 }
 
 fn tiny_frame() -> bytes::Bytes {
@@ -39,11 +35,7 @@ fn tiny_frame() -> bytes::Bytes {
 /// A right call, over a connection that went through something.
 async fn assert_serves(connection: &mut Connection) {
     let answer: Answer = connection.call(PREDICT, &[], tiny_frame()).await;
-    assert_eq!(
-        answer.grpc.as_ref().map(tonic::Status::code),
-        Some(Code::Ok),
-        "{answer:?}"
-    );
+    assert_eq!(answer.grpc.as_ref().map(tonic::Status::code), Some(Code::Ok), "{answer:?}");
 }
 
 /// A right call over this connection, and one over a new one.

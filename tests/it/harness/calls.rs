@@ -31,16 +31,9 @@ pub fn call<T>(message: T) -> Request<T> {
 /// The stable word of a status; empty where it carries none.
 pub fn reason(status: &Status) -> String {
     let details = rpc::Status::decode(status.details()).unwrap_or_default().details;
-    let info = details
-        .iter()
-        .find(|any| any.type_url.ends_with("/google.rpc.ErrorInfo"));
-    let info = info
-        .and_then(|any| rpc::ErrorInfo::decode(&any.value[..]).ok())
-        .unwrap_or_default();
-    assert!(
-        info.reason.is_empty() || info.domain == "sconce",
-        "a foreign domain: {info:?}"
-    );
+    let info = details.iter().find(|any| any.type_url.ends_with("/google.rpc.ErrorInfo"));
+    let info = info.and_then(|any| rpc::ErrorInfo::decode(&any.value[..]).ok()).unwrap_or_default();
+    assert!(info.reason.is_empty() || info.domain == "sconce", "a foreign domain: {info:?}");
     info.reason
 }
 
@@ -56,11 +49,7 @@ pub fn assert_refused<T: std::fmt::Debug>(what: &str, answer: Result<T, Status>,
     };
     let came = (status.code(), reason(&status));
     let expected = reasons.split('|').any(|reason| reason == came.1);
-    assert!(
-        came.0 == code && expected,
-        "{what}: expected {code:?} {reasons}, got {came:?}: {}",
-        status.message()
-    );
+    assert!(came.0 == code && expected, "{what}: expected {code:?} {reasons}, got {came:?}: {}", status.message());
     assert_discreet(what, &status);
     status
 }
@@ -70,17 +59,9 @@ pub fn assert_refused<T: std::fmt::Debug>(what: &str, answer: Result<T, Status>,
 pub fn assert_discreet(what: &str, status: &Status) {
     let text = status.message();
     assert!(!text.is_empty(), "{what}: says nothing");
-    for banned in [
-        "/tmp",
-        env!("CARGO_MANIFEST_DIR"),
-        "/home",
-        "/root",
-        "/proc",
-        "0x",
-        ".rs:",
-        SECRET_TEXT,
-        SECRET_DIGITS,
-    ] {
+    for banned in
+        ["/tmp", env!("CARGO_MANIFEST_DIR"), "/home", "/root", "/proc", "0x", ".rs:", SECRET_TEXT, SECRET_DIGITS]
+    {
         assert!(!text.contains(banned), "{what}: the message holds '{banned}': {text}");
     }
     assert!(text.len() <= 1024, "{what}: {} bytes of message", text.len());
@@ -139,48 +120,27 @@ impl Server {
     /// Where a version stands; `None` where the store does not show it.
     pub async fn version(&self, model: &str, version: &str) -> Option<VersionStatus> {
         let request = DescribeModelRequest { model: model.into() };
-        let answer = self
-            .admin()
-            .await
-            .describe_model(call(request))
-            .await
-            .ok()?
-            .into_inner();
+        let answer = self.admin().await.describe_model(call(request)).await.ok()?.into_inner();
         answer.versions.into_iter().find(|status| status.version == version)
     }
 
     /// Waits until a version is in that state.
     pub async fn reaches(&self, model: &str, version: &str, state: VersionState) -> VersionStatus {
-        eventually(
-            &format!("{model} {version} {}", state.as_str_name()),
-            2 * PATIENCE,
-            async || {
-                self.version(model, version)
-                    .await
-                    .filter(|status| status.state() == state)
-            },
-        )
+        eventually(&format!("{model} {version} {}", state.as_str_name()), 2 * PATIENCE, async || {
+            self.version(model, version).await.filter(|status| status.state() == state)
+        })
         .await
     }
 
     /// Waits until no version is being loaded.
     pub async fn settled(&self) {
         let mut admin = self.admin().await;
-        let listed = admin
-            .list_models(call(ListModelsRequest::default()))
-            .await
-            .expect("a list")
-            .into_inner();
+        let listed = admin.list_models(call(ListModelsRequest::default())).await.expect("a list").into_inner();
         for model in listed.models {
             eventually(&format!("{} is loaded", model.name), 2 * PATIENCE, async || {
-                let request = DescribeModelRequest {
-                    model: model.name.clone(),
-                };
+                let request = DescribeModelRequest { model: model.name.clone() };
                 let described = admin.describe_model(call(request)).await.ok()?.into_inner();
-                let loading = described
-                    .versions
-                    .iter()
-                    .any(|version| version.state() == VersionState::Loading);
+                let loading = described.versions.iter().any(|version| version.state() == VersionState::Loading);
                 (!loading).then_some(())
             })
             .await;

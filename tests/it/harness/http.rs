@@ -17,11 +17,7 @@ pub async fn get(port: u16, path: &str) -> io::Result<(u16, String)> {
     let answer = String::from_utf8_lossy(&answer);
     let malformed = || io::Error::new(io::ErrorKind::InvalidData, "no HTTP answer");
     let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(malformed)?;
-    let status = head
-        .split(' ')
-        .nth(1)
-        .and_then(|status| status.parse().ok())
-        .ok_or_else(malformed)?;
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(malformed)?;
     let chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
     Ok((status, if chunked { joined(body) } else { body.to_owned() }))
 }

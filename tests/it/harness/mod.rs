@@ -144,14 +144,7 @@ impl Server {
             serde_json::from_str(&std::fs::read_to_string(&ports_file).ok()?).ok()
         })
         .await;
-        Self {
-            start: begun.elapsed(),
-            pid: child.id(),
-            child: Mutex::new(child),
-            guard,
-            ports,
-            store,
-        }
+        Self { start: begun.elapsed(), pid: child.id(), child: Mutex::new(child), guard, ports, store }
     }
 
     /// Waits for `/readyz`.

@@ -24,15 +24,9 @@ pub fn children(pid: u32) -> Vec<u32> {
     let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
         return Vec::new();
     };
-    let lists = threads
-        .flatten()
-        .filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
+    let lists = threads.flatten().filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
     let lists: Vec<String> = lists.collect();
-    lists
-        .iter()
-        .flat_map(|list| list.split_whitespace())
-        .filter_map(|pid| pid.parse().ok())
-        .collect()
+    lists.iter().flat_map(|list| list.split_whitespace()).filter_map(|pid| pid.parse().ok()).collect()
 }
 
 /// Where each open file of the process leads.
@@ -40,10 +34,7 @@ pub fn open_files(pid: u32) -> Vec<PathBuf> {
     let Ok(files) = std::fs::read_dir(format!("/proc/{pid}/fd")) else {
         return Vec::new();
     };
-    files
-        .flatten()
-        .filter_map(|file| std::fs::read_link(file.path()).ok())
-        .collect()
+    files.flatten().filter_map(|file| std::fs::read_link(file.path()).ok()).collect()
 }
 
 /// The process may be gone already.

@@ -52,17 +52,10 @@ pub fn frame(message: &[u8]) -> Bytes {
 
 impl Connection {
     pub async fn open(port: u16) -> Self {
-        let stream = TcpStream::connect(("127.0.0.1", port))
-            .await
-            .expect("the server is there");
-        let builder = h2::client::Builder::new()
-            .initial_connection_window_size(1 << 20)
-            .handshake(stream);
+        let stream = TcpStream::connect(("127.0.0.1", port)).await.expect("the server is there");
+        let builder = h2::client::Builder::new().initial_connection_window_size(1 << 20).handshake(stream);
         let (send, connection) = builder.await.expect("a handshake");
-        Self {
-            send,
-            driver: tokio::spawn(connection),
-        }
+        Self { send, driver: tokio::spawn(connection) }
     }
 
     /// Sends the headers of a call.
@@ -131,13 +124,7 @@ fn status(headers: &HeaderMap) -> Option<Status> {
 impl Answer {
     /// As a generated client would say it.
     pub fn result(self) -> Result<Bytes, Status> {
-        let status = self
-            .grpc
-            .unwrap_or_else(|| panic!("HTTP {} and no gRPC status", self.http));
-        if status.code() == Code::Ok {
-            Ok(self.body)
-        } else {
-            Err(status)
-        }
+        let status = self.grpc.unwrap_or_else(|| panic!("HTTP {} and no gRPC status", self.http));
+        if status.code() == Code::Ok { Ok(self.body) } else { Err(status) }
     }
 }

@@ -20,21 +20,13 @@ pub fn fixture(name: &str) -> PathBuf {
     root().join("tests/fixtures").join(name)
 }
 
-pub const SAMPLES: [&str; 4] = [
-    "early-signal",
-    "momentum-lstm",
-    "statistical-signal",
-    "volatility-transformer",
-];
+pub const SAMPLES: [&str; 4] = ["early-signal", "momentum-lstm", "statistical-signal", "volatility-transformer"];
 
 // === impl Store ===
 
 impl Store {
     pub fn new() -> Self {
-        let dir = tempfile::Builder::new()
-            .prefix("sconce-")
-            .tempdir()
-            .expect("a temporary folder");
+        let dir = tempfile::Builder::new().prefix("sconce-").tempdir().expect("a temporary folder");
         fs::create_dir(dir.path().join("store")).expect("a folder");
         Self { dir }
     }
@@ -64,10 +56,7 @@ impl Store {
     /// `model`, in a store that is being served.
     pub fn add(&self, name: &str, version: &str, artifact: impl AsRef<Path>) {
         let artifact = artifact.as_ref();
-        let extension = artifact
-            .extension()
-            .and_then(|extension| extension.to_str())
-            .expect("an extension");
+        let extension = artifact.extension().and_then(|extension| extension.to_str()).expect("an extension");
         // Renamed into place, as a publisher does it.
         let folder = self.beside_folder(&format!("{name}-{version}"));
         copy(artifact, &folder.join(format!("model.{extension}")));

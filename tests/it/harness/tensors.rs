@@ -33,13 +33,7 @@ pub fn fixture_examples(name: &str) -> ExampleFile {
 
 /// The examples of a version of the sample store.
 pub fn sample_examples(model: &str, version: &str) -> ExampleFile {
-    parse(
-        &root()
-            .join("model-store")
-            .join(model)
-            .join(version)
-            .join("example.json"),
-    )
+    parse(&root().join("model-store").join(model).join(version).join("example.json"))
 }
 
 fn parse(path: &std::path::Path) -> ExampleFile {
@@ -66,12 +60,7 @@ pub fn doubles(name: &str, shape: &[i64], values: &[f64]) -> Values {
 }
 
 pub fn texts(name: &str, shape: &[i64], elements: &[&[u8]]) -> Values {
-    Values {
-        name: name.into(),
-        dtype: DType::Bytes,
-        shape: shape.into(),
-        raw: prefixed(elements),
-    }
+    Values { name: name.into(), dtype: DType::Bytes, shape: shape.into(), raw: prefixed(elements) }
 }
 
 /// Each element behind its length.
@@ -115,10 +104,7 @@ impl Values {
             name: tensor.name.clone(),
             dtype: tensor.datatype,
             shape: tensor.shape.iter().map(|&dim| dim as i64).collect(),
-            raw: input
-                .contents
-                .into_bytes(&tensor.name, tensor.datatype)
-                .expect("an example is right"),
+            raw: input.contents.into_bytes(&tensor.name, tensor.datatype).expect("an example is right"),
         }
     }
 
@@ -134,17 +120,11 @@ impl Values {
             DType::Bool | DType::Uint8 => each(raw, u8::from_le_bytes).into_iter().map(f64::from).collect(),
             DType::Uint16 => each(raw, u16::from_le_bytes).into_iter().map(f64::from).collect(),
             DType::Uint32 => each(raw, u32::from_le_bytes).into_iter().map(f64::from).collect(),
-            DType::Uint64 => each(raw, u64::from_le_bytes)
-                .into_iter()
-                .map(|value| value as f64)
-                .collect(),
+            DType::Uint64 => each(raw, u64::from_le_bytes).into_iter().map(|value| value as f64).collect(),
             DType::Int8 => each(raw, i8::from_le_bytes).into_iter().map(f64::from).collect(),
             DType::Int16 => each(raw, i16::from_le_bytes).into_iter().map(f64::from).collect(),
             DType::Int32 => each(raw, i32::from_le_bytes).into_iter().map(f64::from).collect(),
-            DType::Int64 => each(raw, i64::from_le_bytes)
-                .into_iter()
-                .map(|value| value as f64)
-                .collect(),
+            DType::Int64 => each(raw, i64::from_le_bytes).into_iter().map(|value| value as f64).collect(),
             DType::Fp16 => each(raw, f16::from_le_bytes).into_iter().map(f64::from).collect(),
             DType::Bf16 => each(raw, bf16::from_le_bytes).into_iter().map(f64::from).collect(),
             DType::Fp32 => each(raw, f32::from_le_bytes).into_iter().map(f64::from).collect(),
@@ -165,11 +145,7 @@ impl Values {
             let same = ours == theirs
                 || (ours.is_nan() && theirs.is_nan())
                 || (ours - theirs).abs() <= atol + rtol * theirs.abs();
-            assert!(
-                same,
-                "{what}: '{}'[{place}] is {ours:e}, expected {theirs:e}",
-                self.name
-            );
+            assert!(same, "{what}: '{}'[{place}] is {ours:e}, expected {theirs:e}", self.name);
         }
     }
 
@@ -223,12 +199,7 @@ impl Values {
             DType::Bytes if !tensor.strings.is_empty() => prefixed(&tensor.strings),
             DType::Bytes => prefixed(&tensor.blobs),
         };
-        Self {
-            name: tensor.name.clone(),
-            dtype,
-            shape: tensor.shape.clone(),
-            raw,
-        }
+        Self { name: tensor.name.clone(), dtype, shape: tensor.shape.clone(), raw }
     }
 
     // Open Inference Protocol
@@ -256,12 +227,7 @@ impl Values {
                 Some(raw) => raw.clone(),
                 None => bits(dtype, output.contents.clone().unwrap_or_default()),
             };
-            Values {
-                name: output.name.clone(),
-                dtype,
-                shape: output.shape.clone(),
-                raw,
-            }
+            Values { name: output.name.clone(), dtype, shape: output.shape.clone(), raw }
         });
         values.collect()
     }

@@ -16,18 +16,8 @@ pub fn request(model: &str, version: &str, example: &Example, form: Form) -> Pre
     PredictRequest {
         model: model.into(),
         select: (!version.is_empty()).then(|| predict_request::Select::Version(version.into())),
-        inputs: example
-            .request
-            .inputs
-            .iter()
-            .map(|tensor| Values::of_example(tensor).to_sconce(form))
-            .collect(),
-        parameters: example
-            .request
-            .parameters
-            .iter()
-            .map(|(name, value)| (name.clone(), parameter(value)))
-            .collect(),
+        inputs: example.request.inputs.iter().map(|tensor| Values::of_example(tensor).to_sconce(form)).collect(),
+        parameters: example.request.parameters.iter().map(|(name, value)| (name.clone(), parameter(value))).collect(),
         ..Default::default()
     }
 }
@@ -44,11 +34,8 @@ pub fn parameter(value: &serde_json::Value) -> ParameterValue {
 
 pub fn infer_request(model: &str, version: &str, example: &Example, form: Form) -> oip::ModelInferRequest {
     use oip::infer_parameter::ParameterChoice::{BoolParam, StringParam};
-    let mut request = oip::ModelInferRequest {
-        model_name: model.into(),
-        model_version: version.into(),
-        ..Default::default()
-    };
+    let mut request =
+        oip::ModelInferRequest { model_name: model.into(), model_version: version.into(), ..Default::default() };
     for tensor in &example.request.inputs {
         Values::of_example(tensor).into_oip(&mut request, form);
     }
@@ -57,21 +44,14 @@ pub fn infer_request(model: &str, version: &str, example: &Example, form: Form) 
             serde_json::Value::Bool(flag) => BoolParam(*flag),
             other => StringParam(other.as_str().expect("a text").into()),
         };
-        request.parameters.insert(
-            name.clone(),
-            oip::InferParameter {
-                parameter_choice: Some(choice),
-            },
-        );
+        request.parameters.insert(name.clone(), oip::InferParameter { parameter_choice: Some(choice) });
     }
     request
 }
 
 pub fn can_be_typed(example: &Example) -> bool {
     let tensors = example.request.inputs.iter().chain(&example.response.outputs);
-    tensors
-        .into_iter()
-        .all(|tensor| !matches!(tensor.datatype, DType::Fp16 | DType::Bf16))
+    tensors.into_iter().all(|tensor| !matches!(tensor.datatype, DType::Fp16 | DType::Bf16))
 }
 
 /// Asks with every example in every form that it has, and holds the answers against it.
@@ -81,42 +61,23 @@ pub async fn answers_as(model: &str, version: &str, file: &ExampleFile) {
     for (place, example) in file.examples.iter().enumerate() {
         let what = format!("{model} {version}, example {place}");
         if !example.request.rows.is_empty() {
-            let answer = inference
-                .predict(call(rows_request(model, version, example)))
-                .await
-                .expect(&what)
-                .into_inner();
+            let answer =
+                inference.predict(call(rows_request(model, version, example))).await.expect(&what).into_inner();
             assert_rows(&what, &answer.rows, example);
             continue;
         }
         for form in FORMS {
-            let answer = inference
-                .predict(call(request(model, version, example, form)))
-                .await
-                .expect(&what)
-                .into_inner();
+            let answer =
+                inference.predict(call(request(model, version, example, form))).await.expect(&what).into_inner();
             let outputs: Vec<Values> = answer.outputs.iter().map(Values::of_sconce).collect();
             assert_outputs(&format!("{what}, {form:?}"), &outputs, example);
             let is_raw = answer.outputs.iter().all(|tensor| !tensor.raw.is_empty());
-            assert!(
-                is_raw == (form == Form::Raw),
-                "{what}: answered in another form than asked"
-            );
+            assert!(is_raw == (form == Form::Raw), "{what}: answered in another form than asked");
         }
-        for form in FORMS
-            .into_iter()
-            .filter(|form| *form == Form::Raw || can_be_typed(example))
-        {
-            let answer = open
-                .model_infer(call(infer_request(model, version, example, form)))
-                .await
-                .expect(&what)
-                .into_inner();
-            assert_outputs(
-                &format!("{what}, {form:?} by the open protocol"),
-                &Values::of_oip(&answer),
-                example,
-            );
+        for form in FORMS.into_iter().filter(|form| *form == Form::Raw || can_be_typed(example)) {
+            let answer =
+                open.model_infer(call(infer_request(model, version, example, form))).await.expect(&what).into_inner();
+            assert_outputs(&format!("{what}, {form:?} by the open protocol"), &Values::of_oip(&answer), example);
         }
     }
 }
@@ -131,21 +92,15 @@ pub fn assert_outputs(what: &str, outputs: &[Values], example: &Example) {
 }
 
 pub fn number(value: f64) -> Value {
-    Value {
-        kind: Some(Kind::NumberValue(value)),
-    }
+    Value { kind: Some(Kind::NumberValue(value)) }
 }
 
 pub fn row(row: &serde_json::Map<String, serde_json::Value>) -> Struct {
     let value = |value: &serde_json::Value| match value {
-        serde_json::Value::Null => Value {
-            kind: Some(Kind::NullValue(0)),
-        },
+        serde_json::Value::Null => Value { kind: Some(Kind::NullValue(0)) },
         other => number(other.as_f64().expect("a number")),
     };
-    Struct {
-        fields: row.iter().map(|(name, each)| (name.clone(), value(each))).collect(),
-    }
+    Struct { fields: row.iter().map(|(name, each)| (name.clone(), value(each))).collect() }
 }
 
 pub fn rows_request(model: &str, version: &str, example: &Example) -> PredictRequest {

@@ -17,23 +17,8 @@ use crate::{
     proto::{oip, *},
 };
 
-const ONNX: [&str; 7] = [
-    "tiny",
-    "lstm_sequence_first",
-    "shared_input",
-    "scalar",
-    "zipmap",
-    "slow",
-    "loop_forever",
-];
-const LIGHTGBM: [&str; 6] = [
-    "binary",
-    "categorical",
-    "multiclass",
-    "regression",
-    "rank",
-    "linear_tree",
-];
+const ONNX: [&str; 7] = ["tiny", "lstm_sequence_first", "shared_input", "scalar", "zipmap", "slow", "loop_forever"];
+const LIGHTGBM: [&str; 6] = ["binary", "categorical", "multiclass", "regression", "rank", "linear_tree"];
 const TORCH: [&str; 5] = ["plain", "tuple_out", "dict_out", "dict_in", "raises"];
 const TYPES: [&str; 14] = [
     "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "bfloat16", "float",
@@ -68,14 +53,8 @@ async fn server() -> &'static Server {
 
 #[tokio::test]
 async fn the_samples_answer_as_their_examples() {
-    for model in SAMPLES
-        .into_iter()
-        .filter(|model| *model != "volatility-transformer" || has_torch())
-    {
-        for version in ["1.0.0", "1.1.0"]
-            .into_iter()
-            .filter(|version| *version == "1.0.0" || model == "early-signal")
-        {
+    for model in SAMPLES.into_iter().filter(|model| *model != "volatility-transformer" || has_torch()) {
+        for version in ["1.0.0", "1.1.0"].into_iter().filter(|version| *version == "1.0.0" || model == "early-signal") {
             answers_as(model, version, &sample_examples(model, version)).await;
         }
     }
@@ -110,10 +89,7 @@ async fn every_type_comes_back_bit_by_bit() {
         let file = fixture_examples(&format!("onnx/identity_{name}"));
         answers_as(name, "", &file).await;
         let given = Values::of_example(&file.examples[0].request.inputs[0]);
-        let mut request = oip::ModelInferRequest {
-            model_name: name.into(),
-            ..Default::default()
-        };
+        let mut request = oip::ModelInferRequest { model_name: name.into(), ..Default::default() };
         given.clone().into_oip(&mut request, Form::Raw);
         let answer = server().await.infer(request).await.expect(name);
         assert_eq!(answer.raw_output_contents, [given.raw], "{name}");
@@ -124,17 +100,9 @@ async fn every_type_comes_back_bit_by_bit() {
 async fn a_table_and_features_in_any_order_are_the_same_request() {
     let server = server().await;
     let file = sample_examples("early-signal", "1.0.0");
-    let example = file
-        .examples
-        .iter()
-        .find(|example| !example.request.inputs.is_empty())
-        .expect("a tensor");
+    let example = file.examples.iter().find(|example| !example.request.inputs.is_empty()).expect("a tensor");
     let described = server.describe("early-signal").await;
-    let version = described
-        .versions
-        .iter()
-        .find(|version| version.version == "1.0.0")
-        .expect("1.0.0");
+    let version = described.versions.iter().find(|version| version.version == "1.0.0").expect("1.0.0");
     let names = &version.inputs[0].feature_names;
     let values = Values::of_example(&example.request.inputs[0]).numbers();
     assert_eq!(names.len(), 19);
@@ -166,15 +134,9 @@ async fn the_form_of_the_answer_can_be_chosen() {
     };
     let expected = Values::of_example(&file.examples[0].response.outputs[0]).numbers();
     let typed = ask(OutputForm::Typed).await;
-    assert_eq!(
-        (typed.outputs[0].doubles.len(), typed.outputs[0].raw.len()),
-        (expected.len(), 0)
-    );
+    assert_eq!((typed.outputs[0].doubles.len(), typed.outputs[0].raw.len()), (expected.len(), 0));
     let raw = ask(OutputForm::Raw).await;
-    assert_eq!(
-        (raw.outputs[0].doubles.len(), raw.outputs[0].raw.len()),
-        (0, 8 * expected.len())
-    );
+    assert_eq!((raw.outputs[0].doubles.len(), raw.outputs[0].raw.len()), (0, 8 * expected.len()));
     let rows = ask(OutputForm::Rows).await;
     assert!(rows.outputs.is_empty());
     assert_rows("rows", &rows.rows, &file.examples[0]);
@@ -210,11 +172,7 @@ async fn empty_tensors_are_answered_with_empty_tensors() {
     assert_eq!(identity("float", &empty).await.expect("an answer"), empty.named("y"));
     let server = server().await;
     let inputs = ["INPUT0", "INPUT1"].map(|name| floats(name, &[0, 16], &[]).to_sconce(Form::Raw));
-    let request = PredictRequest {
-        model: "tiny".into(),
-        inputs: inputs.into(),
-        ..Default::default()
-    };
+    let request = PredictRequest { model: "tiny".into(), inputs: inputs.into(), ..Default::default() };
     let answer = server.predict(request).await.expect("an answer");
     assert_eq!(answer.outputs[0].shape, [0, 16]);
 }
@@ -248,10 +206,7 @@ async fn floats_are_widened_for_lightgbm() {
     let values = [0.5f32, -2.25, 4.0, f32::NAN, 1.0];
     let wide: Vec<f64> = values.iter().map(|&value| value.into()).collect();
     let mut answers = Vec::new();
-    for given in [
-        floats("features", &[1, 5], &values),
-        doubles("features", &[1, 5], &wide),
-    ] {
+    for given in [floats("features", &[1, 5], &values), doubles("features", &[1, 5], &wide)] {
         for form in FORMS {
             let request = PredictRequest {
                 model: "regression".into(),
@@ -269,30 +224,16 @@ async fn floats_are_widened_for_lightgbm() {
 async fn a_missing_value_is_null_or_nan_and_an_absent_feature_is_an_error() {
     let server = server().await;
     let file = sample_examples("early-signal", "1.0.0");
-    let example = file
-        .examples
-        .iter()
-        .find(|example| !example.request.rows.is_empty())
-        .expect("rows");
+    let example = file.examples.iter().find(|example| !example.request.rows.is_empty()).expect("rows");
     let ask = async |change: &dyn Fn(&mut Struct)| {
         let mut request = rows_request("early-signal", "1.0.0", example);
         request.rows.iter_mut().for_each(change);
         server.predict(request).await
     };
-    let null = ask(&|row| {
-        _ = row.fields.insert(
-            "rsi_14".into(),
-            Value {
-                kind: Some(Kind::NullValue(0)),
-            },
-        )
-    })
-    .await;
+    let null = ask(&|row| _ = row.fields.insert("rsi_14".into(), Value { kind: Some(Kind::NullValue(0)) })).await;
     let nan = ask(&|row| _ = row.fields.insert("rsi_14".into(), number(f64::NAN))).await;
     assert_eq!(null.expect("null is missing").rows, nan.expect("NaN is missing").rows);
-    let absent = ask(&|row| _ = row.fields.remove("rsi_14"))
-        .await
-        .expect_err("absent is no value");
+    let absent = ask(&|row| _ = row.fields.remove("rsi_14")).await.expect_err("absent is no value");
     assert_eq!(absent.code(), tonic::Code::InvalidArgument);
     assert!(absent.message().contains("rsi_14"), "{absent}");
 }
@@ -315,11 +256,8 @@ async fn an_answer_says_who_gave_it() {
 
 /// The answer of an identity model.
 async fn identity(model: &str, given: &Values) -> Result<Values, Status> {
-    let request = PredictRequest {
-        model: model.into(),
-        inputs: vec![given.to_sconce(Form::Raw)],
-        ..Default::default()
-    };
+    let request =
+        PredictRequest { model: model.into(), inputs: vec![given.to_sconce(Form::Raw)], ..Default::default() };
     let answer = server().await.predict(request).await?;
     Ok(Values::of_sconce(&answer.outputs[0]))
 }
