@@ -119,9 +119,7 @@ impl Features {
         self.places.get(name).copied().ok_or_else(|| {
             // A caller's name may be megabytes long: only one that could be a typing error is compared.
             let known = self.places.keys().filter(|_| name.len() <= NAME_COMPARED_BYTES_MAX);
-            let close = known
-                .map(|known| (distance(known, name), known))
-                .filter(|(far, _)| far * 3 <= name.len());
+            let close = known.map(|known| (distance(known, name), known)).filter(|(far, _)| far * 3 <= name.len());
             let closest = close.min();
             let hint = closest.map_or(String::new(), |(_, known)| format!("; did you mean '{known}'?"));
             Error::invalid("UNKNOWN_FEATURE", format!("there is no feature{}{hint}", repeated(name)))
