@@ -13,7 +13,7 @@ pub use prediction_id::IdKey;
 use crate::{
     catalog::Catalog,
     error::{Error, Result},
-    model::{Answer, PredictRequest, Select, Served},
+    model::{Answer, PredictRequest, Select, Served, repeated},
     runtime::{Servable, Work},
     telemetry::Metrics,
 };
@@ -54,11 +54,12 @@ impl Engine {
             Err(error) => {
                 // An unknown name must not become a label of a metric: callers could make as many as they like.
                 self.0.metrics.request("", "", error.code().as_str()).inc();
-                return Err(error.with("model", &request.model));
+                let plain = !repeated(&request.model).is_empty();
+                return Err(if plain { error.with("model", &request.model) } else { error });
             }
         };
-        let metrics = servable.metrics().clone();
-        let answer = self.answer(served.clone(), servable, request).await;
+        let answer = self.answer(&served, &servable, request).await;
+        let metrics = servable.metrics();
         metrics.request_duration.observe(started.elapsed().as_secs_f64());
         match answer {
             Ok(answer) => {
@@ -73,7 +74,7 @@ impl Engine {
         }
     }
 
-    async fn answer(&self, served: Served, servable: Arc<Servable>, request: PredictRequest) -> Result<Answer> {
+    async fn answer(&self, served: &Served, servable: &Arc<Servable>, request: PredictRequest) -> Result<Answer> {
         // 2. An expired request is not run.
         if request.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             return Err(Error::deadline_exceeded("before the request was looked at; it was not run"));
@@ -93,9 +94,16 @@ impl Engine {
             priority: request.priority,
             deadline: request.deadline,
         };
-        let done = servable.run(work).await?;
+        let done = servable.clone().run(work).await?;
         // 5. The answer, and the ids by which its outcomes can be reported later.
-        let prediction_ids = self.0.id_key.issue(&served, rows, done.outputs.first());
-        Ok(Answer { served, degraded: Vec::new(), outputs: done.outputs, rows, prediction_ids, timing: done.timing })
+        let prediction_ids = self.0.id_key.issue(served, rows, done.outputs.first());
+        Ok(Answer {
+            served: served.clone(),
+            degraded: Vec::new(),
+            outputs: done.outputs,
+            rows,
+            prediction_ids,
+            timing: done.timing,
+        })
     }
 }
