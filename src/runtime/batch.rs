@@ -14,7 +14,8 @@ use tokio::sync::oneshot;
 
 use super::{
     queue::{Queued, Taken},
-    servable::{Done, Shared, Work},
+    shared::Shared,
+    work::{Done, Work},
 };
 use crate::{
     backend::{Call, Session, View},

@@ -22,7 +22,8 @@ use super::{
     batch::{Instance, Pending},
     queue::{Queue, Queued},
     reaper::Reaper,
-    servable::{Shared, draining},
+    shared::Shared,
+    work::draining,
 };
 use crate::error::{Error, Result};
 

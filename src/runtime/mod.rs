@@ -11,9 +11,11 @@ mod marker;
 mod queue;
 mod reaper;
 mod servable;
+mod shared;
 #[cfg(test)]
 mod tests;
 mod threads;
+mod work;
 
 use std::{
     sync::{
@@ -26,7 +28,8 @@ use std::{
 pub use cores::Cores;
 pub use marker::{Mark, Marker};
 pub use reaper::Reaper;
-pub use servable::{Done, Placement, Servable, ServableConfig, Work};
+pub use servable::{Placement, Servable, ServableConfig};
+pub use work::{Done, Work};
 
 use crate::error::Result;
 
@@ -79,7 +82,7 @@ impl Runtime {
     }
 
     /// A servable's last handle is gone: its sessions and weights go to the reaper.
-    fn retire(&self, shared: Arc<servable::Shared>) {
+    fn retire(&self, shared: Arc<shared::Shared>) {
         self.cores.retire(shared.id);
         self.reaper.bury_shared(shared);
     }

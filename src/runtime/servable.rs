@@ -15,13 +15,14 @@ use super::{
     Mark, Runtime,
     batch::Pending,
     cost::Cost,
-    queue::{Full, Limits},
+    shared::Shared,
     threads::Threads,
+    work::{Done, Work, draining, wait},
 };
 use crate::{
-    backend::{self, Executable, Session},
-    error::{Error, Result},
-    model::{Features, Manifest, ModelName, Parameters, Priority, Signature, Tensor, Timing, Version},
+    backend::{self, Executable},
+    error::Result,
+    model::{Features, Manifest, ModelName, Parameters, Signature, Version},
     telemetry::VersionMetrics,
 };
 
@@ -43,47 +44,11 @@ pub struct ServableConfig {
     pub mark: Mark,
 }
 
-/// One request's part of a batch: checked, normalised, in the signature's order.
-pub struct Work {
-    pub inputs: Vec<Tensor>,
-    pub rows: usize,
-    /// Places in the signature's outputs.
-    pub outputs: Vec<usize>,
-    pub parameters: Parameters,
-    pub priority: Priority,
-    pub deadline: Option<Instant>,
-}
-
-/// Its answer.
-#[derive(Debug)]
-pub struct Done {
-    pub outputs: Vec<Tensor>,
-    pub timing: Timing,
-}
-
 /// A version at work. Dropping the last handle is the drain.
 pub struct Servable {
     shared: Arc<Shared>,
     threads: OnceLock<Threads>,
     runtime: Weak<Runtime>,
-}
-
-/// What cores and threads know of a servable; it does not keep the servable itself alive.
-pub struct Shared {
-    /// Unique in the process, never used again: a new servable of the same version is another one.
-    pub id: u64,
-    pub model: ModelName,
-    pub version: Version,
-    pub manifest: Manifest,
-    pub signature: Signature,
-    pub features: Features,
-    pub batching_reason: String,
-    pub cost: Cost,
-    pub metrics: Arc<VersionMetrics>,
-    pub mark: Mark,
-    pub joinable: bool,
-    pub gains_by_joining: bool,
-    executable: Arc<dyn Executable>,
 }
 
 /// Where the work of a servable runs now, for operators.
@@ -94,9 +59,6 @@ pub enum Placement {
     /// On threads of its own.
     Threads,
 }
-
-/// The most that one wait may be told to come back after.
-const RETRY_AFTER: Duration = Duration::from_millis(50);
 
 // === impl Servable ===
 
@@ -215,64 +177,4 @@ impl Drop for Servable {
             runtime.retire(self.shared.clone());
         }
     }
-}
-
-// === impl Shared ===
-
-impl Shared {
-    /// A session for the thread that calls.
-    pub fn session(&self) -> Result<Box<dyn Session>> {
-        let _running = self.mark.begin();
-        self.executable.session()
-    }
-
-    /// Bounds of one of `shares` queues.
-    pub fn limits(&self, shares: usize) -> Limits {
-        Limits {
-            rows_max: self.manifest.max_queue_rows.div_ceil(shares),
-            bytes_max: usize::try_from(self.manifest.max_queue_bytes).unwrap_or(usize::MAX).div_ceil(shares),
-            timeout: self.manifest.queue_timeout,
-        }
-    }
-
-    /// Learns from one run, and shows it.
-    pub fn observe(&self, rows: usize, took: Duration) {
-        self.cost.observe(rows, took);
-        self.metrics.compute_duration.observe(took.as_secs_f64());
-        self.metrics.batch_rows.observe(rows as f64);
-    }
-
-    pub fn queue_full(&self, full: Full) -> Error {
-        let (limit, option) = match full {
-            Full::Rows => (self.manifest.max_queue_rows as u64, "max_queue.rows"),
-            Full::Bytes => (self.manifest.max_queue_bytes, "max_queue.bytes"),
-        };
-        let message = format!("the queue of model '{}' is full (batching.{option}: {limit})", self.model);
-        Error::unavailable("QUEUE_FULL", message, RETRY_AFTER).with("model", &self.model)
-    }
-
-    pub fn queue_timeout(&self) -> Error {
-        let message = format!(
-            "waited longer than batching.queue_timeout ({:?}) of model '{}'; it was not run",
-            self.manifest.queue_timeout, self.model
-        );
-        Error::unavailable("QUEUE_TIMEOUT", message, RETRY_AFTER).with("model", &self.model)
-    }
-}
-
-/// The answer of work that no longer needs to be told when its batch begins.
-pub(super) async fn wait(answer: oneshot::Receiver<Result<Done>>, deadline: Option<Instant>) -> Result<Done> {
-    let answered = match deadline {
-        None => answer.await,
-        Some(deadline) => match tokio::time::timeout_at(deadline.into(), answer).await {
-            Ok(answered) => answered,
-            Err(_) => return Err(Error::deadline_exceeded("before the answer came")),
-        },
-    };
-    // The sender is dropped unanswered only where a core or a thread ended under it.
-    answered.unwrap_or_else(|_| Err(draining()))
-}
-
-pub(super) fn draining() -> Error {
-    Error::unavailable("DRAINING", "the server is shutting down", Duration::from_secs(1))
 }

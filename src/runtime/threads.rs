@@ -16,7 +16,8 @@ use tokio::sync::oneshot;
 use super::{
     batch::{Instance, Pending},
     queue::{Queue, Queued},
-    servable::{Done, Shared, draining, wait},
+    shared::Shared,
+    work::{Done, draining, wait},
 };
 use crate::{
     error::{Error, Result},

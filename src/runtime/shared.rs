@@ -1,0 +1,79 @@
+//! What a servable's cores and threads share.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    Mark,
+    cost::Cost,
+    queue::{Full, Limits},
+};
+use crate::{
+    backend::{Executable, Session},
+    error::{Error, Result},
+    model::{Features, Manifest, ModelName, Signature, Version},
+    telemetry::VersionMetrics,
+};
+
+/// What cores and threads know of a servable; it does not keep the servable itself alive.
+pub struct Shared {
+    /// Unique in the process, never used again: a new servable of the same version is another one.
+    pub id: u64,
+    pub model: ModelName,
+    pub version: Version,
+    pub manifest: Manifest,
+    pub signature: Signature,
+    pub features: Features,
+    pub batching_reason: String,
+    pub cost: Cost,
+    pub metrics: Arc<VersionMetrics>,
+    pub mark: Mark,
+    pub joinable: bool,
+    pub gains_by_joining: bool,
+    pub executable: Arc<dyn Executable>,
+}
+
+/// The most that one wait may be told to come back after.
+const RETRY_AFTER: Duration = Duration::from_millis(50);
+
+// === impl Shared ===
+
+impl Shared {
+    /// A session for the thread that calls.
+    pub fn session(&self) -> Result<Box<dyn Session>> {
+        let _running = self.mark.begin();
+        self.executable.session()
+    }
+
+    /// Bounds of one of `shares` queues.
+    pub fn limits(&self, shares: usize) -> Limits {
+        Limits {
+            rows_max: self.manifest.max_queue_rows.div_ceil(shares),
+            bytes_max: usize::try_from(self.manifest.max_queue_bytes).unwrap_or(usize::MAX).div_ceil(shares),
+            timeout: self.manifest.queue_timeout,
+        }
+    }
+
+    /// Learns from one run, and shows it.
+    pub fn observe(&self, rows: usize, took: Duration) {
+        self.cost.observe(rows, took);
+        self.metrics.compute_duration.observe(took.as_secs_f64());
+        self.metrics.batch_rows.observe(rows as f64);
+    }
+
+    pub fn queue_full(&self, full: Full) -> Error {
+        let (limit, option) = match full {
+            Full::Rows => (self.manifest.max_queue_rows as u64, "max_queue.rows"),
+            Full::Bytes => (self.manifest.max_queue_bytes, "max_queue.bytes"),
+        };
+        let message = format!("the queue of model '{}' is full (batching.{option}: {limit})", self.model);
+        Error::unavailable("QUEUE_FULL", message, RETRY_AFTER).with("model", &self.model)
+    }
+
+    pub fn queue_timeout(&self) -> Error {
+        let message = format!(
+            "waited longer than batching.queue_timeout ({:?}) of model '{}'; it was not run",
+            self.manifest.queue_timeout, self.model
+        );
+        Error::unavailable("QUEUE_TIMEOUT", message, RETRY_AFTER).with("model", &self.model)
+    }
+}

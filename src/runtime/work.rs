@@ -1,0 +1,45 @@
+//! One request's part of a batch, and its answer.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use crate::{
+    error::{Error, Result},
+    model::{Parameters, Priority, Tensor, Timing},
+};
+
+/// Checked, normalised, in the signature's order.
+pub struct Work {
+    pub inputs: Vec<Tensor>,
+    pub rows: usize,
+    /// Places in the signature's outputs.
+    pub outputs: Vec<usize>,
+    pub parameters: Parameters,
+    pub priority: Priority,
+    pub deadline: Option<Instant>,
+}
+
+/// Its answer.
+#[derive(Debug)]
+pub struct Done {
+    pub outputs: Vec<Tensor>,
+    pub timing: Timing,
+}
+
+/// The answer of work that no longer needs to be told when its batch begins.
+pub async fn wait(answer: oneshot::Receiver<Result<Done>>, deadline: Option<Instant>) -> Result<Done> {
+    let answered = match deadline {
+        None => answer.await,
+        Some(deadline) => match tokio::time::timeout_at(deadline.into(), answer).await {
+            Ok(answered) => answered,
+            Err(_) => return Err(Error::deadline_exceeded("before the answer came")),
+        },
+    };
+    // The sender is dropped unanswered only where a core or a thread ended under it.
+    answered.unwrap_or_else(|_| Err(draining()))
+}
+
+pub fn draining() -> Error {
+    Error::unavailable("DRAINING", "the server is shutting down", Duration::from_secs(1))
+}
