@@ -49,15 +49,7 @@ impl Engine {
     pub async fn predict(&self, request: PredictRequest) -> Result<Answer> {
         let started = Instant::now();
         // 1. One picture: the servable is taken from it, and the picture let go, before the first await.
-        let (served, servable) = match self.find(&request.model, &request.select) {
-            Ok(found) => found,
-            Err(error) => {
-                // An unknown name must not become a label of a metric: callers could make as many as they like.
-                self.0.metrics.request("", "", error.code().as_str()).inc();
-                let plain = !repeated(&request.model).is_empty();
-                return Err(if plain { error.with("model", &request.model) } else { error });
-            }
-        };
+        let (served, servable) = self.find_counted(&request)?;
         let answer = self.answer(&served, &servable, request).await;
         let metrics = servable.metrics();
         metrics.request_duration.observe(started.elapsed().as_secs_f64());
@@ -72,6 +64,18 @@ impl Engine {
                 Err(error.with("model", model).with("version", version))
             }
         }
+    }
+
+    /// A call that finds nothing is counted too. An unknown name must not become a label of a metric: callers could make as
+    /// many as they like. That of a model which is loading or failed is the store's own.
+    fn find_counted(&self, request: &PredictRequest) -> Result<(Served, Arc<Servable>)> {
+        let snapshot = self.0.catalog.load();
+        router::pick(&snapshot, &request.model, &request.select).map_err(|error| {
+            let known = snapshot.models.get(request.model.as_str()).map_or("", |entry| entry.name.as_str());
+            self.0.metrics.request(known, "", error.code().as_str()).inc();
+            let plain = !repeated(&request.model).is_empty();
+            if plain { error.with("model", &request.model) } else { error }
+        })
     }
 
     async fn answer(&self, served: &Served, servable: &Arc<Servable>, request: PredictRequest) -> Result<Answer> {
@@ -105,5 +109,50 @@ impl Engine {
             prediction_ids,
             timing: done.timing,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        catalog::{self, ModelEntry, Snapshot},
+        model::{Data, ModelName, Parameters, Priority},
+    };
+    use std::collections::BTreeMap;
+
+    #[tokio::test]
+    async fn a_model_that_cannot_answer_is_counted_by_its_name_and_an_unknown_one_is_not() {
+        let name = ModelName::new("known").expect("a name");
+        let entry = ModelEntry {
+            name: name.clone(),
+            versions: BTreeMap::new(),
+            stable: None,
+            policy: Default::default(),
+            labels: BTreeMap::new(),
+            revision: 0,
+            message: None,
+        };
+        let (publisher, catalog) = catalog::new();
+        publisher.publish(Snapshot { models: [(name, Arc::new(entry))].into(), scanned: true, unready: vec![] });
+        let metrics = Metrics::new();
+        let engine = Engine::new(catalog, metrics.clone(), IdKey::random());
+        for model in ["known", "unknown"] {
+            let request = PredictRequest {
+                model: model.into(),
+                select: Select::Route,
+                attributes: vec![],
+                priority: Priority::Normal,
+                parameters: Parameters::default(),
+                data: Data::Tensors(vec![]),
+                outputs: vec![],
+                deadline: None,
+            };
+            assert!(engine.predict(request).await.is_err());
+        }
+        let text = metrics.encode();
+        assert!(text.contains("{model=\"known\",version=\"\",code=\"FAILED_PRECONDITION\"} 1"), "{text}");
+        assert!(text.contains("{model=\"\",version=\"\",code=\"NOT_FOUND\"} 1"), "{text}");
+        assert!(!text.contains("unknown"), "{text}");
     }
 }

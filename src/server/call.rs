@@ -246,3 +246,45 @@ impl Body for ResponseBody {
         self.inner.size_hint()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        server::{Config, Ports, budget::Budget, layers::Shared, method, method::Door, phase},
+        telemetry::Metrics,
+    };
+
+    fn call(connection: &Arc<ConnectionState>, work: Work) -> Call {
+        let method = method::find("/sconce.v1.Inference/Predict").expect("it is in the table");
+        let open = OpenCall::enter(connection.clone(), true).expect("there is room");
+        Call::working(work, Ending { method, trace: Trace::default(), open, arrived: Instant::now() })
+    }
+
+    #[tokio::test]
+    async fn a_handler_that_panics_ends_its_own_call_alone_and_tells_the_caller_nothing() {
+        let metrics = Metrics::new();
+        let connection = ConnectionState::new(Arc::new(Shared {
+            door: Door::Inference,
+            config: Arc::new(Config::default()),
+            ports: Ports::default(),
+            budget: Budget::new(1 << 20),
+            metrics: metrics.clone(),
+            phases: phase::new().1,
+        }));
+        let broken = call(&connection, Box::pin(async { panic!("a secret of the server") }));
+        let Ok(response) = broken.await;
+        let headers = format!("{:?}", response.headers());
+        let status = Status::from_header_map(response.headers()).expect("it is complete in its headers");
+        assert_eq!(status.code(), tonic::Code::Internal);
+        assert_eq!(status::info(&status).expect("ours has details").reason, "PANIC");
+        assert!(!headers.contains("secret") && !status.message().contains("secret"), "{headers}");
+        assert!(!String::from_utf8_lossy(status.details()).contains("secret"));
+        drop(response);
+        assert_eq!((metrics.panics.get(), metrics.requests_in_flight.get()), (1, 0), "its place is free again");
+
+        let Ok(next) = call(&connection, Box::pin(async { Ok(Response::new(tonic::body::Body::empty())) })).await;
+        assert!(Status::from_header_map(next.headers()).is_none(), "the next call works");
+        assert_eq!(metrics.panics.get(), 1);
+    }
+}

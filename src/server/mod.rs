@@ -28,6 +28,7 @@ mod ports;
 pub mod proto;
 mod timeout;
 mod trace;
+mod trouble;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 

@@ -97,7 +97,11 @@ impl Metrics {
             panics: Counter::default(),
             registry: Mutex::new(Registry::default()),
         };
-        registry.register("requests", "Calls of Predict by model, version and gRPC code", metrics.requests.clone());
+        registry.register(
+            "requests",
+            "Calls of Predict and ModelInfer by model, version and gRPC code",
+            metrics.requests.clone(),
+        );
         registry.register_with_unit(
             "request_duration",
             "From the decoded request to its answer",

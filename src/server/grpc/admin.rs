@@ -7,9 +7,12 @@ use crate::{
     catalog::{Catalog, ModelEntry, State, VersionEntry},
     model::{self, Patterns, Version},
     runtime::{Placement, Servable},
-    server::proto::sconce::v1::{
-        DescribeModelRequest, DescribeModelResponse, Execution, ListModelsRequest, ListModelsResponse, ModelSummary,
-        Route, TensorSpec, VersionState, VersionStatus, admin_server::Admin,
+    server::{
+        proto::sconce::v1::{
+            DescribeModelRequest, DescribeModelResponse, Execution, ListModelsRequest, ListModelsResponse,
+            ModelSummary, Route, TensorSpec, VersionState, VersionStatus, admin_server::Admin,
+        },
+        trouble,
     },
 };
 
@@ -67,18 +70,8 @@ fn summary(model: &ModelEntry) -> ModelSummary {
         ready: model.is_ready(),
         stable: model.stable.map(|version| version.to_string()).unwrap_or_default(),
         ready_versions: ready.map(|(version, _)| version.to_string()).collect(),
-        message: message(model),
+        message: trouble::of(model).unwrap_or_default(),
     }
-}
-
-/// What is wrong with the model, or else with its highest version that failed.
-fn message(model: &ModelEntry) -> String {
-    let failed = || {
-        let (version, cause) =
-            model.versions.iter().rev().find_map(|(version, entry)| Some((version, entry.cause.as_ref()?)))?;
-        Some(format!("{version}: {cause}"))
-    };
-    model.message.clone().or_else(failed).unwrap_or_default()
 }
 
 fn version_status(version: Version, entry: &VersionEntry) -> VersionStatus {

@@ -23,6 +23,8 @@ pub fn classify(output: &Tensor, count: usize, batches: bool, labels: &[String])
     let width = values.len() / rows.max(1);
     let count = count.min(width);
     let whole = !output.dtype.is_float();
+    // Labels name the values of a row only where there is one for each: one probability of two classes is not the first's.
+    let labels = if labels.len() == width { labels } else { &[] };
     let mut texts = Vec::with_capacity(rows * count);
     for row in values.chunks_exact(width.max(1)) {
         for index in largest(row, count) {
@@ -71,13 +73,23 @@ mod tests {
     fn the_largest_of_each_row_come_first() {
         let values = vec![0.1f32, 0.7, 0.2, f32::NAN, 0.5, 0.5];
         let output = Tensor::new("p".into(), DType::Fp32, [2, 3].as_slice().into(), bytes_from(values)).expect("right");
-        let labels = ["down".to_owned(), "up".to_owned()];
+        let labels = ["down".to_owned(), "up".to_owned(), "flat".to_owned()];
         let top = classify(&output, 2, true, &labels).expect("numbers");
         assert_eq!(top.shape[..], [2, 2]);
-        assert_eq!(classes(&top), ["0.700000:1:up", "0.200000:2", "0.500000:1:up", "0.500000:2"]);
+        assert_eq!(classes(&top), ["0.700000:1:up", "0.200000:2:flat", "0.500000:1:up", "0.500000:2:flat"]);
+        let short = classify(&output, 1, true, &labels[..2]).expect("numbers");
+        assert_eq!(classes(&short), ["0.700000:1", "0.500000:1"], "two labels do not name three values");
         let all = classify(&output, usize::MAX, false, &[]).expect("numbers");
         assert_eq!(all.shape[..], [6]);
         assert_eq!(classes(&all)[5], "nan:3");
+    }
+
+    #[test]
+    fn one_probability_of_two_classes_has_no_label() {
+        let output = Tensor::new("p".into(), DType::Fp32, [2, 1].as_slice().into(), bytes_from(vec![0.9f32, 0.1]))
+            .expect("right");
+        let labels = ["lags".to_owned(), "leads".to_owned()];
+        assert_eq!(classes(&classify(&output, 1, true, &labels).expect("numbers")), ["0.900000:0", "0.100000:0"]);
     }
 
     #[test]

@@ -119,6 +119,11 @@ fn answered<T>(message: T, about: impl FnOnce(&T) -> About) -> tonic::Response<T
     response
 }
 
+/// What a protocol's message became. One that is wrong never reaches the engine, so it is counted here.
+fn converted<T>(result: Result<T>, context: &CallContext) -> Result<T> {
+    result.inspect_err(|error| context.connection.shared.metrics.refused(error.reason()))
+}
+
 /// An error that says whose call it ends, where the caller gave it an id.
 fn of_request(error: Error, id: &str) -> Error {
     if id.is_empty() { error } else { error.with("request_id", id) }

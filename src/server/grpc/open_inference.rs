@@ -9,6 +9,7 @@ use super::{
     classification::classify,
     context,
     convert::oip::{self, Reply},
+    converted,
     model_config::{self, platform},
     of_request,
     stream::Answers,
@@ -145,7 +146,7 @@ impl GrpcInferenceService for OpenInference {
 
     async fn model_infer(&self, request: Request<ModelInferRequest>) -> Result<Response<ModelInferResponse>, Status> {
         let context = context(&request);
-        let (question, reply) = oip::request(request.into_inner(), context.arrival)?;
+        let (question, reply) = converted(oip::request(request.into_inner(), context.arrival), &context)?;
         let answer = infer(&self.engine, question, reply).await?;
         Ok(answered(answer, about))
     }

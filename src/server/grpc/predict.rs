@@ -2,7 +2,7 @@
 
 use tonic::{Request, Response, Status, async_trait};
 
-use super::{answered, context, convert::sconce, of_request};
+use super::{answered, context, convert::sconce, converted, of_request};
 use crate::{
     engine::Engine,
     server::{
@@ -27,7 +27,7 @@ impl Predict {
 impl Inference for Predict {
     async fn predict(&self, request: Request<PredictRequest>) -> Result<Response<PredictResponse>, Status> {
         let context = context(&request);
-        let (question, reply) = sconce::request(request.into_inner(), context.arrival)?;
+        let (question, reply) = converted(sconce::request(request.into_inner(), context.arrival), &context)?;
         match self.engine.predict(question).await {
             Ok(answer) => Ok(answered(sconce::response(answer, reply), about)),
             Err(error) => Err(of_request(error, &reply.request_id).into()),

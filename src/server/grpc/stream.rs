@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio_stream::Stream;
 use tonic::{Status, Streaming};
 
-use super::{convert::oip, open_inference::infer};
+use super::{convert::oip, converted, open_inference::infer};
 use crate::{
     engine::Engine,
     error::{Error, Result},
@@ -82,7 +82,7 @@ impl Answers {
         // Each message counts as work in flight until it is answered.
         let admitted = OpenCall::enter(self.context.connection.clone(), true)
             .and_then(|place| Ok((place, oip::request(message, arrival)?)));
-        let (place, (question, reply)) = match admitted {
+        let (place, (question, reply)) = match converted(admitted, &self.context) {
             Ok(admitted) => admitted,
             Err(error) => return Open::Refused(failed(error, id, &trace, arrival)),
         };

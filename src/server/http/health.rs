@@ -5,7 +5,10 @@ use std::fmt::Write as _;
 use http::StatusCode;
 
 use super::{Page, text};
-use crate::catalog::{ModelEntry, Snapshot};
+use crate::{
+    catalog::{ModelEntry, Snapshot},
+    server::trouble,
+};
 
 /// The process answers: never a word on the store or on models, whose failures no restart mends.
 pub fn live() -> Page {
@@ -43,11 +46,8 @@ fn list(lines: &mut String, snapshot: &Snapshot) {
         if let Some(stable) = model.stable {
             let _ = write!(lines, " {stable}");
         }
-        let failed = model.versions.iter().rev().find_map(|(version, entry)| Some((version, entry.cause.as_ref()?)));
-        if let Some(message) = &model.message {
-            let _ = write!(lines, ": {}", one_line(message));
-        } else if let Some((version, cause)) = failed {
-            let _ = write!(lines, ": {version} {}", one_line(cause.message()));
+        if let Some(trouble) = trouble::of(model) {
+            let _ = write!(lines, ": {}", one_line(&trouble));
         }
         lines.push('\n');
     }

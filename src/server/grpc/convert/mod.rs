@@ -13,7 +13,7 @@ use half::{bf16, f16};
 
 use crate::{
     error::{Error, Result},
-    model::{DType, Shape, Tensor},
+    model::{DType, Shape, Tensor, repeated},
     server::call::Arrival,
 };
 
@@ -28,6 +28,8 @@ pub enum Form {
 const REQUEST_ID_BYTES_MAX: usize = 256;
 /// More than any library here takes; a longer list is an attack on whoever multiplies it.
 const RANK_MAX: usize = 32;
+/// Of a shape that is refused.
+const DIMS_SHOWN_MAX: usize = 8;
 
 pub fn check_request_id(id: &str) -> Result<()> {
     if id.len() <= REQUEST_ID_BYTES_MAX {
@@ -42,13 +44,11 @@ pub fn check_request_id(id: &str) -> Result<()> {
 /// Dimensions as a request says them: none is negative, none is left open.
 pub fn shape(tensor: &str, dims: &[i64]) -> Result<Shape> {
     if dims.len() > RANK_MAX {
-        return Err(invalid_shape(tensor, &format!("{} dimensions came, at most {RANK_MAX} are taken", dims.len())));
+        let expected = format!("a shape has at most {RANK_MAX} dimensions");
+        return Err(invalid_shape(tensor, &expected, dims));
     }
-    dims.iter()
-        .map(|&dim| {
-            usize::try_from(dim).map_err(|_| invalid_shape(tensor, "a dimension of a request cannot be negative"))
-        })
-        .collect()
+    let shape: Result<Shape, _> = dims.iter().map(|&dim| usize::try_from(dim)).collect();
+    shape.map_err(|_| invalid_shape(tensor, "a dimension of a request cannot be negative", dims))
 }
 
 pub fn dims(shape: &[usize]) -> Vec<i64> {
@@ -91,8 +91,19 @@ pub fn doubles(tensor: &Tensor) -> Option<Vec<f64>> {
     })
 }
 
-fn invalid_shape(tensor: &str, message: &str) -> Error {
-    Error::invalid("INVALID_SHAPE", format!("tensor '{tensor}': {message}")).with("tensor", tensor)
+/// Adds a caller's own name as a fact, where it is plain enough to be said again.
+pub fn with_name(error: Error, key: &'static str, name: &str) -> Error {
+    match repeated(name).is_empty() {
+        true => error,
+        false => error.with(key, name),
+    }
+}
+
+fn invalid_shape(tensor: &str, expected: &str, dims: &[i64]) -> Error {
+    let shown: Vec<String> = dims.iter().take(DIMS_SHOWN_MAX).map(i64::to_string).collect();
+    let more = if dims.len() > DIMS_SHOWN_MAX { ", …" } else { "" };
+    let message = format!("tensor{}: {expected}; {} came: [{}{more}]", repeated(tensor), dims.len(), shown.join(", "));
+    with_name(Error::invalid("INVALID_SHAPE", message), "tensor", tensor)
 }
 
 #[cfg(test)]
@@ -113,7 +124,11 @@ mod tests {
     #[test]
     fn a_shape_is_a_claim_that_is_checked() {
         assert_eq!(shape("x", &[2, 0, 3]).expect("fine")[..], [2, 0, 3]);
-        assert_eq!(shape("x", &[-1, 3]).expect_err("negative").reason(), "INVALID_SHAPE");
-        assert_eq!(shape("x", &[1; 33]).expect_err("too many").reason(), "INVALID_SHAPE");
+        let negative = shape("x", &[-1, 3]).expect_err("negative");
+        assert_eq!(negative.reason(), "INVALID_SHAPE");
+        assert_eq!(negative.message(), "tensor 'x': a dimension of a request cannot be negative; 2 came: [-1, 3]");
+        let many = shape("no\nname", &[1; 33]).expect_err("too many");
+        assert_eq!(many.message(), "tensor: a shape has at most 32 dimensions; 33 came: [1, 1, 1, 1, 1, 1, 1, 1, …]");
+        assert!(many.metadata().is_empty(), "what is not plain is not repeated");
     }
 }

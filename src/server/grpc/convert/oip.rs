@@ -2,13 +2,13 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use super::{Form, check_request_id, dims, earlier, elements, shape};
+use super::{Form, check_request_id, dims, earlier, elements, shape, with_name};
 use crate::{
     backend::is_parameter,
     error::{Error, Result},
     model::{
         Answer, Contents, DType, Data, Parameter, Parameters, PredictRequest, Priority, Select, Tensor, TensorInput,
-        Version,
+        Version, repeated,
     },
     server::{
         call::Arrival,
@@ -117,13 +117,15 @@ fn inputs(inputs: Vec<InferInputTensor>, raw: Vec<bytes::Bytes>) -> Result<(Vec<
     for input in &inputs {
         refuse_shared_memory(&input.name, &input.parameters)?;
     }
-    let typed = inputs.iter().any(|input| input.contents.as_ref().is_some_and(has_elements));
-    if typed && !raw.is_empty() {
-        return Err(Error::invalid(
-            "AMBIGUOUS_CONTENTS",
-            "a request has raw_input_contents or typed contents; both came",
-        ));
+    let first_typed = inputs.iter().find(|input| input.contents.as_ref().is_some_and(has_elements));
+    if let Some(input) = first_typed
+        && !raw.is_empty()
+    {
+        let name = repeated(&input.name);
+        let message = format!("input{name}: a request has raw_input_contents or typed contents; both came");
+        return Err(with_name(Error::invalid("AMBIGUOUS_CONTENTS", message), "tensor", &input.name));
     }
+    let typed = first_typed.is_some();
     if !typed && raw.len() != inputs.len() && !(raw.is_empty() && inputs.iter().all(is_empty)) {
         return Err(Error::invalid(
             "RAW_COUNT_MISMATCH",
@@ -137,7 +139,7 @@ fn inputs(inputs: Vec<InferInputTensor>, raw: Vec<bytes::Bytes>) -> Result<(Vec<
     let mut raw = raw.into_iter();
     let mut tensors = Vec::with_capacity(inputs.len());
     for input in inputs {
-        let dtype = DType::parse(&input.datatype).ok_or_else(|| unknown_datatype(&input.name))?;
+        let dtype = DType::parse(&input.datatype).ok_or_else(|| unknown_datatype(&input.name, &input.datatype))?;
         let contents = match typed {
             false => Contents::Raw(raw.next().unwrap_or_default()),
             true => contents(&input.name, dtype, input.contents.unwrap_or_default())?,
@@ -158,23 +160,38 @@ fn is_empty(input: &InferInputTensor) -> bool {
 }
 
 fn has_elements(contents: &InferTensorContents) -> bool {
-    filled(contents) > 0
+    filled(contents).is_some()
 }
 
-fn filled(contents: &InferTensorContents) -> usize {
+/// The first field that holds elements.
+fn filled(contents: &InferTensorContents) -> Option<&'static str> {
     [
-        contents.bool_contents.is_empty(),
-        contents.int_contents.is_empty(),
-        contents.int64_contents.is_empty(),
-        contents.uint_contents.is_empty(),
-        contents.uint64_contents.is_empty(),
-        contents.fp32_contents.is_empty(),
-        contents.fp64_contents.is_empty(),
-        contents.bytes_contents.is_empty(),
+        ("bool_contents", contents.bool_contents.is_empty()),
+        ("int_contents", contents.int_contents.is_empty()),
+        ("int64_contents", contents.int64_contents.is_empty()),
+        ("uint_contents", contents.uint_contents.is_empty()),
+        ("uint64_contents", contents.uint64_contents.is_empty()),
+        ("fp32_contents", contents.fp32_contents.is_empty()),
+        ("fp64_contents", contents.fp64_contents.is_empty()),
+        ("bytes_contents", contents.bytes_contents.is_empty()),
     ]
     .iter()
-    .filter(|&&empty| !empty)
-    .count()
+    .find_map(|&(field, empty)| (!empty).then_some(field))
+}
+
+/// Where elements of that type stand; `None` for what only travels raw.
+fn field_of(dtype: DType) -> Option<&'static str> {
+    Some(match dtype {
+        DType::Bool => "bool_contents",
+        DType::Int8 | DType::Int16 | DType::Int32 => "int_contents",
+        DType::Int64 => "int64_contents",
+        DType::Uint8 | DType::Uint16 | DType::Uint32 => "uint_contents",
+        DType::Uint64 => "uint64_contents",
+        DType::Fp32 => "fp32_contents",
+        DType::Fp64 => "fp64_contents",
+        DType::Bytes => "bytes_contents",
+        DType::Fp16 | DType::Bf16 => return None,
+    })
 }
 
 /// The field that belongs to the type; no other may be filled.
@@ -195,14 +212,15 @@ fn contents(name: &str, dtype: DType, mut contents: InferTensorContents) -> Resu
         DType::Bytes => Contents::Blobs(take(&mut contents.bytes_contents)),
         DType::Fp16 | DType::Bf16 => Contents::Raw(bytes::Bytes::new()),
     };
-    if filled(&contents) == 0 {
+    let Some(came) = filled(&contents) else {
         return Ok(own);
-    }
-    let message = match dtype {
-        DType::Fp16 | DType::Bf16 => format!("input '{name}': {dtype} has no typed contents; send it raw"),
-        _ => format!("input '{name}': the contents stand in a field that is not {dtype}'s"),
     };
-    Err(Error::invalid("CONTENTS_MISMATCH", message).with("tensor", name))
+    let place = match field_of(dtype) {
+        Some(field) => format!("{dtype} stands in {field}"),
+        None => format!("{dtype} has no typed contents, send it raw"),
+    };
+    let message = format!("input{}: {place}; {came} came", repeated(name));
+    Err(with_name(Error::invalid("CONTENTS_MISMATCH", message), "tensor", name))
 }
 
 fn outputs(requested: Vec<InferRequestedOutputTensor>) -> Result<(Vec<String>, Classifications)> {
@@ -225,19 +243,19 @@ fn refuse_shared_memory(tensor: &str, parameters: &InferParameters) -> Result<()
     if !parameters.keys().any(|name| name.starts_with("shared_memory_")) {
         return Ok(());
     }
-    Err(Error::invalid(
-        "SHARED_MEMORY_UNSUPPORTED",
-        format!("tensor '{tensor}': shared memory is not supported; send the contents in the message"),
-    )
-    .with("tensor", tensor))
+    let name = repeated(tensor);
+    let message = format!("tensor{name}: shared memory is not supported; send the contents in the message");
+    Err(with_name(Error::invalid("SHARED_MEMORY_UNSUPPORTED", message), "tensor", tensor))
 }
 
-fn unknown_datatype(tensor: &str) -> Error {
-    Error::invalid(
-        "UNKNOWN_DATATYPE",
-        format!("input '{tensor}': datatype is one of BOOL, (U)INT8 to (U)INT64, FP16, BF16, FP32, FP64 and BYTES"),
-    )
-    .with("tensor", tensor)
+fn unknown_datatype(tensor: &str, datatype: &str) -> Error {
+    let came = match repeated(datatype) {
+        plain if plain.is_empty() => " something else".to_owned(),
+        plain => plain,
+    };
+    let known = "BOOL, (U)INT8 to (U)INT64, FP16, BF16, FP32, FP64 and BYTES";
+    let message = format!("input{}: datatype is one of {known};{came} came", repeated(tensor));
+    with_name(Error::invalid("UNKNOWN_DATATYPE", message), "tensor", tensor)
 }
 
 /// A request's parameters: those that Triton reserves, and the others.
@@ -319,8 +337,8 @@ fn whole_number(name: &str, parameter: &InferParameter) -> Result<u64> {
 }
 
 fn invalid_parameter(name: &str, expected: &str) -> Error {
-    Error::invalid("INVALID_PARAMETER", format!("parameter '{name}' takes {expected}; something else came"))
-        .with("parameter", name)
+    let message = format!("parameter{} takes {expected}; something else came", repeated(name));
+    with_name(Error::invalid("INVALID_PARAMETER", message), "parameter", name)
 }
 
 // The answer.

@@ -74,6 +74,28 @@ fn each_mistake_has_its_own_reason() {
 }
 
 #[test]
+fn an_error_says_what_was_expected_and_what_came_and_repeats_only_plain_names() {
+    let error = |datatype: &str, name: &str, contents: InferTensorContents| {
+        let mut message = one_raw();
+        message.raw_input_contents.clear();
+        message.inputs = vec![InferInputTensor { contents: Some(contents), ..input(name, datatype, &[1, 2]) }];
+        request(message, arrival()).expect_err("a mistake was made")
+    };
+    let doubles = || InferTensorContents { fp64_contents: vec![1.0, 2.0], ..InferTensorContents::default() };
+    let text = |datatype, name| error(datatype, name, doubles()).message().to_owned();
+    assert_eq!(text("FP32", "x"), "input 'x': FP32 stands in fp32_contents; fp64_contents came");
+    assert_eq!(text("FP16", "x"), "input 'x': FP16 has no typed contents, send it raw; fp64_contents came");
+    assert!(text("FLOAT", "x").ends_with("; 'FLOAT' came"));
+    assert!(text("/etc/x\n", "x").ends_with("; something else came"));
+    let long = "n".repeat(10_000);
+    for name in ["../x", "x\ny", &long] {
+        let error = error("FP32", name, doubles());
+        assert_eq!(error.message(), "input: FP32 stands in fp32_contents; fp64_contents came");
+        assert!(error.metadata().is_empty());
+    }
+}
+
+#[test]
 fn a_label_never_looks_like_a_version() {
     let select = |text: &str| super::select(text.into());
     assert_eq!(select("").expect("the route"), Select::Route);

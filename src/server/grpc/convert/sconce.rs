@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use prost_types::{Struct, value::Kind};
 
-use super::{Form, check_request_id, dims, doubles, earlier, elements, shape};
+use super::{Form, check_request_id, dims, doubles, earlier, elements, shape, with_name};
 use crate::{
     error::{Error, Result},
     model::{
         Answer, Contents, DType, Data, Parameter, Parameters, PredictRequest, Priority, RouteReason, Row, Select,
-        Table, Tensor, TensorInput, Value,
+        Table, Tensor, TensorInput, Value, repeated,
     },
     server::{
         call::Arrival,
@@ -32,7 +32,7 @@ pub fn request(message: pb::PredictRequest, arrival: Arrival) -> Result<(Predict
         Ok(OutputForm::Typed) => Form::Typed,
         Ok(OutputForm::Raw) => Form::Raw,
         Ok(OutputForm::Rows) => Form::Rows,
-        Err(_) => return Err(unknown_enum("output_form")),
+        Err(_) => return Err(unknown_enum("output_form", message.output_form)),
     };
     let timeout = (message.timeout_ms > 0).then(|| Duration::from_millis(message.timeout_ms.into()));
     let request = PredictRequest {
@@ -111,7 +111,7 @@ fn priority(priority: i32) -> Result<Priority> {
         Ok(pb::Priority::Unspecified | pb::Priority::Normal) => Ok(Priority::Normal),
         Ok(pb::Priority::Low) => Ok(Priority::Low),
         Ok(pb::Priority::High) => Ok(Priority::High),
-        Err(_) => Err(unknown_enum("priority")),
+        Err(_) => Err(unknown_enum("priority", priority)),
     }
 }
 
@@ -124,8 +124,8 @@ fn parameters(parameters: impl IntoIterator<Item = (String, pb::ParameterValue)>
             Some(parameter_value::Value::DoubleValue(value)) => Parameter::Double(value),
             Some(parameter_value::Value::StringValue(value)) => Parameter::Text(value),
             None => {
-                return Err(Error::invalid("INVALID_PARAMETER", format!("parameter '{name}' has no value"))
-                    .with("parameter", name));
+                let message = format!("parameter{} takes one value; none came", repeated(&name));
+                return Err(with_name(Error::invalid("INVALID_PARAMETER", message), "parameter", &name));
             }
         };
         converted.push((name, value));
@@ -168,7 +168,7 @@ fn tensors(inputs: Vec<pb::Tensor>) -> Result<(Data, Form)> {
 fn tensor(tensor: pb::Tensor) -> Result<TensorInput> {
     let dtype = match pb::DataType::try_from(tensor.dtype) {
         Ok(dtype) => dtype_of(dtype),
-        Err(_) => return Err(unknown_enum("dtype").with("tensor", &tensor.name)),
+        Err(_) => return Err(with_name(unknown_enum("dtype", tensor.dtype), "tensor", &tensor.name)),
     };
     // A shape that is left out and a scalar's look alike here; the signature tells them apart.
     let shape = match &tensor.shape[..] {
@@ -190,14 +190,10 @@ fn tensor(tensor: pb::Tensor) -> Result<TensorInput> {
     .flatten();
     let contents = given.next().unwrap_or(Contents::Raw(bytes::Bytes::new()));
     if given.next().is_some() {
-        return Err(Error::invalid(
-            "AMBIGUOUS_CONTENTS",
-            format!(
-                "tensor '{}': the elements stand in raw or in one typed field; in more than one they came",
-                tensor.name
-            ),
-        )
-        .with("tensor", &tensor.name));
+        let name = repeated(&tensor.name);
+        let message =
+            format!("tensor{name}: the elements stand in raw or in one typed field; in more than one they came");
+        return Err(with_name(Error::invalid("AMBIGUOUS_CONTENTS", message), "tensor", &tensor.name));
     }
     Ok(TensorInput { name: tensor.name, dtype, shape, contents })
 }
@@ -212,16 +208,18 @@ fn row(row: Struct) -> Result<Row> {
                 Some(Kind::BoolValue(flag)) => Value::Bool(flag),
                 Some(Kind::StringValue(text)) => Value::Text(text),
                 Some(Kind::StructValue(_) | Kind::ListValue(_)) | None => {
-                    return Err(Error::invalid(
-                        "UNSUPPORTED_VALUE",
-                        format!("feature '{name}': a value is a number, a text, a boolean or null; a list, a map or nothing came"),
-                    )
-                    .with("feature", name));
+                    return Err(unsupported_value(&name));
                 }
             };
             Ok((name, value))
         })
         .collect()
+}
+
+fn unsupported_value(feature: &str) -> Error {
+    let expected = "a value is a number, a text, a boolean or null";
+    let message = format!("feature{}: {expected}; a list, a map or nothing came", repeated(feature));
+    with_name(Error::invalid("UNSUPPORTED_VALUE", message), "feature", feature)
 }
 
 fn table(table: pb::Table) -> Result<Table> {
@@ -255,8 +253,8 @@ fn dtype_of(dtype: pb::DataType) -> Option<DType> {
     })
 }
 
-fn unknown_enum(field: &str) -> Error {
-    Error::invalid("UNKNOWN_ENUM_VALUE", format!("{field}: no such value"))
+fn unknown_enum(field: &str, came: i32) -> Error {
+    Error::invalid("UNKNOWN_ENUM_VALUE", format!("{field} takes a value of its enum; {came} came"))
 }
 
 // The answer.

@@ -1,0 +1,54 @@
+//! What is wrong with a model, in the one text that Admin and `/readyz` show.
+
+use crate::catalog::ModelEntry;
+
+/// Where the model is not ready, the cause of its highest failed version comes first, for that is what stands in the way; then
+/// what is wrong with the model as a whole.
+pub fn of(model: &ModelEntry) -> Option<String> {
+    let failed = model.versions.iter().rev().find_map(|(version, entry)| Some((version, entry.cause.as_ref()?)));
+    let failed = failed.map(|(version, cause)| format!("{version}: {cause}"));
+    match (failed, model.message.clone()) {
+        (Some(failed), Some(message)) if !model.is_ready() => Some(format!("{failed}; {message}")),
+        (failed, message) => message.or(failed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        catalog::{State, VersionEntry},
+        error::Error,
+        model::{ModelName, Version},
+    };
+    use std::{collections::BTreeMap, time::SystemTime};
+
+    #[test]
+    fn what_stands_in_the_way_comes_first() {
+        let failed = VersionEntry {
+            platform: None,
+            state: State::Failed,
+            since: SystemTime::UNIX_EPOCH,
+            cause: Some(Error::invalid("LOAD_FAILED", "no graph")),
+            notes: vec![],
+            metrics: BTreeMap::new(),
+            digest: String::new(),
+            artifact_bytes: 0,
+            servable: None,
+        };
+        let mut model = ModelEntry {
+            name: ModelName::new("m").expect("a name"),
+            versions: [(Version::new(1, 0, 0), failed)].into(),
+            stable: None,
+            policy: Default::default(),
+            labels: BTreeMap::new(),
+            revision: 0,
+            message: Some("route.yaml: no such version".into()),
+        };
+        assert_eq!(of(&model).expect("two things"), "1.0.0: no graph; route.yaml: no such version");
+        model.message = None;
+        assert_eq!(of(&model).expect("one thing"), "1.0.0: no graph");
+        model.versions.clear();
+        assert_eq!(of(&model), None);
+    }
+}
