@@ -10,7 +10,7 @@ use clap::{ArgMatches, Args};
 
 use super::{
     banner::{Banner, Examples, banner},
-    print,
+    print, warn_of_environment,
 };
 use crate::{
     app,
@@ -47,6 +47,7 @@ Examples:
   sconce serve --config sconce.yaml --print-config";
 
 pub fn run(args: &ServeArgs, flags: &ArgMatches, program: &str) -> anyhow::Result<ExitCode> {
+    warn_of_environment();
     let given = Given::read(|name| std::env::var_os(name), args.config.as_deref())?;
     let (mut config, settings) = config::effective(flags, given)?;
     if args.print_config {
