@@ -17,7 +17,7 @@ use serde_yaml_ng::{Mapping, Value};
 use super::{
     Config,
     environment::is_of_kubernetes,
-    setting::{Setting, Source, plain, variable_name},
+    setting::{Setting, Source, plain, size_text, variable_name},
 };
 use crate::model::ModelYaml;
 
@@ -48,9 +48,13 @@ pub fn effective(flags: &ArgMatches, given: Given) -> anyhow::Result<(Config, Ve
     let mut config = Config::from_arg_matches(&matches)?;
     config.defaults = given.defaults;
     config.anchor()?;
-    let request_memory = config.request_memory().to_string();
-    for setting in settings.iter_mut().filter(|setting| setting.key == "request_memory") {
-        setting.value.get_or_insert(request_memory.clone().into());
+    // What the machine gives is known as bytes alone.
+    for setting in settings.iter_mut().filter(|setting| setting.source == Source::Default) {
+        match setting.key.as_str() {
+            "memory" => setting.value = Some(size_text(config.machine.memory).into()),
+            "request_memory" => setting.value = Some(size_text(config.request_memory() as u64).into()),
+            _ => {}
+        }
     }
     Ok((config, settings))
 }
