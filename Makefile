@@ -21,7 +21,7 @@ help: ## This list
 	@echo 'make TARGET, from a fresh clone:'
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-9s %s\n", $$1, $$2 }'
 	@echo
-	@echo 'make run STORE=DIR       serve another model store (a folder or a bucket URL)'
+	@echo 'make run STORE=DIR       serve another model store (a folder)'
 	@echo 'make run ARGS="--help"   pass options to `sconce serve`'
 	@echo 'NATIVE_FROM=DIR make …   take the native libraries from a folder of wheels, without a network'
 

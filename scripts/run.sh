@@ -12,7 +12,9 @@ nice -n 19 scripts/torch-plugin.sh >"$log" 2>&1 </dev/null &
 plugin=$!
 set +m
 trap 'kill -TERM -- "-$plugin" 2>/dev/null' EXIT
-echo "TorchScript plugin: being fetched and built behind this (progress in $log)"
+# What is newer than the plugin, or the plugin's absence.
+newer=$(find backends/torch Cargo.lock -type f -newer native/libsconce_torch.so -print -quit 2>&1)
+[ -z "$newer" ] || echo "TorchScript plugin: being fetched and built behind this (progress in $log)"
 
 target/release/sconce serve "$@" &
 server=$!

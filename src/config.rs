@@ -4,6 +4,7 @@
 //! file; the flag wins over the environment, that over the file, that over the default. Names, help, the file's keys and
 //! docs/configuration.md all follow from the fields here. Every part gets its own struct; `app` hands them out.
 
+mod environment;
 mod machine;
 mod setting;
 mod sources;
@@ -25,6 +26,7 @@ use crate::{
     telemetry::logs::Format,
 };
 
+pub use environment::warnings;
 pub use setting::{Setting, Source};
 pub use sources::{Given, effective, keys, reference, without_flags};
 

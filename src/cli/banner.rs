@@ -31,7 +31,7 @@ pub struct Banner<'a> {
 pub struct Examples {
     /// The first of the first model that has any.
     any: Option<Stored>,
-    /// The one whose tensors are shortest to write out.
+    /// Of those whose tensors are short to write out, the first whose answer cannot be taken for a default.
     tensors: Option<Stored>,
 }
 
@@ -131,6 +131,12 @@ fn ready_version(model: &ModelEntry) -> Option<&VersionEntry> {
     model.versions.get(&model.stable?)
 }
 
+/// Whether all that the lines would print is 0, 0.5 and 1.
+fn looks_like_a_default(stored: &Stored) -> bool {
+    let is_round = |value: &serde_json::Value| value.as_f64().is_some_and(|value| [0.0, 0.5, 1.0].contains(&value));
+    stored.example.response.outputs.first().is_none_or(|output| output.data.iter().all(is_round))
+}
+
 // === impl Examples ===
 
 impl Examples {
@@ -149,11 +155,10 @@ impl Examples {
             if examples.any.is_none() {
                 examples.any = all.first().cloned();
             }
-            let written =
-                |stored: &Stored| paste::literal_elements(&stored.example).map_or(usize::MAX, |text| text.len());
             let known = examples.tensors.take().into_iter();
-            let short = known.chain(all).filter(|stored| written(stored) < usize::MAX);
-            examples.tensors = short.min_by_key(written);
+            let short = known.chain(all).filter(|stored| paste::literal_elements(&stored.example).is_some());
+            // The first of equals.
+            examples.tensors = short.min_by_key(looks_like_a_default);
         }
         examples
     }
@@ -231,6 +236,18 @@ mod tests {
             program: "target/release/sconce",
             examples,
         })
+    }
+
+    #[test]
+    fn an_answer_of_halves_looks_like_a_default() {
+        let with = |data: serde_json::Value| {
+            let mut stored = stored().unwrap();
+            stored.example.response.outputs[0].data = data.as_array().unwrap().clone();
+            looks_like_a_default(&stored)
+        };
+        assert!(with(serde_json::json!([0.5, 0, 1.0])));
+        assert!(!with(serde_json::json!([0.5, 0.52])));
+        assert!(!with(serde_json::json!(["up"])));
     }
 
     #[test]

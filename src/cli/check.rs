@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::print;
+use super::{print, warn_of_environment};
 use crate::{
     app,
     config::{self, Given},
@@ -32,6 +32,7 @@ pub struct CheckArgs {
 }
 
 pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
+    warn_of_environment();
     let given = Given::read(|name| std::env::var_os(name), args.config.as_deref())?;
     let mut config = config::without_flags(given)?;
     config.store.model_store = Some(args.store.clone());

@@ -22,6 +22,8 @@ use std::{ffi::OsString, io::Write, process::ExitCode};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::{config, telemetry::logs::escape};
+
 /// Sconce serves ONNX, TorchScript and LightGBM models over gRPC and swaps them while it runs
 #[derive(Parser)]
 #[command(name = "sconce", version, after_help = AFTER_HELP)]
@@ -88,6 +90,13 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
 fn usage(error: &clap::Error) -> ExitCode {
     let _ = error.print();
     u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
+}
+
+/// Says on stderr which variables look like options and are ignored.
+fn warn_of_environment() {
+    for warning in config::warnings(std::env::vars_os()) {
+        let _ = writeln!(std::io::stderr(), "warning: {}", escape(&warning));
+    }
 }
 
 /// Writes to stdout. A reader that went away (`sconce models | head`) is no error.

@@ -10,11 +10,12 @@ use clap::{ArgMatches, Args};
 
 use super::{
     banner::{Banner, Examples, banner},
-    print,
+    print, warn_of_environment,
 };
 use crate::{
     app,
     config::{self, Config, Given, Setting},
+    store,
     telemetry::logs,
 };
 
@@ -46,6 +47,7 @@ Examples:
   sconce serve --config sconce.yaml --print-config";
 
 pub fn run(args: &ServeArgs, flags: &ArgMatches, program: &str) -> anyhow::Result<ExitCode> {
+    warn_of_environment();
     let given = Given::read(|name| std::env::var_os(name), args.config.as_deref())?;
     let (mut config, settings) = config::effective(flags, given)?;
     if args.print_config {
@@ -88,6 +90,7 @@ fn check_source(config: &Config) -> anyhow::Result<()> {
             "{} is no file; `sconce serve --model-store {0}` serves a folder",
             file.display()
         );
+        store::platform_of_file(file).with_context(|| file.display().to_string())?;
     }
     if let Some(store) = &config.store.model_store {
         std::fs::read_dir(store).with_context(|| format!("the model store {}", store.display()))?;
@@ -106,6 +109,25 @@ fn printed(settings: &[Setting]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_is_no_model_is_refused_before_anything_starts() {
+        let folder = tempfile::tempdir().unwrap();
+        let check = |name: &str| {
+            let file = folder.path().join(name);
+            std::fs::write(&file, "").unwrap();
+            let args =
+                config::without_flags(Given::default()).map(|config| Config { model_file: Some(file), ..config });
+            check_source(&args.unwrap()).map_err(|error| format!("{error:#}"))
+        };
+        for model in ["a.onnx", "a.pt", "a.txt"] {
+            assert_eq!(check(model), Ok(()));
+        }
+        for other in ["README.md", "onnx", "a.onnx.data"] {
+            let text = check(other).unwrap_err();
+            assert!(text.contains(&format!("{other}: the file is no model: .onnx, .pt")), "{text}");
+        }
+    }
 
     #[test]
     fn the_printed_sources_stand_in_a_column() {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Args;
 
 use crate::model::{Example, ExampleFile, ModelName, Version};
@@ -41,10 +41,11 @@ impl ExampleChoice {
     pub fn find(&self, model: &str, version: Option<&str>, fits: impl Fn(&Example) -> bool) -> anyhow::Result<Stored> {
         let named = self.model_store.clone();
         let store = named.or_else(|| std::env::var_os("SCONCE_MODEL_STORE").map(PathBuf::from));
-        find(&store.unwrap_or_else(|| STORE.into()), model, version, |index, example| match self.index {
-            Some(wanted) => index == wanted,
-            None => fits(example),
-        })
+        let store = store.unwrap_or_else(|| STORE.into());
+        match self.index {
+            Some(index) => at(&store, model, version, index),
+            None => find(&store, model, version, |_, example| fits(example)),
+        }
     }
 }
 
@@ -63,6 +64,20 @@ pub fn find(
         let place = place.unwrap_or_else(|| model.to_string());
         format!("{place}: none of its {count} examples is the one that is wanted")
     })
+}
+
+/// The example at that place, of `version` or else of the highest version that has examples.
+fn at(store: &Path, model: &str, version: Option<&str>, index: usize) -> anyhow::Result<Stored> {
+    let mut all = all(store, model, version)?;
+    let Some(first) = all.first() else {
+        bail!("{model} has no examples");
+    };
+    let (file, count) = (first.file.display().to_string(), all.len());
+    match count {
+        _ if index < count => Ok(all.swap_remove(index)),
+        1 => bail!("{file}: it has 1 example, 0"),
+        _ => bail!("{file}: it has {count} examples, 0 to {}", count - 1),
+    }
 }
 
 /// Every example of `version` or else of the highest version that has examples.
@@ -126,6 +141,14 @@ mod tests {
         let stored = find(store.path(), "m", Some("1.9"), |_, example| example.request.rows.is_empty()).unwrap();
         assert_eq!((stored.version.to_string().as_str(), stored.index), ("1.9.0", 1));
         assert!(!stored.is_highest);
+    }
+
+    #[test]
+    fn an_index_is_counted_from_0() {
+        let store = store();
+        assert_eq!(at(store.path(), "m", None, 1).unwrap().index, 1);
+        let text = at(store.path(), "m", None, 2).err().map(|error| error.to_string()).unwrap();
+        assert!(text.ends_with("it has 2 examples, 0 to 1"), "{text}");
     }
 
     #[test]

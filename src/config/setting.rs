@@ -6,6 +6,7 @@ use anyhow::bail;
 use serde_yaml_ng::Value;
 
 use super::sources::command;
+use crate::model::units::parse_size;
 
 /// One option: what holds, and where that was said.
 #[derive(Clone, Debug, PartialEq)]
@@ -82,6 +83,17 @@ pub(super) fn variable_name(key: &str) -> String {
     format!("SCONCE_{}", key.to_uppercase())
 }
 
+/// Bytes as `24.1GiB`, where that is exact; else as they are.
+pub(super) fn size_text(bytes: u64) -> String {
+    let units = [("TiB", 40), ("GiB", 30), ("MiB", 20)].into_iter().filter(|(_, shift)| bytes >> shift > 0);
+    let texts = units.flat_map(|(unit, shift)| {
+        let count = bytes as f64 / (1u64 << shift) as f64;
+        [format!("{count:.0}{unit}"), format!("{count:.1}{unit}")]
+    });
+    let mut exact = texts.filter(|text| parse_size(text) == Ok(bytes));
+    exact.next().unwrap_or_else(|| bytes.to_string())
+}
+
 /// A scalar as text.
 pub(super) fn plain(value: &Value) -> Option<String> {
     match value {
@@ -98,5 +110,18 @@ fn scalar(text: &str) -> String {
     match read.as_ref().and_then(plain) {
         Some(read) if read == text => text.into(),
         _ => Value::from(text).as_str().map(|text| format!("{text:?}")).unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_is_short_only_where_it_reads_back_exactly() {
+        assert_eq!([size_text(3 << 30), size_text(3 << 29), size_text(384 << 20)], ["3GiB", "1.5GiB", "384MiB"]);
+        for bytes in [0, 4096, (3 << 30) + 1, 25_900_000_000] {
+            assert_eq!(size_text(bytes), bytes.to_string());
+        }
     }
 }

@@ -16,7 +16,8 @@ use serde_yaml_ng::{Mapping, Value};
 
 use super::{
     Config,
-    setting::{Setting, Source, plain, variable_name},
+    environment::is_of_kubernetes,
+    setting::{Setting, Source, plain, size_text, variable_name},
 };
 use crate::model::ModelYaml;
 
@@ -32,7 +33,7 @@ pub struct Given {
 const DEFAULTS: &str = "defaults";
 
 /// Names the file, so it cannot stand in it.
-const CONFIG: &str = "config";
+pub(super) const CONFIG: &str = "config";
 
 /// What holds, from the command line as clap read it and from the rest.
 pub fn effective(flags: &ArgMatches, given: Given) -> anyhow::Result<(Config, Vec<Setting>)> {
@@ -47,9 +48,13 @@ pub fn effective(flags: &ArgMatches, given: Given) -> anyhow::Result<(Config, Ve
     let mut config = Config::from_arg_matches(&matches)?;
     config.defaults = given.defaults;
     config.anchor()?;
-    let request_memory = config.request_memory().to_string();
-    for setting in settings.iter_mut().filter(|setting| setting.key == "request_memory") {
-        setting.value.get_or_insert(request_memory.clone().into());
+    // What the machine gives is known as bytes alone.
+    for setting in settings.iter_mut().filter(|setting| setting.source == Source::Default) {
+        match setting.key.as_str() {
+            "memory" => setting.value = Some(size_text(config.machine.memory).into()),
+            "request_memory" => setting.value = Some(size_text(config.request_memory() as u64).into()),
+            _ => {}
+        }
     }
     Ok((config, settings))
 }
@@ -91,9 +96,13 @@ pub fn reference() -> String {
 impl Given {
     /// `variable` gives an environment variable; `file` is what `--config` says, and `SCONCE_CONFIG` where it says nothing.
     ///
-    /// A variable that is set to nothing says nothing, as deployment templates mean it.
+    /// A variable that is set to nothing says nothing, as deployment templates mean it; nor does what Kubernetes
+    /// sets for a Service that has the name of one of our ports (`warnings` says so).
     pub fn read(variable: impl Fn(&str) -> Option<OsString>, file: Option<&Path>) -> anyhow::Result<Self> {
-        let variable = |key: &str| variable(&variable_name(key)).filter(|value| !value.is_empty());
+        let variable = |key: &str| {
+            let name = variable_name(key);
+            variable(&name).filter(|value| !value.is_empty() && !is_of_kubernetes(&name, value))
+        };
         let file = file.map(Path::to_path_buf).or_else(|| variable(CONFIG).map(PathBuf::from));
         let mut given = match &file {
             Some(path) => {
@@ -211,6 +220,12 @@ mod tests {
         assert_eq!(source(&settings, "http_port"), "environment");
         assert_eq!(source(&settings, "metrics_port"), "file sconce.yaml:3");
         assert_eq!(source(&settings, "grpc_admin_port"), "default");
+    }
+
+    #[test]
+    fn a_port_that_kubernetes_sets_says_nothing() {
+        let (config, settings) = load(&[], &[("SCONCE_GRPC_PORT", "tcp://10.0.0.1:7070")], "grpc_port: 1\n").unwrap();
+        assert_eq!((config.listen.grpc_port, source(&settings, "grpc_port").as_str()), (1, "file sconce.yaml:1"));
     }
 
     #[test]

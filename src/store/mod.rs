@@ -17,6 +17,7 @@ use crate::model::Patterns;
 
 pub use layout::{ModelFolder, Stamp, StoreFile, StoreListing, TextFile, VersionFolder, Walk, platform_of};
 pub use scanner::Scanner;
+pub use single::platform_of_file;
 pub use verify::{PrivateDir, Verified, copy, digest};
 pub use watcher::{News, watch};
 

@@ -17,8 +17,7 @@ pub(super) fn list(config: &Config, last: &StoreListing, moment: Moment) -> io::
     let wrong = |what: &str| io::Error::new(io::ErrorKind::InvalidInput, what.to_owned());
     let file =
         config.root.file_name().and_then(|name| name.to_str()).ok_or_else(|| wrong("the file's name is not UTF-8"))?;
-    let platform = platform_by_extension(&config.root)
-        .ok_or_else(|| wrong("the file is no model: .onnx, .pt (TorchScript) and .txt (LightGBM) are"))?;
+    let platform = platform_of_file(&config.root)?;
     let name = name_of(&config.root);
     let number = Version::new(1, 0, 0);
     let root = Dir::open_ambient_dir(root_of(&config.root), ambient_authority())?;
@@ -70,11 +69,16 @@ pub(super) fn root_of(root: &Path) -> &Path {
     }
 }
 
-fn platform_by_extension(path: &Path) -> Option<Platform> {
-    let extension = path.extension()?.to_str()?;
-    Platform::ALL
-        .into_iter()
-        .find(|platform| Path::new(platform.artifact()).extension().is_some_and(|own| own == extension))
+/// By its extension, which is that of the platform's artifact; what has another is no model.
+pub fn platform_of_file(path: &Path) -> io::Result<Platform> {
+    let extension = |path: &Path| path.extension().map(ToOwned::to_owned);
+    let own = extension(path);
+    let found =
+        Platform::ALL.into_iter().find(|platform| own.is_some() && extension(Path::new(platform.artifact())) == own);
+    found.ok_or_else(|| {
+        let what = "the file is no model: .onnx, .pt (TorchScript) and .txt (LightGBM) are";
+        io::Error::new(io::ErrorKind::InvalidInput, what)
+    })
 }
 
 /// The file's stem, or where that says nothing, the nearest folder's name that does.

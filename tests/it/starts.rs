@@ -120,6 +120,7 @@ async fn what_cannot_work_is_refused_with_the_way_out() {
     let store = Store::new();
     let path = store.path().to_string_lossy().into_owned();
     let sample = root().join("model-store").to_string_lossy().into_owned();
+    let readme = root().join("README.md").to_string_lossy().into_owned();
     for (arguments, words) in [
         (&["serve", "--model-store", &path, "--host=0.0.0.0"][..], &["--insecure-no-auth", "0.0.0.0"][..]),
         (&["serve", "--model-store", &path, "--admin-host=::"], &["--insecure-no-auth", "--admin-host"]),
@@ -139,6 +140,7 @@ async fn what_cannot_work_is_refused_with_the_way_out() {
             &["/no/such/folder"],
         ),
         (&["serve", "/no/such/model.onnx"], &["/no/such/model.onnx"]),
+        (&["serve", &readme], &["README.md", "the file is no model", ".onnx"]),
         (&["serve", "--model-store", &sample, "--max-message-bytes=0"], &["max_message_bytes"]),
         (&["check", "/no/such/folder"], &["/no/such/folder"]),
     ] {

@@ -8,7 +8,7 @@ mod tried;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 
 use super::{
     client, convert,
@@ -19,12 +19,12 @@ use crate::model::{Parameter, units::parse_duration};
 
 /// Score a CSV or JSON-lines file through a running server
 #[derive(Args)]
-#[command(after_help = AFTER_HELP)]
+#[command(after_help = AFTER_HELP, group = ArgGroup::new("what").required(true).args(["file", "example"]))]
 pub struct PredictArgs {
     /// The model's name
     model: String,
     /// What to score: a .csv or .jsonl file, or - for stdin
-    #[arg(long, short, value_name = "FILE", required_unless_present = "example")]
+    #[arg(long, short, value_name = "FILE")]
     file: Option<PathBuf>,
     /// The server's inference address
     #[arg(long, value_name = "HOST:PORT", env = "SCONCE_SERVER", default_value = "127.0.0.1:7070")]
@@ -51,7 +51,7 @@ pub struct PredictArgs {
     #[arg(long, value_name = "NAME=VALUE", value_parser = convert::parse_parameter, conflicts_with = "example")]
     parameter: Vec<(String, Parameter)>,
     /// Send the model's own example from the store and compare the answer with the expected one
-    #[arg(long, conflicts_with = "file")]
+    #[arg(long)]
     example: bool,
     #[command(flatten, next_help_heading = "With --example")]
     choice: ExampleChoice,
@@ -93,5 +93,23 @@ impl PredictArgs {
             parameters: parameters.map(|(name, value)| (name, convert::parameter(value))).collect(),
             ..Default::default()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Command;
+
+    #[test]
+    fn a_file_or_the_example_is_wanted_and_not_both() {
+        let refused = |arguments: &[&str]| {
+            let command = PredictArgs::augment_args(Command::new("predict"));
+            command.try_get_matches_from([&["predict", "m"], arguments].concat()).err().map(|error| error.to_string())
+        };
+        let text = refused(&[]).unwrap();
+        assert!(text.contains("--file") && text.contains("--example"), "{text}");
+        assert!(refused(&["--file", "-", "--example"]).is_some());
+        assert_eq!((refused(&["--file", "-"]), refused(&["--example"])), (None, None));
     }
 }
