@@ -72,11 +72,17 @@ impl<T> Ledger<T> {
             if model.folder.as_ref().is_some_and(|known| Arc::ptr_eq(known, folder)) {
                 continue;
             }
+            let before = model.message.clone();
             model.take_folder(folder, &self.defaults, wall);
+            if let Some(reason) = model.message.as_ref().filter(|_| model.message != before) {
+                let last_good_kept = model.yaml.is_some();
+                tracing::warn!(model = %name, reason, last_good_kept, "model.yaml is not taken");
+            }
             self.dirty.insert(name.clone());
         }
         for (name, model) in &mut self.models {
             if model.folder.is_some() && !listing.models.contains_key(name) {
+                tracing::info!(model = %name, reason = "its folder is gone from the store", "model gone");
                 model.folder = None;
                 model.versions.values_mut().for_each(|version| version.source = None);
                 self.dirty.insert(name.clone());
@@ -153,7 +159,10 @@ impl<T> Ledger<T> {
             };
             act(name, model, action, &mut self.queue);
         }
-        for version in model.versions.values_mut() {
+        for (number, version) in &mut model.versions {
+            if let Some(error) = version.trouble_to_log() {
+                tracing::warn!(model = %name, version = %number, reason = error.reason(), %error, "version serves on");
+            }
             version.refresh(&options, wall);
         }
         model.versions.retain(|_, version| !version.is_gone());
@@ -237,6 +246,14 @@ fn act<T>(name: &ModelName, model: &mut ModelState<T>, action: Action, queue: &m
     let Some(version) = model.versions.get_mut(&number) else {
         return;
     };
+    if let (Action::Unload(_), Some(_)) = (action, &version.serving) {
+        let reason = match &version.source {
+            _ if model.folder.is_none() => "its model is gone from the store",
+            None => "its folder is gone from the store",
+            Some(_) => "another version took its place, or `versions:` does not select it",
+        };
+        tracing::info!(model = %name, version = %number, reason, "version unloaded");
+    }
     match (action, asked) {
         (_, Some((urgency, task))) => {
             version.load = LoadState::Queued;

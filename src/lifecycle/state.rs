@@ -32,6 +32,8 @@ pub struct VersionState<T> {
     pub leaving: Vec<Weak<T>>,
     /// Of the bytes that served: they must not change as long as the folder is there.
     pub known_digest: Option<String>,
+    /// The trouble beside its serving that was logged last, so that each is logged once.
+    pub logged: Option<&'static str>,
     pub shown: State,
     pub since: SystemTime,
 }
@@ -78,6 +80,7 @@ impl<T> VersionState<T> {
             failure: None,
             leaving: Vec::new(),
             known_digest: None,
+            logged: None,
             shown: State::Available,
             since: wall,
         }
@@ -167,19 +170,34 @@ impl<T> VersionState<T> {
         if let Some(failure) = &self.failure {
             return Some(failure.error.clone());
         }
-        let served = self.serving.as_ref();
-        if served.is_some_and(|served| served.mutated) {
-            return Some(mutated());
-        }
-        if served.is_some() && self.source.is_none() {
-            return Some(Error::new(
-                Code::FailedPrecondition,
-                "SOURCE_MISSING",
-                "its folder is gone from the store; it serves on from its copy",
-            ));
+        if let Some(trouble) = self.serving_trouble() {
+            return Some(trouble);
         }
         let refused = self.source.as_ref()?.refused.as_ref()?;
         Some(Error::new(Code::FailedPrecondition, refused.0, refused.1.clone()))
+    }
+
+    /// What became of the files that a version which serves was loaded from.
+    fn serving_trouble(&self) -> Option<Error> {
+        let served = self.serving.as_ref()?;
+        if served.mutated {
+            return Some(mutated());
+        }
+        self.source.is_none().then(|| {
+            Error::new(
+                Code::FailedPrecondition,
+                "SOURCE_MISSING",
+                "its folder is gone from the store; it serves on from its copy",
+            )
+        })
+    }
+
+    /// The trouble beside its serving, where it is another than when this was asked last.
+    pub fn trouble_to_log(&mut self) -> Option<Error> {
+        let trouble = self.serving_trouble();
+        let reason = trouble.as_ref().map(Error::reason);
+        let news = std::mem::replace(&mut self.logged, reason) != reason;
+        trouble.filter(|_| news)
     }
 
     pub fn platform(&self) -> Option<crate::model::Platform> {
