@@ -21,7 +21,7 @@ use std::{path::Path, sync::Arc};
 
 use crate::{
     error::{Error, Result},
-    model::{DType, Manifest, Parameters, Platform, Signature, Tensor},
+    model::{DType, Manifest, Parameters, Platform, Signature, Tensor, repeated},
 };
 
 /// An opened artifact.
@@ -135,8 +135,8 @@ pub fn refuse_unknown_parameters(platform: Platform, given: &Parameters) -> Resu
         [] => "no parameters".to_owned(),
         names => format!("the parameters {}", names.join(", ")),
     };
-    let message = format!("parameter '{name}': models of {platform} take {takes}");
-    Err(Error::invalid("UNKNOWN_PARAMETER", message).with("parameter", name))
+    let message = format!("unknown parameter{}: models of {platform} take {takes}", repeated(name));
+    Err(Error::invalid("UNKNOWN_PARAMETER", message))
 }
 
 /// The error of a library that is not there; `lifecycle` tries such a version again when the library may have come.
