@@ -179,7 +179,7 @@ fn listening(config: &Config, ports: Ports) -> Listening {
 /// The first 16 bytes of the file's sha256, so that any secret of enough length will do.
 fn id_key(config: &Config) -> anyhow::Result<IdKey> {
     let Some(file) = &config.telemetry.prediction_id_key_file else {
-        return Ok(IdKey::random());
+        return Ok(IdKey::random()?);
     };
     let secret = std::fs::read(file).with_context(|| format!("prediction_id_key_file {}", file.display()))?;
     let secret = secret.trim_ascii();

@@ -36,7 +36,7 @@ enum Side {
 fn all_declared(side: Side, declared: Option<&[SpecYaml]>) -> Result<Vec<TensorSpec>> {
     let declared = declared.filter(|specs| !specs.is_empty()).ok_or_else(|| {
         invalid(format!(
-            "{}s: missing; this platform's artifacts do not know theirs, so declare name, dtype and shape of each",
+            "{}s: missing; TorchScript has no names: declare inputs and outputs in model.yaml or version.yaml of a store",
             side.word()
         ))
     })?;

@@ -20,7 +20,7 @@ mod torch;
 use std::{path::Path, sync::Arc};
 
 use crate::{
-    error::{Error, Result},
+    error::{Code, Error, Result},
     model::{DType, Manifest, Parameters, Platform, Signature, Tensor, repeated},
 };
 
@@ -104,11 +104,25 @@ pub struct OpenSpec<'a> {
 
 /// Opens a version with the library of its platform.
 pub fn open(spec: OpenSpec<'_>) -> Result<Arc<dyn Executable>> {
+    refuse_device(spec.manifest.platform, &spec.manifest.device)?;
     match spec.manifest.platform {
         Platform::Onnx => onnx::open(spec),
         Platform::Lightgbm => lightgbm::open(spec),
         Platform::Torchscript => torch::open(spec),
     }
+}
+
+/// UNSUPPORTED_DEVICE for what no machine could serve models of the platform on; whether this machine has it, opening shows.
+pub fn refuse_device(platform: Platform, device: &str) -> Result<()> {
+    let gpu = device.strip_prefix("cuda:").is_some_and(|number| number.parse::<u8>().is_ok());
+    let devices = match platform {
+        _ if matches!(device, "auto" | "cpu") => return Ok(()),
+        Platform::Torchscript if gpu => return Ok(()),
+        Platform::Torchscript => "cpu or cuda:N",
+        Platform::Onnx | Platform::Lightgbm => "cpu",
+    };
+    let what = format!("device {device}: models of {platform} run on {devices}");
+    Err(Error::new(Code::FailedPrecondition, "UNSUPPORTED_DEVICE", what))
 }
 
 /// The names of the parameters that a platform's backend takes.
@@ -141,13 +155,33 @@ pub fn refuse_unknown_parameters(platform: Platform, given: &Parameters) -> Resu
 
 /// The error of a library that is not there; `lifecycle` tries such a version again when the library may have come.
 fn library_missing(library: &str, how: &str) -> Error {
-    Error::new(
-        crate::error::Code::FailedPrecondition,
-        LIBRARY_MISSING,
-        format!("{library} is not installed yet; {how}"),
-    )
+    Error::new(Code::FailedPrecondition, LIBRARY_MISSING, format!("{library} is not in {NATIVE_FOLDER}; {how}"))
 }
+
+/// The same, of a library that is there and does not load: it may be half copied.
+fn library_broken(library: &str) -> Error {
+    let what = format!("{library} in {NATIVE_FOLDER} does not load; remove it and run `make`");
+    Error::new(Code::FailedPrecondition, LIBRARY_MISSING, what)
+}
+
+/// In words: where it lies is not for callers.
+const NATIVE_FOLDER: &str = "the folder of native libraries (--native-dir, SCONCE_NATIVE_DIR)";
 
 pub use onnx::forbid_telemetry;
 
 pub const LIBRARY_MISSING: &str = "LIBRARY_MISSING";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_that_no_machine_has_for_a_platform_is_refused() {
+        for platform in Platform::ALL {
+            assert!(refuse_device(platform, "auto").is_ok() && refuse_device(platform, "cpu").is_ok());
+            let refused = refuse_device(platform, "cuda:x").expect_err("no number");
+            assert_eq!(refused.reason(), "UNSUPPORTED_DEVICE");
+            assert_eq!(refuse_device(platform, "cuda:0").is_ok(), platform == Platform::Torchscript);
+        }
+    }
+}

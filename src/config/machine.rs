@@ -12,12 +12,15 @@ pub fn memory_bytes() -> u64 {
     memory(|path| std::fs::read_to_string(path).ok())
 }
 
-/// `native` here, or beside the program; where neither is there, the one here, so that messages name it.
+/// `native` here, beside the program, or, for a program in `target/release` of a clone, in the clone; where none is there,
+/// the one here.
 pub fn native_dir() -> PathBuf {
     let here = PathBuf::from("native");
     let beside_program = std::env::current_exe().ok().and_then(|program| {
-        let folder = program.parent()?.join("native");
-        folder.is_dir().then_some(folder)
+        let beside = program.parent()?;
+        let clone = beside.parent().and_then(Path::parent);
+        let mut folders = std::iter::once(beside).chain(clone).map(|folder| folder.join("native"));
+        folders.find(|folder| folder.is_dir())
     });
     match beside_program {
         Some(folder) if !here.is_dir() => folder,

@@ -9,7 +9,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use siphasher::sip::SipHasher24;
 
-use crate::model::{DType, Served, Tensor, Version};
+use crate::{
+    error::{Error, Result},
+    model::{DType, Served, Tensor, Version},
+};
 
 /// The key of the checksum: the same on all replicas that credit each other's outcomes.
 #[derive(Clone)]
@@ -26,14 +29,19 @@ impl IdKey {
         Self(key)
     }
 
-    /// A key of this process alone: ids are good until it ends.
-    pub fn random() -> Self {
-        Self(std::array::from_fn(|_| fastrand::u8(..)))
+    /// A key of this process alone: ids are good until it ends. It fails where the system gives no random bytes.
+    pub fn random() -> Result<Self> {
+        let mut key = [0; 16];
+        getrandom::fill(&mut key)
+            .map_err(|error| Error::internal("NO_RANDOMNESS", format!("the system gives no random bytes: {error}")))?;
+        Ok(Self(key))
     }
 
     /// One id for each row, at most 1,024. The score is the row's first value of the first output, NaN where it is no float.
     pub fn issue(&self, served: &Served, rows: usize, output: Option<&Tensor>) -> Vec<String> {
         let micros = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64);
+        // It only tells apart ids of the same microsecond, and callers read it: so it comes from a generator that never made
+        // a key, and one who works that generator's state out learns nothing about the key.
         let random = fastrand::u64(..);
         let mut record = Vec::with_capacity(96);
         let ids = (0..rows.min(IDS_MAX)).map(|row| {
@@ -117,6 +125,6 @@ mod tests {
 
     #[test]
     fn a_million_rows_do_not_make_a_million_ids() {
-        assert_eq!(IdKey::random().issue(&served(), 1_000_000, None).len(), IDS_MAX);
+        assert_eq!(IdKey::random().expect("random bytes").issue(&served(), 1_000_000, None).len(), IDS_MAX);
     }
 }

@@ -20,12 +20,9 @@ const RETRY_WHILE_LOADING: Duration = Duration::from_secs(1);
 
 /// NOT_FOUND for what the store does not have; UNAVAILABLE for what is being loaded; FAILED_PRECONDITION for what failed.
 pub fn pick(snapshot: &Snapshot, model: &str, select: &Select) -> Result<(Served, Arc<Servable>)> {
-    let entry = match snapshot.models.get(model) {
-        Some(entry) => entry,
-        None if !snapshot.scanned => return Err(starting()),
-        None => {
-            return Err(snapshot.model(model).map(|_| ()).expect_err("it is not there: this is a bug"));
-        }
+    let entry = match snapshot.model(model) {
+        Err(_) if !snapshot.scanned => return Err(starting()),
+        found => found?,
     };
     let (version, variant, reason) = match select {
         Select::Route => (stable(entry)?, &*STABLE, RouteReason::Stable),

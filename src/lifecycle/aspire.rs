@@ -35,6 +35,23 @@ pub fn aspired(policy: Option<&VersionsPolicy>, candidates: &[Candidate]) -> Res
     }
 }
 
+/// What is wrong with a list of versions none of which is there. A model without any version has another trouble.
+pub fn selects_none(policy: Option<&VersionsPolicy>, there: &[Version]) -> Option<String> {
+    const NAMED_MAX: usize = 10;
+    let Some(VersionsPolicy::Only(only)) = policy else {
+        return None;
+    };
+    let wanted = only.iter().map(version_of).collect::<Result<BTreeSet<_>, _>>().ok()?;
+    if there.is_empty() || there.iter().any(|version| wanted.contains(version)) {
+        return None;
+    }
+    let named = |versions: &mut dyn Iterator<Item = &Version>| {
+        versions.take(NAMED_MAX).map(Version::to_string).collect::<Vec<_>>().join(", ")
+    };
+    let (wanted, there) = (named(&mut wanted.iter()), named(&mut there.iter().rev()));
+    Some(format!("model.yaml: versions: only [{wanted}] selects none of the versions {there}"))
+}
+
 /// The version that answers a call without one: the highest that is ready.
 pub fn stable(ready: impl Iterator<Item = Version>) -> Option<Version> {
     ready.max()
@@ -126,5 +143,16 @@ mod tests {
                 prop_assert!(every.iter().all(|version| version < lowest || taken.contains(version)));
             }
         }
+    }
+
+    #[test]
+    fn a_list_that_selects_nothing_is_said() {
+        let only = Some(VersionsPolicy::Only(vec![serde_yaml_ng::from_str("9.9").expect("a number")]));
+        let (first, wanted) = (Version::new(1, 0, 0), Version::new(9, 9, 0));
+        let message = selects_none(only.as_ref(), &[first]).expect("nothing is selected");
+        assert_eq!(message, format!("model.yaml: versions: only [{wanted}] selects none of the versions {first}"));
+        assert_eq!(selects_none(only.as_ref(), &[first, wanted]), None);
+        assert_eq!(selects_none(only.as_ref(), &[]), None);
+        assert_eq!(selects_none(None, &[first]), None);
     }
 }

@@ -113,6 +113,10 @@ fn findings_of_model(name: &ModelName, folder: &ModelFolder, defaults: &ModelYam
     if let Err(error) = aspire::aspired(yaml.versions.as_ref(), &[]) {
         report(error.message());
     }
+    let there: Vec<Version> = folder.versions.keys().copied().collect();
+    if let Some(message) = aspire::selects_none(yaml.versions.as_ref(), &there) {
+        report(&message);
+    }
     if folder.versions.is_empty() {
         report("the model has no version");
     }

@@ -118,7 +118,7 @@ pub fn start(loader: Loader, count: usize, done: mpsc::Sender<LoadDone>) -> Resu
             .name(format!("load-{number}"))
             .stack_size(STACK_BYTES)
             .spawn(move || work(&loader, &taken, &done))
-            .map_err(|error| Error::internal("THREAD_UNAVAILABLE", format!("a loader thread: {error}")))?;
+            .map_err(|error| Error::internal("THREAD", format!("could not start a loader's thread: {error}")))?;
     }
     Ok(jobs)
 }
@@ -150,6 +150,8 @@ pub fn manifest_of(source: &VersionFolder, options: &ModelYaml) -> Result<(Manif
         ));
     }
     let manifest = Manifest::resolve(platform, options.clone(), yaml.clone())?;
+    // Here, as the child opens everything on the CPU.
+    backend::refuse_device(platform, &manifest.device)?;
     Ok((manifest, yaml))
 }
 

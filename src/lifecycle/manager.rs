@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     catalog::{ModelEntry, Publisher, Snapshot, VersionEntry},
-    model::ModelName,
+    model::{ModelName, Version},
     runtime::Servable,
     store::News,
     telemetry::Metrics,
@@ -203,12 +203,15 @@ impl Shown {
 fn entry_of(name: &ModelName, model: &ModelState<Servable>) -> ModelEntry {
     let ready = model.versions.iter().filter(|(_, version)| version.serving.is_some());
     let problems = model.folder.iter().flat_map(|folder| &folder.problems);
-    let messages: Vec<&str> = model.message.iter().chain(problems).map(String::as_str).collect();
+    let there: Vec<Version> = model.folder.iter().flat_map(|folder| folder.versions.keys().copied()).collect();
+    let policy = model.yaml.as_ref().and_then(|yaml| yaml.versions.clone());
+    let selects_none = aspire::selects_none(policy.as_ref(), &there);
+    let messages: Vec<&str> = model.message.iter().chain(&selects_none).chain(problems).map(String::as_str).collect();
     ModelEntry {
         name: name.clone(),
         stable: aspire::stable(ready.map(|(number, _)| *number)),
         versions: model.versions.iter().map(|(number, version)| (*number, version_entry(version))).collect(),
-        policy: model.yaml.as_ref().and_then(|yaml| yaml.versions.clone()).unwrap_or_default(),
+        policy: policy.unwrap_or_default(),
         labels: Default::default(),
         revision: 0,
         message: (!messages.is_empty()).then(|| messages.join("; ")),
@@ -242,7 +245,7 @@ mod tests {
     use crate::{
         catalog::{self, Catalog, State},
         error::{Code, Error},
-        model::{ModelYaml, Version},
+        model::ModelYaml,
         store::{ModelFolder, StoreListing, VersionFolder},
     };
 

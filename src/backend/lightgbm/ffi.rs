@@ -12,7 +12,7 @@ use std::{
 use libloading::Library;
 
 use crate::{
-    backend::{library_missing, message::shortened},
+    backend::{library_broken, library_missing, message::shortened},
     error::{Code, Error, Result},
 };
 
@@ -136,14 +136,14 @@ impl Api {
     fn open(folder: &Path) -> Result<Self> {
         let path = folder.join("lib_lightgbm.so");
         if !path.exists() {
-            return Err(library_missing("LightGBM", "`make` fetches it, or set the folder of native libraries"));
+            return Err(library_missing("LightGBM", "`make` fetches it"));
         }
         let version = version(folder);
         version.as_deref().map_or(Ok(()), check_version)?;
         let name = version.map_or_else(|| "lightgbm".into(), |version| format!("lightgbm {version}"));
         Self::bind(folder, &path, name).map_err(|error| {
             tracing::warn!("LightGBM does not load: {error}");
-            library_missing("LightGBM", "the file that is there does not load; remove it and run `make`")
+            library_broken("LightGBM")
         })
     }
 

@@ -12,7 +12,7 @@ use ort::{environment::Environment, logging::LogLevel};
 
 use super::ffi;
 use crate::{
-    backend::{library_missing, message::shortened},
+    backend::{library_broken, library_missing, message::shortened},
     error::{Code, Error, Result},
 };
 
@@ -40,11 +40,11 @@ pub fn load(native_dir: &Path) -> Result<Library> {
 }
 
 fn open(native_dir: &Path) -> Result<Library> {
-    let path = find(&native_dir.join("onnxruntime"))
-        .ok_or_else(|| library_missing("ONNX Runtime", "`make` fetches it, or set the folder of native libraries"))?;
+    let path =
+        find(&native_dir.join("onnxruntime")).ok_or_else(|| library_missing("ONNX Runtime", "`make` fetches it"))?;
     let broken = |what: String| {
         tracing::warn!("ONNX Runtime does not load: {what}");
-        library_missing("ONNX Runtime", "the file that is there does not load; remove it and run `make`")
+        library_broken("ONNX Runtime")
     };
     let version = ffi::version_of(&path).map_err(broken)?;
     check_version(&version)?;

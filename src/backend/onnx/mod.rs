@@ -42,11 +42,6 @@ struct Onnx {
 /// FAILED_PRECONDITION with `LOAD_FAILED`, `UNSUPPORTED_OPERATOR`, `UNSUPPORTED_INPUT`, `UNSUPPORTED_OUTPUT`,
 /// `EXTERNAL_DATA_REFUSED`, or of the library itself; INVALID_ARGUMENT `INVALID_MANIFEST` where what is declared disagrees.
 pub fn open(spec: OpenSpec<'_>) -> Result<Arc<dyn Executable>> {
-    let device = &spec.manifest.device;
-    if !matches!(device.as_str(), "auto" | "cpu") {
-        let what = format!("device {device}: ONNX models run on the cpu");
-        return Err(Error::new(Code::FailedPrecondition, "UNSUPPORTED_DEVICE", what));
-    }
     let artifact = Platform::Onnx.artifact();
     let surveyed = survey(spec.dir, artifact)?;
     let library = library::load(spec.native_dir)?;

@@ -79,7 +79,7 @@ pub fn get(native_dir: &Path) -> Result<&'static Library> {
 pub(super) fn load(native_dir: &Path) -> Result<Library> {
     let libtorch = native_dir.join("torch/lib");
     if LIBTORCH.iter().any(|(name, needed)| *needed && !libtorch.join(name).is_file()) {
-        return Err(library_missing("libtorch", "`make plugin` fetches it into the folder of native libraries"));
+        return Err(library_missing("libtorch", "`make plugin` fetches it"));
     }
     let plugin = plugin_places(native_dir)
         .into_iter()
@@ -132,7 +132,13 @@ fn open(path: &Path, name: &str) -> Result<ManuallyDrop<libloading::Library>> {
     // SAFETY: the libraries are trusted: their folder belongs to whoever installs the server.
     match unsafe { libloading::Library::new(path) } {
         Ok(library) => Ok(ManuallyDrop::new(library)),
-        Err(error) => Err(unusable(&format!("{name} could not be loaded: {}", refusal::sentence(&error.to_string())))),
+        Err(error) => {
+            tracing::warn!(%error, "a library of TorchScript does not load");
+            // The linker names files by their paths, which are not for callers.
+            let folder = path.parent().unwrap_or(path).display();
+            let text = error.to_string().replace(&format!("{folder}/"), "");
+            Err(unusable(&format!("{name} could not be loaded: {}", refusal::sentence(&text))))
+        }
     }
 }
 

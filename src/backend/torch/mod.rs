@@ -62,6 +62,13 @@ struct Handle(Arc<Script>);
 
 impl Script {
     fn open(spec: OpenSpec<'_>) -> Result<Self> {
+        let artifact = Platform::Torchscript.artifact();
+        let path = spec.dir.join(artifact);
+        let mut file = File::open(&path).map_err(|error| {
+            Error::new(Code::FailedPrecondition, LOAD_FAILED, format!("{artifact} cannot be read: {}", error.kind()))
+        })?;
+        // Before what is declared: to declare something is no cure for a file that may run code.
+        archive::check(&mut file)?;
         let signature = from_declared(spec.manifest)?;
         for tensor in signature.inputs.iter().chain(&signature.outputs) {
             scalar_type(tensor.dtype).ok_or_else(|| {
@@ -71,12 +78,6 @@ impl Script {
                 )
             })?;
         }
-        let artifact = Platform::Torchscript.artifact();
-        let path = spec.dir.join(artifact);
-        let mut file = File::open(&path).map_err(|error| {
-            Error::new(Code::FailedPrecondition, LOAD_FAILED, format!("{artifact} cannot be read: {}", error.kind()))
-        })?;
-        archive::check(&mut file)?;
         let library = library::get(spec.native_dir)?;
         let (number, device) = device(&spec.manifest.device);
         let module = library.open(&path, number)?;
@@ -141,8 +142,7 @@ fn mismatch(what: String) -> Error {
     Error::internal("OUTPUT_MISMATCH", what)
 }
 
-/// The number of a CUDA device, or -1 for the CPU. The manifest was checked.
-/// libtorch's number of a device, and the device's name.
+/// libtorch's number of a device, -1 for the CPU, and the device's name. The manifest was checked.
 fn device(asked: &str) -> (i32, String) {
     let gpu = asked.strip_prefix("cuda:").and_then(|number| number.parse().ok());
     match gpu {

@@ -188,13 +188,15 @@ fn what_is_declared_wrong_is_said() {
     );
     says("dict_out", &declared(right, right), "1 inputs are declared, forward takes 2: Tensor a, Tensor b");
     says("dict_in", &declared(right, right), "KeyError");
-    says("plain", "", "inputs: missing");
+    says("plain", "", "inputs: missing; TorchScript has no names: declare inputs and outputs");
 }
 
 #[test]
 fn weights_without_code_are_refused() {
     let opened = try_open(&read("not_torchscript"), &yaml_of("not_torchscript"));
     assert_eq!(opened.err().expect("it must be refused").reason(), "UNSAFE_FORMAT");
+    let undeclared = try_open(&read("not_torchscript"), "");
+    assert_eq!(undeclared.err().expect("it must be refused").reason(), "UNSAFE_FORMAT");
 }
 
 #[test]
@@ -287,5 +289,5 @@ fn what_is_missing_is_named() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let error = library::load(folder.path()).err().expect("nothing is there");
     assert_eq!(error.reason(), crate::backend::LIBRARY_MISSING);
-    assert!(error.message().starts_with("libtorch is not installed yet"), "{error}");
+    assert!(error.message().starts_with("libtorch is not in the folder of native libraries (--native-dir"), "{error}");
 }
