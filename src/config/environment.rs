@@ -10,7 +10,7 @@ use super::{
 };
 
 /// What is no option of the server and is meant all the same: the other commands' and the tests'.
-const OTHERS: [&str; 4] = ["SCONCE_SERVER", "SCONCE_ADMIN_SERVER", "SCONCE_TEST_PYTHON", "SCONCE_DAMAGE"];
+const OTHERS: [&str; 3] = ["SCONCE_SERVER", "SCONCE_ADMIN_SERVER", "SCONCE_TEST_PYTHON"];
 const OTHERS_START: &str = "SCONCE_SKIP_";
 
 /// A sentence for each variable that is ignored though it looks like one of ours.
@@ -87,7 +87,6 @@ mod tests {
             ("SCONCE_CONFIG", "x"),
             ("SCONCE_SKIP_CLIENTS", "1"),
             ("SCONCE_TEST_PYTHON", "x"),
-            ("SCONCE_DAMAGE", "all"),
             ("SCONCE_SERVER", "x"),
             ("PATH", "/"),
         ];
