@@ -136,7 +136,7 @@ mod tests {
         let (publisher, catalog) = catalog::new();
         publisher.publish(Snapshot { models: [(name, Arc::new(entry))].into(), scanned: true, unready: vec![] });
         let metrics = Metrics::new();
-        let engine = Engine::new(catalog, metrics.clone(), IdKey::random());
+        let engine = Engine::new(catalog, metrics.clone(), IdKey::random().expect("the system has randomness"));
         for model in ["known", "unknown"] {
             let request = PredictRequest {
                 model: model.into(),
