@@ -295,6 +295,7 @@ mod tests {
             text: Ok(yaml.into()),
         };
         let folder = ModelFolder {
+            route_yaml: None,
             model_yaml: Some(text),
             versions: [(Version::new(1, 0, 0), Arc::new(version))].into(),
             problems: vec!["folder 'x' is not a version".into()],

@@ -24,6 +24,8 @@ pub struct StoreListing {
 #[derive(Clone, Debug, Default)]
 pub struct ModelFolder {
     pub model_yaml: Option<TextFile>,
+    /// Who gets the traffic: what operators wrote.
+    pub route_yaml: Option<TextFile>,
     pub versions: BTreeMap<Version, Arc<VersionFolder>>,
     /// What is in the folder and cannot be used, one sentence each.
     pub problems: Vec<String>,
@@ -121,6 +123,7 @@ impl StoreListing {
 impl ModelFolder {
     pub(super) fn is_same(&self, other: &ModelFolder) -> bool {
         self.model_yaml == other.model_yaml
+            && self.route_yaml == other.route_yaml
             && self.problems == other.problems
             && self.versions.len() == other.versions.len()
             && self

@@ -177,6 +177,10 @@ impl Look<'_> {
                 let before = last.and_then(|last| last.model_yaml.as_ref());
                 folder.model_yaml = Some(self.text(&path, &metadata, before));
             }
+            if name == "route.yaml" {
+                let before = last.and_then(|last| last.route_yaml.as_ref());
+                folder.route_yaml = Some(self.text(&path, &metadata, before));
+            }
             if !metadata.is_dir() {
                 continue;
             }

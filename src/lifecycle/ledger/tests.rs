@@ -50,6 +50,7 @@ impl World {
     /// The store shows these majors, each with an inode that stands for its bytes.
     fn list(&mut self, versions: &[(u64, u64)]) {
         let folder = ModelFolder {
+            route_yaml: None,
             model_yaml: Some(TextFile { stamp: stamp(self.yaml.len() as u64), read_ns: 0, text: Ok(self.yaml.into()) }),
             versions: versions.iter().map(|&(major, inode)| (Version::new(major, 0, 0), version(inode))).collect(),
             problems: Vec::new(),
@@ -235,6 +236,7 @@ fn the_smallest_of_the_most_urgent_comes_first() {
         let mut folder = (*version(size)).clone();
         folder.files.values_mut().for_each(|file| file.stamp.size = size);
         let folder = ModelFolder {
+            route_yaml: None,
             versions: BTreeMap::from([(Version::new(1, 0, 0), Arc::new(folder))]),
             ..ModelFolder::default()
         };
