@@ -14,12 +14,14 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     catalog::{self, Catalog, Snapshot},
-    config::{Config, Listening},
+    config::{Config, Listening, Routes},
     engine::{Engine, IdKey},
+    error::{Code, Error},
     lifecycle::{self, Lifecycle},
+    rollout::{self, Operator},
     runtime::{self, Runtime},
     server::{self, Ports, Running, Server},
-    store,
+    store::{self, Records},
     telemetry::Metrics,
 };
 
@@ -55,11 +57,14 @@ async fn serve_here(config: Config, announce: impl FnOnce(&Snapshot, Listening))
         Runtime::start(&runtime::Config { cores: config.machine.cores, loop_budget: config.machine.loop_budget })?;
     let (publisher, catalog) = catalog::new();
     let engine = Engine::new(catalog.clone(), metrics.clone(), id_key(&config)?);
-    let server = Server::bind(edge_config(&config), engine, metrics.clone()).await?;
+    let operator = Operator::new(records(&config), catalog.clone(), || {});
+    let server = Server::bind(edge_config(&config), engine, operator, metrics.clone()).await?;
     let ports = server.ports();
     let running = server.serve(runtime.clone())?;
     let lifecycle =
         Lifecycle::start(lifecycle_config(&config), store_config(&config), publisher, runtime.clone(), metrics)?;
+    let replica = rollout::replica_name(ports.grpc);
+    tokio::spawn(rollout::report(catalog.clone(), records(&config), replica));
     if let Some(file) = &config.listen.ports_file {
         write_ports(file, ports)?;
     }
@@ -123,6 +128,22 @@ fn store_config(config: &Config) -> store::Config {
         settle: config.store.settle_time,
         completeness: config.store.completeness,
         ..store::Config::new(root)
+    }
+}
+
+/// Where operators' changes go.
+fn records(config: &Config) -> Records {
+    let closed = |reason, message: &str| Records::closed(Error::new(Code::FailedPrecondition, reason, message));
+    match (config.store.routes, &config.store.model_store) {
+        (Routes::External, _) => closed(
+            "ROUTES_EXTERNAL",
+            "this server's routes are written elsewhere (routes: external): change route.yaml at its source",
+        ),
+        _ if config.model_file.is_some() => {
+            closed("NO_STORE", "one file is served and no store: there is nothing to change; serve a folder of models")
+        }
+        (_, Some(root)) => Records::in_folder(root),
+        (_, None) => closed("NO_STORE", "no store is served: there is nothing to change"),
     }
 }
 

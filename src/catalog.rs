@@ -9,7 +9,7 @@ use arc_swap::{ArcSwap, Guard};
 
 use crate::{
     error::{Error, Result},
-    model::{ModelName, Platform, Signature, Version, VersionsPolicy, repeated},
+    model::{ModelName, Platform, Route, Signature, Version, VersionsPolicy, repeated},
     runtime::Servable,
 };
 
@@ -31,12 +31,33 @@ pub struct ModelEntry {
     pub stable: Option<Version>,
     /// Which versions are loaded.
     pub policy: VersionsPolicy,
-    /// Where the traffic goes, as the store says.
-    pub labels: BTreeMap<String, Version>,
-    /// Of route.yaml; 0 where there is none.
+    /// Where the traffic goes.
+    pub route: Arc<Route>,
+    /// Of the route; 0 where nobody decided anything yet.
     pub revision: u64,
+    /// A newer route that is not taken here yet.
+    pub pending: Option<Pending>,
+    /// Why nobody gets an answer at present, where an operator said so.
+    pub disabled: Option<String>,
     /// What is wrong with the model as a whole, e.g. a bad model.yaml.
     pub message: Option<String>,
+}
+
+/// A route that waits for its stable version.
+#[derive(Clone, Debug)]
+pub struct Pending {
+    pub route: Arc<Route>,
+    pub revision: u64,
+    pub version: Version,
+    pub why: PendingWhy,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PendingWhy {
+    Loading,
+    Failed,
+    /// The store does not have it.
+    Absent,
 }
 
 /// One version: where it stands, and the servable if it serves.
@@ -137,7 +158,15 @@ impl Snapshot {
 impl ModelEntry {
     /// Whether a call without a version would be answered now.
     pub fn is_ready(&self) -> bool {
-        self.stable.is_some_and(|stable| self.versions.get(&stable).is_some_and(|version| version.servable.is_some()))
+        self.disabled.is_none()
+            && self
+                .stable
+                .is_some_and(|stable| self.versions.get(&stable).is_some_and(|version| version.servable.is_some()))
+    }
+
+    /// The revision that the store has, taken or not.
+    pub fn known_revision(&self) -> u64 {
+        self.pending.as_ref().map_or(self.revision, |pending| pending.revision)
     }
 
     /// NOT_FOUND for a version that the store does not have.
@@ -151,6 +180,32 @@ impl ModelEntry {
             )
             .with("model", &self.name)
         })
+    }
+}
+
+// === impl State ===
+
+impl State {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            State::Available => "available",
+            State::Loading => "loading",
+            State::Ready => "ready",
+            State::Draining => "draining",
+            State::Failed => "failed",
+        }
+    }
+}
+
+// === impl PendingWhy ===
+
+impl PendingWhy {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            PendingWhy::Loading => "loading",
+            PendingWhy::Failed => "failed",
+            PendingWhy::Absent => "absent",
+        }
     }
 }
 

@@ -63,6 +63,9 @@ pub struct StoreConfig {
     /// Serve only models whose names match one of these patterns with * and ?, with commas between them (default: all)
     #[arg(long, value_name = "PATTERN", value_delimiter = ',', action = clap::ArgAction::Set)]
     pub models: Vec<String>,
+    /// Who writes route.yaml: `server`, for operators who ask it, and people too; `external`, only people and their tools, and the server refuses
+    #[arg(long, value_name = "WHO", default_value = "server", hide_possible_values = true)]
+    pub routes: Routes,
     /// How often the store is looked at for changes
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_duration)]
     pub poll_interval: Duration,
@@ -72,6 +75,14 @@ pub struct StoreConfig {
     /// How long nothing in a version without version.yaml may change before it is taken
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_duration)]
     pub settle_time: Duration,
+}
+
+/// Who writes the routes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Routes {
+    #[default]
+    Server,
+    External,
 }
 
 #[derive(Args, Clone, Debug)]

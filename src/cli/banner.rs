@@ -200,8 +200,10 @@ mod tests {
             .into(),
             stable: Some("1".parse().unwrap()),
             policy: Default::default(),
-            labels: BTreeMap::new(),
+            route: Default::default(),
             revision: 0,
+            pending: None,
+            disabled: None,
             message: None,
         };
         Snapshot { models: [(name, Arc::new(entry))].into(), ..Default::default() }

@@ -129,8 +129,10 @@ mod tests {
             versions: BTreeMap::new(),
             stable: None,
             policy: Default::default(),
-            labels: BTreeMap::new(),
+            route: Default::default(),
             revision: 0,
+            pending: None,
+            disabled: None,
             message: None,
         };
         let (publisher, catalog) = catalog::new();

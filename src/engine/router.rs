@@ -17,6 +17,8 @@ static STABLE: LazyLock<Arc<str>> = LazyLock::new(|| "stable".into());
 static PINNED: LazyLock<Arc<str>> = LazyLock::new(|| "pinned".into());
 
 const RETRY_WHILE_LOADING: Duration = Duration::from_secs(1);
+/// An operator disabled it, and an operator will enable it.
+const RETRY_WHILE_DISABLED: Duration = Duration::from_secs(10);
 
 /// NOT_FOUND for what the store does not have; UNAVAILABLE for what is being loaded; FAILED_PRECONDITION for what failed.
 pub fn pick(snapshot: &Snapshot, model: &str, select: &Select) -> Result<(Served, Arc<Servable>)> {
@@ -24,6 +26,9 @@ pub fn pick(snapshot: &Snapshot, model: &str, select: &Select) -> Result<(Served
         Err(_) if !snapshot.scanned => return Err(starting()),
         found => found?,
     };
+    if let Some(why) = &entry.disabled {
+        return Err(disabled(entry, why));
+    }
     let (version, variant, reason) = match select {
         Select::Route => (stable(entry)?, &*STABLE, RouteReason::Stable),
         Select::Version(version) => (*version, &*PINNED, RouteReason::Pinned),
@@ -36,8 +41,9 @@ pub fn pick(snapshot: &Snapshot, model: &str, select: &Select) -> Result<(Served
 }
 
 fn stable(entry: &ModelEntry) -> Result<Version> {
-    entry.stable.ok_or_else(|| match entry.versions.keys().next_back() {
-        Some(&highest) => not_serving(entry, highest),
+    let wanted = entry.pending.as_ref().map(|pending| pending.version);
+    entry.stable.ok_or_else(|| match wanted.or(entry.versions.keys().next_back().copied()) {
+        Some(wanted) => not_serving(entry, wanted),
         None => {
             let why = entry.message.as_deref().unwrap_or("its folder holds no version");
             Error::new(Code::FailedPrecondition, "NO_VERSION", format!("model '{}': {why}", entry.name))
@@ -46,8 +52,8 @@ fn stable(entry: &ModelEntry) -> Result<Version> {
 }
 
 fn labelled(entry: &ModelEntry, label: &str) -> Result<Version> {
-    entry.labels.get(label).copied().ok_or_else(|| {
-        let names: Vec<&str> = entry.labels.keys().map(String::as_str).take(10).collect();
+    entry.route.labels.get(label).copied().ok_or_else(|| {
+        let names: Vec<&str> = entry.route.labels.keys().map(String::as_str).take(10).collect();
         let known = if names.is_empty() { "none".into() } else { names.join(", ") };
         Error::not_found(
             "LABEL_NOT_FOUND",
@@ -61,7 +67,17 @@ fn not_serving(entry: &ModelEntry, version: Version) -> Error {
     let (name, place) = (&entry.name, entry.versions.get(&version));
     let state = place.map(|known: &VersionEntry| known.state);
     match state {
-        Some(State::Loading | State::Draining) | Some(State::Ready) | None => {
+        None => Error::new(
+            Code::FailedPrecondition,
+            "VERSION_ABSENT",
+            format!("route.yaml of model '{name}' names version {version}, which the store does not have"),
+        ),
+        Some(State::Ready) => Error::new(
+            Code::FailedPrecondition,
+            "NO_STABLE_VERSION",
+            format!("route.yaml of model '{name}' rejects every version that is ready; name a version or a label"),
+        ),
+        Some(State::Loading | State::Draining) => {
             let message = format!("model '{name}' version {version} is being loaded");
             Error::unavailable("MODEL_LOADING", message, RETRY_WHILE_LOADING)
         }
@@ -86,6 +102,12 @@ fn not_serving(entry: &ModelEntry, version: Version) -> Error {
     }
     .with("model", name)
     .with("version", version)
+}
+
+fn disabled(entry: &ModelEntry, why: &str) -> Error {
+    let why = if why.is_empty() { "no reason was given" } else { why };
+    let message = format!("model '{}' is disabled: {why}", entry.name);
+    Error::unavailable("MODEL_DISABLED", message, RETRY_WHILE_DISABLED).with("model", &entry.name)
 }
 
 fn starting() -> Error {

@@ -52,11 +52,6 @@ pub fn selects_none(policy: Option<&VersionsPolicy>, there: &[Version]) -> Optio
     Some(format!("model.yaml: versions: only [{wanted}] selects none of the versions {there}"))
 }
 
-/// The version that answers a call without one: the highest that is ready.
-pub fn stable(ready: impl Iterator<Item = Version>) -> Option<Version> {
-    ready.max()
-}
-
 fn latest(count: usize, candidates: &[Candidate]) -> BTreeSet<Version> {
     let mut descending: Vec<&Candidate> = candidates.iter().collect();
     descending.sort_by_key(|candidate| std::cmp::Reverse(candidate.version));

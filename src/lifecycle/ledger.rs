@@ -73,7 +73,11 @@ impl<T> Ledger<T> {
                 continue;
             }
             let before = model.message.clone();
+            let route_before = model.route.message().cloned();
             model.take_folder(folder, &self.defaults, wall);
+            if let Some(reason) = model.route.message().filter(|message| Some(*message) != route_before.as_ref()) {
+                tracing::warn!(model = %name, reason, "route.yaml is not taken; the last good one holds");
+            }
             if let Some(reason) = model.message.as_ref().filter(|_| model.message != before) {
                 let last_good_kept = model.yaml.is_some();
                 tracing::warn!(model = %name, reason, last_good_kept, "model.yaml is not taken");
@@ -148,6 +152,7 @@ impl<T> Ledger<T> {
         let Some(model) = self.models.get_mut(name) else {
             return;
         };
+        model.settle_route();
         model.aspire();
         let keep_last = model.folder.is_some();
         let options = model.options.clone();

@@ -201,19 +201,23 @@ impl Shown {
 }
 
 fn entry_of(name: &ModelName, model: &ModelState<Servable>) -> ModelEntry {
-    let ready = model.versions.iter().filter(|(_, version)| version.serving.is_some());
+    let (route, revision) = model.route.in_force();
     let problems = model.folder.iter().flat_map(|folder| &folder.problems);
     let there: Vec<Version> = model.folder.iter().flat_map(|folder| folder.versions.keys().copied()).collect();
     let policy = model.yaml.as_ref().and_then(|yaml| yaml.versions.clone());
     let selects_none = aspire::selects_none(policy.as_ref(), &there);
-    let messages: Vec<&str> = model.message.iter().chain(&selects_none).chain(problems).map(String::as_str).collect();
+    let messages = model.message.iter().chain(model.route.message()).chain(&selects_none).chain(problems);
+    let messages: Vec<&str> = messages.map(String::as_str).collect();
     ModelEntry {
         name: name.clone(),
-        stable: aspire::stable(ready.map(|(number, _)| *number)),
+        stable: model.stable(),
         versions: model.versions.iter().map(|(number, version)| (*number, version_entry(version))).collect(),
         policy: policy.unwrap_or_default(),
-        labels: Default::default(),
-        revision: 0,
+        route,
+        revision,
+        pending: model.route.pending(),
+        // At once: whoever disables a model does not wait for a version.
+        disabled: model.route.wanted().disabled.as_ref().map(|disabled| disabled.reason.clone()),
         message: (!messages.is_empty()).then(|| messages.join("; ")),
     }
 }

@@ -15,6 +15,7 @@ mod policy;
 mod probe;
 mod probe_child;
 mod remembered;
+mod route_state;
 mod state;
 mod suspects;
 mod trial;

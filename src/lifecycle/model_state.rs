@@ -8,10 +8,12 @@ use std::{
 
 use super::{
     aspire::{self, Candidate},
+    route_state::RouteState,
     state::{LoadState, VersionState},
 };
 use crate::{
-    model::{ModelYaml, Version},
+    catalog::PendingWhy,
+    model::{ModelYaml, Version, VersionsPolicy},
     store::{ModelFolder, TextFile},
 };
 
@@ -27,6 +29,8 @@ pub struct ModelState<T> {
     pub read: Option<TextFile>,
     /// What is wrong with model.yaml.
     pub message: Option<String>,
+    /// Who gets the traffic.
+    pub route: RouteState,
     pub versions: BTreeMap<Version, VersionState<T>>,
 }
 
@@ -37,7 +41,15 @@ const DRAIN_LOOK: Duration = Duration::from_millis(100);
 
 impl<T> Default for ModelState<T> {
     fn default() -> Self {
-        Self { folder: None, yaml: None, options: Arc::default(), read: None, message: None, versions: BTreeMap::new() }
+        Self {
+            folder: None,
+            yaml: None,
+            options: Arc::default(),
+            read: None,
+            message: None,
+            route: RouteState::default(),
+            versions: BTreeMap::new(),
+        }
     }
 }
 
@@ -60,7 +72,9 @@ impl<T> ModelState<T> {
     }
 
     pub fn take_folder(&mut self, folder: &Arc<ModelFolder>, defaults: &ModelYaml, wall: SystemTime) {
-        if self.yaml.is_none() || self.read != folder.model_yaml {
+        let reloads = self.route.wanted().reloads;
+        self.route.take_file(folder.route_yaml.as_ref());
+        if self.yaml.is_none() || self.read != folder.model_yaml || self.route.wanted().reloads != reloads {
             self.read = folder.model_yaml.clone();
             self.take_yaml(defaults);
         }
@@ -91,7 +105,8 @@ impl<T> ModelState<T> {
         if self.message.is_some() {
             return;
         }
-        let options = ModelYaml { versions: None, required: None, ..yaml.clone() };
+        let reloads = self.route.wanted().reloads;
+        let options = ModelYaml { versions: None, required: None, reloads, ..yaml.clone() };
         if *self.options != options {
             self.options = Arc::new(options);
         }
@@ -99,19 +114,54 @@ impl<T> ModelState<T> {
     }
 
     pub fn aspire(&mut self) {
+        let follows_latest = |yaml: &ModelYaml| matches!(yaml.versions, None | Some(VersionsPolicy::Latest(_)));
+        let passes_over = self.yaml.as_ref().is_some_and(follows_latest);
         let candidates: Vec<Candidate> = self
             .versions
             .iter()
-            .filter(|(_, version)| version.is_candidate())
+            .filter(|(number, version)| version.is_candidate() && !(passes_over && self.route.rejects(**number)))
             .map(|(number, version)| Candidate { version: *number, failed: version.has_failed() })
             .collect();
-        let aspired = match (&self.folder, &self.yaml) {
+        let mut aspired = match (&self.folder, &self.yaml) {
             (Some(_), Some(yaml)) => aspire::aspired(yaml.versions.as_ref(), &candidates).unwrap_or_default(),
             _ => BTreeSet::new(),
         };
+        if self.folder.is_some() && self.yaml.is_some() {
+            aspired.extend(self.named());
+        }
         for (number, version) in &mut self.versions {
             version.aspired = aspired.contains(number);
         }
+    }
+
+    /// What the route names and can be served; while a new route waits, who answers stays, too.
+    fn named(&self) -> BTreeSet<Version> {
+        let mut named = self.route.named();
+        if self.route.waits() {
+            named.extend(self.stable());
+        }
+        let there = |number: &Version| {
+            self.versions.get(number).is_some_and(|version| version.is_candidate() || version.serving.is_some())
+        };
+        named.into_iter().filter(there).collect()
+    }
+
+    /// The version that answers a call without one.
+    pub fn stable(&self) -> Option<Version> {
+        let ready = self.versions.iter().filter(|(_, version)| version.serving.is_some());
+        self.route.stable(ready.map(|(number, _)| *number))
+    }
+
+    /// Takes a route that waited, where its stable is ready by now.
+    pub fn settle_route(&mut self) {
+        let versions = &self.versions;
+        let ready = |number| versions.get(&number).is_some_and(|version| version.serving.is_some());
+        let why = |number| match versions.get(&number) {
+            Some(version) if version.failure.is_some() => PendingWhy::Failed,
+            Some(version) if version.source.is_some() => PendingWhy::Loading,
+            _ => PendingWhy::Absent,
+        };
+        self.route.settle(ready, why);
     }
 
     /// The first moment at which something is due without news: a load to be tried again, or a look at what drains.

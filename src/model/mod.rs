@@ -9,6 +9,7 @@ mod manifest;
 mod normalizer;
 mod pattern;
 mod request;
+mod route;
 mod rows;
 mod scaling;
 mod signature;
@@ -26,6 +27,7 @@ pub use request::{
     Answer, Contents, Data, Parameter, Parameters, PredictRequest, Priority, RouteReason, Row, Select, Served, Table,
     TensorInput, Timing, Value, length_prefixed,
 };
+pub use route::{Disabled, HISTORY_MAX, LABELS_MAX, Route, RouteChange, Stable, check_label};
 pub use signature::{Bound, Signature, TensorSpec};
 pub use tensor::{BytesElements, DType, Shape, Tensor, bytes_from, element_count, shape_text};
 pub use yaml::{

@@ -21,6 +21,9 @@ pub struct ModelYaml {
     pub versions: Option<VersionsPolicy>,
     /// A model without which the server is not ready.
     pub required: Option<bool>,
+    /// Of the route: how often operators asked for servables made anew. People do not write it here.
+    #[serde(skip)]
+    pub reloads: u64,
 }
 
 /// One input or output, as a person declares it.
@@ -295,6 +298,7 @@ impl ModelYaml {
             warmup: self.warmup.or(under.warmup),
             versions: self.versions.or(under.versions),
             required: self.required.or(under.required),
+            reloads: self.reloads,
         }
     }
 }

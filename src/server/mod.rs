@@ -51,6 +51,7 @@ use self::{
 use crate::{
     engine::Engine,
     error::{Code, Error, Result},
+    rollout::Operator,
     runtime::Runtime,
     telemetry::Metrics,
 };
@@ -59,6 +60,7 @@ use crate::{
 pub struct Server {
     config: Arc<Config>,
     engine: Engine,
+    operator: Operator,
     metrics: Arc<Metrics>,
     ports: Ports,
     grpc: TcpListener,
@@ -82,7 +84,7 @@ const SMALL_PORT_CONNECTIONS_MAX: usize = 256;
 impl Server {
     /// Binds every port, so that whoever is told of them finds them open. FAILED_PRECONDITION names the option of a port that
     /// cannot be had.
-    pub async fn bind(config: Config, engine: Engine, metrics: Arc<Metrics>) -> Result<Self> {
+    pub async fn bind(config: Config, engine: Engine, operator: Operator, metrics: Arc<Metrics>) -> Result<Self> {
         config.check()?;
         let (grpc, grpc_port) = bind(config.host, config.grpc_port, "--grpc-port").await?;
         let grpc_admin = bind_open(config.admin_host, config.grpc_admin_port, "--grpc-admin-port").await?;
@@ -99,6 +101,7 @@ impl Server {
         Ok(Self {
             config: Arc::new(config),
             engine,
+            operator,
             metrics,
             ports,
             grpc,
@@ -116,7 +119,8 @@ impl Server {
     pub fn serve(self, runtime: Arc<Runtime>) -> Result<Running> {
         let (phase, phases) = phase::new();
         let (alive_sender, alive) = mpsc::channel(1);
-        let services = Services::new(self.engine.clone(), phases.clone(), self.config.max_message_bytes)?;
+        let services =
+            Services::new(self.engine.clone(), self.operator, phases.clone(), self.config.max_message_bytes)?;
         let budget = Budget::new(self.config.request_memory);
         let shared = |door| {
             Arc::new(Shared {

@@ -7,10 +7,22 @@ use crate::catalog::ModelEntry;
 pub fn of(model: &ModelEntry) -> Option<String> {
     let failed = model.versions.iter().rev().find_map(|(version, entry)| Some((version, entry.cause.as_ref()?)));
     let failed = failed.map(|(version, cause)| format!("{version}: {cause}"));
-    match (failed, model.message.clone()) {
+    let trouble = match (failed, model.message.clone()) {
         (Some(failed), Some(message)) if !model.is_ready() => Some(format!("{failed}; {message}")),
         (failed, message) => message.or(failed),
-    }
+    };
+    let said: Vec<String> = disabled(model).into_iter().chain(waiting(model)).chain(trouble).collect();
+    (!said.is_empty()).then(|| said.join("; "))
+}
+
+fn disabled(model: &ModelEntry) -> Option<String> {
+    let why = model.disabled.as_ref()?;
+    Some(if why.is_empty() { "disabled".into() } else { format!("disabled: {why}") })
+}
+
+fn waiting(model: &ModelEntry) -> Option<String> {
+    let pending = model.pending.as_ref()?;
+    Some(format!("revision {} waits: {} is {}", pending.revision, pending.version, pending.why.as_str()))
 }
 
 #[cfg(test)]
@@ -41,8 +53,10 @@ mod tests {
             versions: [(Version::new(1, 0, 0), failed)].into(),
             stable: None,
             policy: Default::default(),
-            labels: BTreeMap::new(),
+            route: Default::default(),
             revision: 0,
+            pending: None,
+            disabled: None,
             message: Some("route.yaml: no such version".into()),
         };
         assert_eq!(of(&model).expect("two things"), "1.0.0: no graph; route.yaml: no such version");

@@ -6,6 +6,7 @@ use super::convert::sconce::data_type;
 use crate::{
     catalog::{Catalog, ModelEntry, State, VersionEntry},
     model::{self, Patterns, Version},
+    rollout::Operator,
     runtime::{Placement, Servable},
     server::{
         proto::sconce::v1::{
@@ -18,13 +19,15 @@ use crate::{
 
 pub struct Catalogue {
     catalog: Catalog,
+    #[expect(dead_code, reason = "the changing methods come next")]
+    operator: Operator,
 }
 
 // === impl Catalogue ===
 
 impl Catalogue {
-    pub fn new(catalog: Catalog) -> Self {
-        Self { catalog }
+    pub fn new(catalog: Catalog, operator: Operator) -> Self {
+        Self { catalog, operator }
     }
 }
 
@@ -46,13 +49,13 @@ impl Admin for Catalogue {
         let snapshot = self.catalog.load();
         let model = snapshot.model(&request.get_ref().model)?;
         let versions = model.versions.iter().rev();
-        let labels = model.labels.iter();
+        let labels = model.route.labels.iter();
         Ok(Response::new(DescribeModelResponse {
             summary: Some(summary(model)),
             versions: versions.map(|(version, entry)| version_status(*version, entry)).collect(),
             route: Some(Route {
                 revision: model.revision,
-                stable: "latest".to_owned(),
+                stable: model.route.stable.to_string(),
                 labels: labels.map(|(label, version)| (label.clone(), version.to_string())).collect(),
             }),
         }))

@@ -34,6 +34,7 @@ use super::{
 use crate::{
     engine::Engine,
     error::{Error, Result},
+    rollout::Operator,
 };
 
 /// All services. A connection has its own, so that the counts of their handles are not shared between cores.
@@ -48,6 +49,7 @@ pub struct Services {
 #[derive(Clone)]
 struct Parts {
     engine: Engine,
+    operator: Operator,
     phases: Phases,
     reflection: Arc<Reflection>,
     message_bytes_max: usize,
@@ -62,8 +64,8 @@ const SMALL_MESSAGE_BYTES_MAX: usize = 1 << 20;
 // === impl Services ===
 
 impl Services {
-    pub fn new(engine: Engine, phases: Phases, message_bytes_max: usize) -> Result<Self> {
-        Ok(Self::of(Parts { engine, phases, reflection: Arc::new(Reflection::new()?), message_bytes_max }))
+    pub fn new(engine: Engine, operator: Operator, phases: Phases, message_bytes_max: usize) -> Result<Self> {
+        Ok(Self::of(Parts { engine, operator, phases, reflection: Arc::new(Reflection::new()?), message_bytes_max }))
     }
 
     pub fn for_connection(&self) -> Self {
@@ -96,9 +98,11 @@ impl Services {
                 self.inference.clone().send_compressed(CompressionEncoding::Gzip).call(request)
             }
             Service::Inference => self.inference.clone().call(request),
-            Service::Admin => AdminServer::new(Catalogue::new(self.parts.engine.catalog().clone()))
-                .max_decoding_message_size(SMALL_MESSAGE_BYTES_MAX)
-                .call(request),
+            Service::Admin => {
+                AdminServer::new(Catalogue::new(self.parts.engine.catalog().clone(), self.parts.operator.clone()))
+                    .max_decoding_message_size(SMALL_MESSAGE_BYTES_MAX)
+                    .call(request)
+            }
             Service::Health => {
                 let health = CatalogHealth::new(self.parts.engine.catalog().clone(), self.parts.phases.clone());
                 HealthServer::new(health).max_decoding_message_size(SMALL_MESSAGE_BYTES_MAX).call(request)

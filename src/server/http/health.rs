@@ -79,8 +79,10 @@ mod tests {
             versions: BTreeMap::new(),
             stable: None,
             policy: Default::default(),
-            labels: BTreeMap::new(),
+            route: Default::default(),
             revision: 0,
+            pending: None,
+            disabled: None,
             message: Some("model.yaml:\nbroken".into()),
         };
         let snapshot = Snapshot {

@@ -1,0 +1,320 @@
+//! What an operator asks for, as an edit of the route. Pure: the time and what is known are arguments.
+
+use std::{collections::BTreeMap, fmt};
+
+use crate::{
+    error::{Code, Error, Result},
+    model::{HISTORY_MAX, LABELS_MAX, Route, RouteChange, Stable, Version, check_label},
+};
+
+/// One change of a model's traffic.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// Makes the version stable, until somebody says otherwise.
+    Promote(Version),
+    /// Makes the version before stable, or this one, and rejects the one that is left.
+    Rollback(Option<Version>),
+    /// From now on the highest ready version that was not rejected.
+    Unpin,
+    SetLabels {
+        set: BTreeMap<String, Version>,
+        remove: Vec<String>,
+    },
+    /// Loads a version that model.yaml does not select.
+    Load(Version),
+    /// Takes that back.
+    Unload(Version),
+    /// Nobody gets an answer until it is enabled again.
+    Disable,
+    Enable,
+    /// Makes the servables anew, from the store.
+    Reload,
+}
+
+/// Who asks, and why.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Asked {
+    /// As claimed.
+    pub caller: String,
+    pub reason: String,
+    /// The same on a retry: the change is made once.
+    pub request_id: String,
+    /// The revision that the caller decided upon; `None`: what this replica showed when the call came.
+    pub expected_revision: Option<u64>,
+}
+
+/// What of the model the edit depends on.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Known {
+    /// Who answers now.
+    pub answering: Option<Version>,
+    /// The highest ready version below it that was not rejected.
+    pub below: Option<Version>,
+}
+
+const TEXT_BYTES_MAX: usize = 1024;
+
+// === impl Change ===
+
+impl Change {
+    /// The route with the change made, without its history.
+    fn edit(&self, route: &Route, known: Known, asked: &Asked) -> Result<Route> {
+        let mut next = route.clone();
+        match self {
+            Change::Promote(version) => {
+                let before = stable_of(route, known);
+                next.rejected.remove(version);
+                next.stable = Stable::Pinned(*version);
+                next.previous = before.filter(|before| before != version).or(route.previous);
+            }
+            Change::Rollback(wanted) => {
+                let left = stable_of(route, known);
+                let earlier = || route.previous.filter(|previous| !route.rejected.contains(previous));
+                let target = wanted.or_else(earlier).or(known.below).filter(|target| Some(*target) != left);
+                let target = target.ok_or_else(nothing_before)?;
+                next.rejected.remove(&target);
+                next.rejected.extend(left);
+                next.stable = Stable::Pinned(target);
+                next.previous = None;
+            }
+            Change::Unpin => next.stable = Stable::Latest,
+            Change::SetLabels { set, remove } => {
+                for label in set.keys() {
+                    check_label(label)?;
+                }
+                next.labels.extend(set.iter().map(|(label, version)| (label.clone(), *version)));
+                next.labels.retain(|label, _| !remove.contains(label));
+                if next.labels.len() > LABELS_MAX {
+                    return Err(Error::invalid("TOO_MANY_LABELS", format!("a model has at most {LABELS_MAX} labels")));
+                }
+            }
+            Change::Load(version) => {
+                next.load.insert(*version);
+            }
+            Change::Unload(version) => {
+                next.load.remove(version);
+                if next.named().contains(version) {
+                    return Err(still_named(*version));
+                }
+            }
+            Change::Disable => next.disabled = Some(crate::model::Disabled { reason: asked.reason.clone() }),
+            Change::Enable => next.disabled = None,
+            Change::Reload => next.reloads += 1,
+        }
+        Ok(next)
+    }
+
+    /// The route after the change, with the next revision and its line of history; `None` where all is so already.
+    pub fn apply(
+        &self,
+        route: &Route,
+        revision: u64,
+        known: Known,
+        asked: &Asked,
+        time: String,
+    ) -> Result<Option<Route>> {
+        check_texts(asked)?;
+        let mut next = self.edit(route, known, asked)?;
+        if next == *route {
+            return Ok(None);
+        }
+        next.revision = Some(revision + 1);
+        next.history.push(RouteChange {
+            revision: revision + 1,
+            time,
+            change: self.to_string(),
+            stable: next.stable,
+            caller: asked.caller.clone(),
+            reason: asked.reason.clone(),
+            request_id: asked.request_id.clone(),
+        });
+        let surplus = next.history.len().saturating_sub(HISTORY_MAX);
+        next.history.drain(..surplus);
+        Ok(Some(next))
+    }
+
+    /// The version whose readiness the caller waits for.
+    pub fn awaits(&self, route: &Route) -> Option<Version> {
+        match (self, route.stable) {
+            (Change::Load(version), _) => Some(*version),
+            (Change::Promote(_) | Change::Rollback(_), Stable::Pinned(version)) => Some(version),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Change {
+    /// As it stands in the history, and as a retry is known by.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Change::Promote(version) => write!(f, "promote {version}"),
+            Change::Rollback(None) => f.write_str("rollback"),
+            Change::Rollback(Some(version)) => write!(f, "rollback to {version}"),
+            Change::Unpin => f.write_str("unpin"),
+            Change::SetLabels { set, remove } => {
+                f.write_str("labels")?;
+                set.iter().try_for_each(|(label, version)| write!(f, " {label}={version}"))?;
+                remove.iter().try_for_each(|label| write!(f, " -{label}"))
+            }
+            Change::Load(version) => write!(f, "load {version}"),
+            Change::Unload(version) => write!(f, "unload {version}"),
+            Change::Disable => f.write_str("disable"),
+            Change::Enable => f.write_str("enable"),
+            Change::Reload => f.write_str("reload"),
+        }
+    }
+}
+
+/// The earlier write of the same request. INVALID_ARGUMENT where the id stood for another change.
+pub fn repeat_of<'a>(route: &'a Route, change: &Change, asked: &Asked) -> Result<Option<&'a RouteChange>> {
+    if asked.request_id.is_empty() {
+        return Ok(None);
+    }
+    let found = route.history.iter().rev().find(|entry| entry.request_id == asked.request_id);
+    match found {
+        Some(entry) if entry.change != change.to_string() => Err(Error::invalid(
+            "REQUEST_ID_REUSED",
+            format!("the request id was used for another change ({}); make up a new one", entry.change),
+        )),
+        found => Ok(found),
+    }
+}
+
+fn stable_of(route: &Route, known: Known) -> Option<Version> {
+    match route.stable {
+        Stable::Pinned(version) => Some(version),
+        Stable::Latest => known.answering,
+    }
+}
+
+fn check_texts(asked: &Asked) -> Result<()> {
+    for (what, text) in [("caller", &asked.caller), ("reason", &asked.reason), ("request_id", &asked.request_id)] {
+        if text.len() > TEXT_BYTES_MAX {
+            return Err(Error::invalid(
+                "TEXT_TOO_LONG",
+                format!("{what} has {} bytes, at most {TEXT_BYTES_MAX} are kept", text.len()),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn nothing_before() -> Error {
+    Error::new(
+        Code::FailedPrecondition,
+        "NOTHING_TO_ROLL_BACK_TO",
+        "no earlier version is known that was not rejected; name the version to roll back to",
+    )
+}
+
+fn still_named(version: Version) -> Error {
+    Error::new(
+        Code::FailedPrecondition,
+        "VERSION_IN_USE",
+        format!("version {version} is stable, the stable before it, or has a label; change that first"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn v(major: u64) -> Version {
+        Version::new(major, 0, 0)
+    }
+
+    fn after(route: &Route, change: Change, known: Known) -> Route {
+        let next = change.apply(route, route.revision.unwrap_or(0), known, &Asked::default(), "now".into());
+        next.expect("it may be done").expect("it changes something")
+    }
+
+    #[test]
+    fn promote_pins_and_keeps_the_one_before_and_rollback_rejects_what_it_leaves() {
+        let known = Known { answering: Some(v(1)), below: None };
+        let promoted = after(&Route::default(), Change::Promote(v(2)), known);
+        assert_eq!((promoted.stable, promoted.previous), (Stable::Pinned(v(2)), Some(v(1))));
+        assert_eq!(promoted.named(), [v(1), v(2)].into());
+        let back = after(&promoted, Change::Rollback(None), Known { answering: Some(v(2)), below: Some(v(1)) });
+        assert_eq!((back.stable, back.previous), (Stable::Pinned(v(1)), None));
+        assert_eq!(back.rejected, [v(2)].into());
+        let unpinned = after(&back, Change::Unpin, Known::default());
+        assert_eq!(unpinned.pick([v(1), v(2)].into_iter()), Some(v(1)));
+        let again = after(&unpinned, Change::Promote(v(2)), known);
+        assert!(again.rejected.is_empty());
+        assert_eq!(again.revision, Some(4));
+        assert_eq!(again.history.len(), 4);
+    }
+
+    #[test]
+    fn rollback_without_anything_before_is_refused_and_nothing_twice_writes() {
+        let known = Known { answering: Some(v(1)), below: None };
+        let asked = Asked::default();
+        let refused = Change::Rollback(None).apply(&Route::default(), 0, known, &asked, String::new());
+        assert_eq!(refused.expect_err("there is nothing").reason(), "NOTHING_TO_ROLL_BACK_TO");
+        let promoted = after(&Route::default(), Change::Promote(v(1)), known);
+        let twice = Change::Promote(v(1)).apply(&promoted, 1, known, &asked, String::new());
+        assert_eq!(twice.expect("no error"), None);
+    }
+
+    #[test]
+    fn what_traffic_needs_cannot_be_unloaded() {
+        let route = Route::parse("stable: 2.0.0\nload: [2.0.0, 3.0.0]\nlabels: {old: 1.0.0}").expect("a route");
+        let unload = |version| Change::Unload(version).apply(&route, 0, Known::default(), &Asked::default(), "".into());
+        assert_eq!(unload(v(2)).expect_err("it is stable").reason(), "VERSION_IN_USE");
+        assert_eq!(unload(v(1)).expect_err("it has a label").reason(), "VERSION_IN_USE");
+        assert_eq!(unload(v(3)).expect("nobody needs it").expect("a change").load, [v(2)].into());
+    }
+
+    #[test]
+    fn a_retry_is_known_by_its_id_and_an_id_stands_for_one_change() {
+        let asked = Asked { request_id: "r1".into(), ..Default::default() };
+        let written = Change::Promote(v(1)).apply(&Route::default(), 4, Known::default(), &asked, "now".into());
+        let route = written.expect("it may be done").expect("it changes something");
+        let found = repeat_of(&route, &Change::Promote(v(1)), &asked).expect("no error").expect("it was done");
+        assert_eq!(found.revision, 5);
+        let other = repeat_of(&route, &Change::Promote(v(2)), &asked).expect_err("another change");
+        assert_eq!(other.reason(), "REQUEST_ID_REUSED");
+        let fresh = Asked { request_id: "r2".into(), ..Default::default() };
+        assert!(repeat_of(&route, &Change::Promote(v(1)), &fresh).expect("no error").is_none());
+    }
+
+    fn any_change() -> impl Strategy<Value = Change> {
+        let version = || (1u64..6).prop_map(v);
+        prop_oneof![
+            version().prop_map(Change::Promote),
+            proptest::option::of(version()).prop_map(Change::Rollback),
+            Just(Change::Unpin),
+            version().prop_map(|version| Change::SetLabels { set: [("a".into(), version)].into(), remove: vec![] }),
+            Just(Change::SetLabels { set: BTreeMap::new(), remove: vec!["a".into()] }),
+            version().prop_map(Change::Load),
+            version().prop_map(Change::Unload),
+            Just(Change::Disable),
+            Just(Change::Enable),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn revisions_rise_by_one_and_the_stable_is_never_rejected(
+            changes in proptest::collection::vec(any_change(), 0..200),
+            answering in proptest::option::of((1u64..6).prop_map(v)),
+        ) {
+            let mut route = Route::default();
+            let mut revision = 0;
+            for change in changes {
+                let known = Known { answering, below: None };
+                let done = change.apply(&route, revision, known, &Asked::default(), "now".into());
+                if let Ok(Some(next)) = done {
+                    revision += 1;
+                    prop_assert_eq!(next.revision, Some(revision));
+                    route = next;
+                }
+                if let Stable::Pinned(stable) = route.stable {
+                    prop_assert!(!route.rejected.contains(&stable));
+                }
+                prop_assert!(route.history.len() <= HISTORY_MAX);
+            }
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! Carries out what an operator asks for, once, and says what came of it.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::SystemTime,
+};
+
+use tokio::time::{Instant, timeout_at};
+
+use super::change::{Asked, Change, Known, repeat_of};
+use crate::{
+    catalog::{Catalog, ModelEntry, PendingWhy, Snapshot, State},
+    error::{Code, Error, Result},
+    model::{ModelName, Route, Stable, Version},
+    store::{Record, Records, Replaced},
+};
+
+/// The one door for changes of traffic. Cheap to clone.
+#[derive(Clone)]
+pub struct Operator {
+    records: Records,
+    catalog: Catalog,
+    /// Makes the store be looked at now rather than at the next poll.
+    look_now: Arc<dyn Fn() + Send + Sync>,
+    /// The revisions written here that the catalog may not show yet.
+    written: Arc<Mutex<HashMap<ModelName, u64>>>,
+}
+
+/// What stands in the store after a change.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Written {
+    pub revision: u64,
+    pub stable: Stable,
+    /// Whether the same request had been carried out before.
+    pub repeated: bool,
+    /// RFC 3339; empty where nothing had to be changed.
+    pub time: String,
+    /// The version whose readiness the caller may wait for.
+    pub awaits: Option<Version>,
+}
+
+/// What came of a change on this replica.
+#[derive(Clone, Debug)]
+pub enum Settled {
+    /// It is in force.
+    Ready,
+    /// The version cannot be served; the old route holds on.
+    Failed(Error),
+    /// The time was up first: the change stands, and this is what it waits for.
+    Pending(String),
+}
+
+/// What is known of a model when a call comes.
+struct Shown {
+    name: ModelName,
+    known: Known,
+    revision: u64,
+}
+
+/// Of a compare-and-swap that was lost to somebody who changed nothing that the caller can see.
+const ATTEMPTS_MAX: usize = 8;
+
+// === impl Operator ===
+
+impl Operator {
+    pub fn new(records: Records, catalog: Catalog, look_now: impl Fn() + Send + Sync + 'static) -> Self {
+        Self { records, catalog, look_now: Arc::new(look_now), written: Arc::default() }
+    }
+
+    /// Why no change can be written, where that is known beforehand.
+    pub fn closed_because(&self) -> Option<Error> {
+        self.records.closed_because()
+    }
+
+    /// Writes the change into the model's route.
+    ///
+    /// A repeat of a request is answered as the first time and changes nothing. NOT_FOUND and FAILED_PRECONDITION for a
+    /// version that is not there or failed; ABORTED `REVISION_MOVED` with the current revision where somebody else was
+    /// first. An error means that nothing was changed, but for UNAVAILABLE: then ask again with the same request id.
+    pub async fn change(&self, model: &str, change: Change, asked: Asked) -> Result<Written> {
+        let shown = self.look(model, &change)?;
+        let expected = asked.expected_revision.unwrap_or_else(|| shown.revision.max(self.last_written(&shown.name)));
+        for _ in 0..ATTEMPTS_MAX {
+            let record = self.records.read(&shown.name).await?;
+            let route = parse(&record)?;
+            if let Some(entry) = repeat_of(&route, &change, &asked)? {
+                return Ok(Written {
+                    revision: entry.revision,
+                    stable: entry.stable,
+                    repeated: true,
+                    time: entry.time.clone(),
+                    awaits: change.awaits(&Route { stable: entry.stable, ..Route::default() }),
+                });
+            }
+            let revision = revision_of(&route, shown.revision)?;
+            if revision != expected {
+                return Err(moved(model, expected, revision));
+            }
+            let time = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+            let Some(mut next) = change.apply(&route, revision, shown.known, &asked, time.clone())? else {
+                let awaits = change.awaits(&route);
+                return Ok(Written { revision, stable: route.stable, repeated: false, time: String::new(), awaits });
+            };
+            let nonce = nonce()?;
+            next.nonce = Some(nonce.clone());
+            if self.replace(&shown.name, &record, &next, &nonce).await? {
+                self.note(&shown.name, revision + 1);
+                tracing::info!(
+                    model = %shown.name, %change, revision = revision + 1, caller = asked.caller, reason = asked.reason,
+                    request_id = asked.request_id, "route changed"
+                );
+                (self.look_now)();
+                let awaits = change.awaits(&next);
+                return Ok(Written { revision: revision + 1, stable: next.stable, repeated: false, time, awaits });
+            }
+        }
+        Err(moved(model, expected, expected))
+    }
+
+    /// Waits until this replica follows the route of that revision and serves the version, until it is known that it will not,
+    /// or until the time is up.
+    pub async fn settled(&self, model: &str, awaits: Option<Version>, revision: u64, deadline: Instant) -> Settled {
+        let mut changes = self.catalog.changes();
+        loop {
+            let verdict = match self.catalog.load().model(model) {
+                Ok(entry) => verdict(entry, awaits, revision),
+                Err(error) => Err(error.message().to_owned()),
+            };
+            let waits_for = match verdict {
+                Ok(settled) => return settled,
+                Err(waits_for) => waits_for,
+            };
+            match timeout_at(deadline, changes.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => return Settled::Pending(waits_for),
+            }
+        }
+    }
+
+    /// What the call depends on, from one picture.
+    fn look(&self, model: &str, change: &Change) -> Result<Shown> {
+        let snapshot = self.catalog.load();
+        let entry = find(&snapshot, model)?;
+        for version in named(change) {
+            let known = entry.version(version)?;
+            if let (true, State::Failed) = (must_serve(change), known.state) {
+                let why = known.cause.as_ref().map_or("it failed to load", Error::message);
+                let message = format!("model '{model}' version {version} failed and cannot be made stable: {why}");
+                return Err(Error::new(Code::FailedPrecondition, "VERSION_FAILED", message).with("version", version));
+            }
+        }
+        let pinned = match entry.pending.as_ref().map_or(entry.route.stable, |pending| pending.route.stable) {
+            Stable::Pinned(version) => Some(version),
+            Stable::Latest => None,
+        };
+        let answering = entry.stable.or(pinned);
+        let below = entry.versions.iter().rev().find(|(version, known)| {
+            known.state == State::Ready && Some(**version) < answering && !entry.route.rejected.contains(version)
+        });
+        let below = below.map(|(version, _)| *version);
+        Ok(Shown { name: entry.name.clone(), known: Known { answering, below }, revision: entry.known_revision() })
+    }
+
+    /// Whether it was written. What was applied although the answer says otherwise is found by its nonce.
+    async fn replace(&self, model: &ModelName, record: &Record, next: &Route, nonce: &str) -> Result<bool> {
+        let replaced = self.records.replace(model, &record.tag, next.to_yaml()).await;
+        if let Ok(Replaced::Written) = replaced {
+            return Ok(true);
+        }
+        let now = self.records.read(model).await.and_then(|record| parse(&record));
+        match (replaced, now) {
+            (_, Ok(now)) if now.nonce.as_deref() == Some(nonce) => Ok(true),
+            (Ok(_), _) => Ok(false),
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    fn last_written(&self, model: &ModelName) -> u64 {
+        self.written.lock().expect("no holder panics: this is a bug").get(model).copied().unwrap_or(0)
+    }
+
+    fn note(&self, model: &ModelName, revision: u64) {
+        let mut written = self.written.lock().expect("no holder panics: this is a bug");
+        let last = written.entry(model.clone()).or_default();
+        *last = revision.max(*last);
+    }
+}
+
+fn find<'a>(snapshot: &'a Snapshot, model: &str) -> Result<&'a Arc<ModelEntry>> {
+    match snapshot.model(model) {
+        Err(_) if !snapshot.scanned => {
+            let wait = std::time::Duration::from_secs(1);
+            Err(Error::unavailable("STARTING", "the server is reading its model store", wait))
+        }
+        found => found,
+    }
+}
+
+/// The versions that must be there.
+fn named(change: &Change) -> Vec<Version> {
+    match change {
+        Change::Promote(version) | Change::Rollback(Some(version)) | Change::Load(version) => vec![*version],
+        Change::SetLabels { set, .. } => set.values().copied().collect(),
+        _ => vec![],
+    }
+}
+
+fn must_serve(change: &Change) -> bool {
+    matches!(change, Change::Promote(_) | Change::Rollback(_))
+}
+
+/// What a waiting caller is told; `Err` says what is still waited for.
+fn verdict(entry: &ModelEntry, awaits: Option<Version>, revision: u64) -> Result<Settled, String> {
+    if entry.known_revision() < revision {
+        return Err(format!("this replica has not read revision {revision} yet"));
+    }
+    if let Some(pending) = &entry.pending {
+        return match (pending.why, awaits == Some(pending.version)) {
+            (PendingWhy::Failed, true) => Ok(Settled::Failed(cause(entry, pending.version))),
+            (why, _) => Err(format!("version {} is {}", pending.version, why.as_str())),
+        };
+    }
+    let state = awaits.map(|version| (version, entry.versions.get(&version).map(|known| known.state)));
+    match state {
+        None | Some((_, Some(State::Ready))) => Ok(Settled::Ready),
+        Some((version, Some(State::Failed))) => Ok(Settled::Failed(cause(entry, version))),
+        // A newer route may have left it again.
+        Some(_) if entry.revision > revision => Ok(Settled::Ready),
+        Some((version, _)) => Err(format!("version {version} is loading")),
+    }
+}
+
+fn cause(entry: &ModelEntry, version: Version) -> Error {
+    let cause = entry.versions.get(&version).and_then(|known| known.cause.clone());
+    cause.unwrap_or_else(|| Error::new(Code::FailedPrecondition, "LOAD_FAILED", "it failed to load"))
+}
+
+fn parse(record: &Record) -> Result<Route> {
+    Route::parse(record.text.as_deref().unwrap_or_default()).map_err(|error| {
+        let message = format!("{}; mend it first: the last good route holds meanwhile", error.message());
+        Error::new(Code::FailedPrecondition, "ROUTE_UNREADABLE", message)
+    })
+}
+
+/// The revision of what stands in the store.
+fn revision_of(route: &Route, shown: u64) -> Result<u64> {
+    match route.revision {
+        Some(revision) if revision < shown => Err(Error::new(
+            Code::FailedPrecondition,
+            "REVISION_WENT_BACK",
+            format!(
+                "route.yaml has revision {revision}, lower than {shown}, which holds on: take the line `revision` out to \
+                 mean what is written there"
+            ),
+        )),
+        revision => Ok(revision.unwrap_or(shown)),
+    }
+}
+
+fn moved(model: &str, expected: u64, revision: u64) -> Error {
+    let message = format!(
+        "the route of model '{model}' has moved on to revision {revision}, {expected} was expected: look at it and ask again"
+    );
+    Error::new(Code::Aborted, "REVISION_MOVED", message).with("revision", revision)
+}
+
+fn nonce() -> Result<String> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes)
+        .map_err(|error| Error::internal("RANDOM", format!("the system has no randomness: {error}")))?;
+    Ok(hex::encode(bytes))
+}

@@ -1,0 +1,91 @@
+//! What this replica serves, written beside the route for people and for the other replicas.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+    time::{Duration, SystemTime},
+};
+
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use crate::{
+    catalog::{Catalog, ModelEntry, Snapshot, State},
+    model::ModelName,
+    store::Records,
+};
+
+/// However much changes, a model's status is written no more often.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The name of this replica: its host's and its port's, so that it is the same after a restart.
+pub fn name(port: u16) -> String {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '-' };
+    let host: String = host.trim_start_matches('.').chars().map(plain).take(100).collect();
+    format!("{}-{port}", if host.is_empty() { "replica" } else { &host })
+}
+
+/// What was written of a model last. The picture itself is not kept alive: it holds what serves.
+struct Last {
+    entry: Weak<ModelEntry>,
+    status: Value,
+}
+
+/// Writes `.sconce/status/REPLICA.json` of each model whenever it changes. Runs until the catalog is gone.
+pub async fn report(catalog: Catalog, records: Records, replica: String) {
+    let mut changes = catalog.changes();
+    let mut last: HashMap<ModelName, Last> = HashMap::new();
+    while changes.changed().await.is_ok() {
+        for (model, status) in news(&catalog.load(), &mut last) {
+            let mut text = status;
+            text["replica"] = json!(replica);
+            text["time"] = json!(humantime::format_rfc3339_seconds(SystemTime::now()).to_string());
+            if let Err(error) = records.write_status(&model, &replica, format!("{text:#}\n")).await {
+                // A store that cannot be written to serves all the same.
+                tracing::debug!(%model, %error, "the status is not written");
+            }
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+/// The models whose status is another than the last one.
+fn news(snapshot: &Snapshot, last: &mut HashMap<ModelName, Last>) -> Vec<(ModelName, Value)> {
+    last.retain(|name, _| snapshot.models.contains_key(name));
+    let mut news = Vec::new();
+    for (name, entry) in &snapshot.models {
+        let known = last.get(name);
+        if known.is_some_and(|last| std::ptr::eq(last.entry.as_ptr(), Arc::as_ptr(entry))) {
+            continue;
+        }
+        let status = status(entry);
+        if known.is_none_or(|last| last.status != status) {
+            news.push((name.clone(), status.clone()));
+        }
+        last.insert(name.clone(), Last { entry: Arc::downgrade(entry), status });
+    }
+    news
+}
+
+fn status(entry: &ModelEntry) -> Value {
+    let versions: serde_json::Map<String, Value> = entry
+        .versions
+        .iter()
+        .filter(|(_, version)| version.state != State::Available)
+        .map(|(number, version)| {
+            let reason = version.cause.as_ref().map(|cause| cause.reason());
+            (number.to_string(), json!({ "state": version.state.as_str(), "reason": reason }))
+        })
+        .collect();
+    json!({
+        "revision": entry.revision,
+        "stable": entry.stable.map(|version| version.to_string()),
+        "pending": entry.pending.as_ref().map(|pending| json!({
+            "revision": pending.revision,
+            "version": pending.version.to_string(),
+            "why": pending.why.as_str(),
+        })),
+        "versions": versions,
+    })
+}

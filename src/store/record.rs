@@ -1,0 +1,259 @@
+//! The records of a store: each model's route.yaml, replaced by compare-and-swap, and what each replica says of itself.
+//!
+//! Whole or not at all: what was acknowledged is on the disk, and nothing is ever half there. Knows bytes and their tags; what
+//! they mean is the business of others. `rollout` writes through it, the watcher reads what was written.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use cap_std::{ambient_authority, fs::Dir};
+use rustix::fs::{FlockOperation, flock};
+use sha2::{Digest, Sha256};
+
+use super::files::{open_plain, read_text};
+use crate::{
+    error::{Code, Error, Result},
+    model::ModelName,
+};
+
+/// Where the records are. Cheap to clone.
+#[derive(Clone)]
+pub struct Records(Arc<Place>);
+
+enum Place {
+    /// The folder of the store, or of `--state`.
+    Folder(PathBuf),
+    /// Nothing may be written here, and why.
+    Closed(Error),
+}
+
+/// A record as it was read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    /// `None` where there is no file.
+    pub text: Option<String>,
+    pub tag: Tag,
+}
+
+/// What a record is told by. Another tag means other bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tag {
+    Absent,
+    Digest([u8; 32]),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replaced {
+    Written,
+    /// Somebody else was first.
+    Lost,
+}
+
+const ROUTE: &str = "route.yaml";
+const OWN: &str = ".sconce";
+const RETRY_LATER: Duration = Duration::from_secs(1);
+
+// === impl Records ===
+
+impl Records {
+    pub fn in_folder(root: impl Into<PathBuf>) -> Self {
+        Self(Arc::new(Place::Folder(root.into())))
+    }
+
+    /// Of a server whose routes are written elsewhere, or nowhere.
+    pub fn closed(why: Error) -> Self {
+        Self(Arc::new(Place::Closed(why)))
+    }
+
+    /// Why nothing can be written here, as far as one can tell without writing.
+    pub fn closed_because(&self) -> Option<Error> {
+        match &*self.0 {
+            Place::Closed(why) => Some(why.clone()),
+            Place::Folder(root) => {
+                let access = rustix::fs::access(root, rustix::fs::Access::WRITE_OK);
+                access.err().filter(|errno| *errno != rustix::io::Errno::NOENT).map(|errno| trouble(&errno.into()))
+            }
+        }
+    }
+
+    /// The model's route.yaml as it stands.
+    pub async fn read(&self, model: &ModelName) -> Result<Record> {
+        match &*self.0 {
+            Place::Closed(why) => Err(why.clone()),
+            Place::Folder(root) => {
+                let (root, model) = (root.clone(), model.clone());
+                blocking(move || read_local(&root, &model)).await
+            }
+        }
+    }
+
+    /// Replaces the model's route.yaml, if it is still what `expected` tells.
+    pub async fn replace(&self, model: &ModelName, expected: &Tag, text: String) -> Result<Replaced> {
+        match &*self.0 {
+            Place::Closed(why) => Err(why.clone()),
+            Place::Folder(root) => {
+                let (root, model, expected) = (root.clone(), model.clone(), expected.clone());
+                blocking(move || replace_local(&root, &model, &expected, &text)).await
+            }
+        }
+    }
+
+    /// Writes what this replica says of a model. Nobody depends on it: it is not made durable.
+    pub async fn write_status(&self, model: &ModelName, replica: &str, text: String) -> Result<()> {
+        match &*self.0 {
+            Place::Closed(why) => Err(why.clone()),
+            Place::Folder(root) => {
+                let (folder, name) = (root.join(model.as_str()).join(OWN).join("status"), format!("{replica}.json"));
+                blocking(move || {
+                    fs::create_dir_all(&folder)?;
+                    let temporary = folder.join(format!(".{name}.tmp"));
+                    fs::write(&temporary, text)?;
+                    fs::rename(&temporary, folder.join(name))
+                })
+                .await
+            }
+        }
+    }
+
+    /// Takes back what `write_status` wrote.
+    pub fn remove_status(&self, model: &ModelName, replica: &str) {
+        if let Place::Folder(root) = &*self.0 {
+            // It says nothing of a server that is not there; one that stays behind is overwritten by the next.
+            let _ = fs::remove_file(root.join(model.as_str()).join(OWN).join("status").join(format!("{replica}.json")));
+        }
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    let done = done.map_err(|_| Error::internal("RECORD", "a record's thread panicked: this is a bug"))?;
+    done.map_err(|error| trouble(&error))
+}
+
+fn read_local(root: &Path, model: &ModelName) -> io::Result<Record> {
+    read_in(&Dir::open_ambient_dir(root, ambient_authority())?, model)
+}
+
+fn read_in(root: &Dir, model: &ModelName) -> io::Result<Record> {
+    let path = format!("{model}/{ROUTE}");
+    match open_plain(root, &path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Record { text: None, tag: Tag::Absent }),
+        Err(error) => return Err(error),
+        Ok(_) => {}
+    }
+    let text = read_text(root, &path).map_err(|why| io::Error::new(io::ErrorKind::InvalidData, why))?;
+    Ok(Record { tag: Tag::Digest(Sha256::digest(text.as_bytes()).into()), text: Some(text) })
+}
+
+/// flock, read, compare, write, fsync, rename, fsync the folder. Killed anywhere in between, the old file stands.
+fn replace_local(root: &Path, model: &ModelName, expected: &Tag, text: &str) -> io::Result<Replaced> {
+    let store = Dir::open_ambient_dir(root, ambient_authority())?;
+    store.create_dir_all(format!("{model}/{OWN}"))?;
+    let lock = store.create(format!("{model}/{OWN}/route.lock"))?.into_std();
+    // Released with the file, also by the kernel when the process dies.
+    flock(&lock, FlockOperation::LockExclusive)?;
+    if read_in(&store, model)?.tag != *expected {
+        return Ok(Replaced::Lost);
+    }
+    let folder = store.open_dir(model.as_str())?;
+    let temporary = format!("{OWN}/{ROUTE}.tmp");
+    let written = write_durably(&folder, &temporary, text).and_then(|()| folder.rename(&temporary, &folder, ROUTE));
+    if let Err(error) = written {
+        let _ = folder.remove_file(&temporary);
+        return Err(error);
+    }
+    sync_folder(&folder)?;
+    Ok(Replaced::Written)
+}
+
+fn write_durably(folder: &Dir, name: &str, text: &str) -> io::Result<()> {
+    let mut file: File = folder.create(name)?.into_std();
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
+fn sync_folder(folder: &Dir) -> io::Result<()> {
+    // A handle of its own: that of a `Dir` may be good for names only.
+    folder.open(".")?.sync_all()
+}
+
+/// What stands in the way of a record, without a path.
+fn trouble(error: &io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => Error::new(
+            Code::FailedPrecondition,
+            "STORE_READ_ONLY",
+            "the store may not be written to from here: change route.yaml at its source, or start the server with --state",
+        ),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::new(
+            Code::ResourceExhausted,
+            "NO_SPACE",
+            "the disk of the store is full: nothing was changed; free some space and ask again",
+        ),
+        io::ErrorKind::InvalidData => Error::new(
+            Code::FailedPrecondition,
+            "ROUTE_UNREADABLE",
+            format!("route.yaml cannot be read: {error}; mend it or remove it"),
+        ),
+        _ => Error::unavailable(
+            "STORE_UNAVAILABLE",
+            format!("the store cannot be reached ({}); what is loaded serves on", error.kind()),
+            RETRY_LATER,
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name() -> ModelName {
+        ModelName::new("m").expect("a name")
+    }
+
+    #[tokio::test]
+    async fn a_record_is_replaced_by_whoever_knew_the_last_one() {
+        let root = tempfile::tempdir().expect("a folder");
+        let records = Records::in_folder(root.path());
+        let before = records.read(&name()).await.expect("it can be read");
+        assert_eq!(before.tag, Tag::Absent);
+        let replace = |tag: Tag, text: &str| {
+            let (records, text) = (records.clone(), text.to_owned());
+            async move { records.replace(&name(), &tag, text).await.expect("it can be written") }
+        };
+        assert_eq!(replace(Tag::Absent, "a").await, Replaced::Written);
+        assert_eq!(replace(Tag::Absent, "b").await, Replaced::Lost);
+        let now = records.read(&name()).await.expect("it can be read");
+        assert_eq!(now.text.as_deref(), Some("a"));
+        assert_eq!(replace(now.tag, "b").await, Replaced::Written);
+        assert_eq!(fs::read_to_string(root.path().join("m/route.yaml")).expect("there"), "b");
+    }
+
+    #[tokio::test]
+    async fn of_many_who_start_from_the_same_record_one_wins() {
+        let root = tempfile::tempdir().expect("a folder");
+        let records = Records::in_folder(root.path());
+        let writers = (0..16).map(|writer| {
+            let records = records.clone();
+            tokio::spawn(async move { records.replace(&name(), &Tag::Absent, writer.to_string()).await })
+        });
+        let mut won = 0;
+        for writer in writers.collect::<Vec<_>>() {
+            won += usize::from(writer.await.expect("no panic").expect("no trouble") == Replaced::Written);
+        }
+        assert_eq!(won, 1);
+    }
+
+    #[tokio::test]
+    async fn where_nothing_may_be_written_it_is_said() {
+        let why = Error::new(Code::FailedPrecondition, "ROUTES_EXTERNAL", "change it at its source");
+        let records = Records::closed(why);
+        assert_eq!(records.read(&name()).await.expect_err("closed").reason(), "ROUTES_EXTERNAL");
+        assert!(records.closed_because().is_some());
+    }
+}
