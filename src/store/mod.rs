@@ -4,6 +4,7 @@
 //! opened. Nothing outside the root is ever opened. Knows files and their names; knows nothing of what is loaded or
 //! served. `lifecycle` reads the news and asks for copies.
 
+pub mod bucket;
 mod files;
 mod layout;
 mod record;
@@ -16,6 +17,7 @@ use std::{path::PathBuf, time::Duration};
 
 use crate::model::Patterns;
 
+pub use bucket::{Bucket, Etag, IfChanged, Object, PutOutcome};
 pub use layout::{ModelFolder, Stamp, StoreFile, StoreListing, TextFile, VersionFolder, Walk, platform_of};
 pub use record::{Record, Records, Replaced, Tag};
 pub use scanner::Scanner;
