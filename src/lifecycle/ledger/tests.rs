@@ -1,5 +1,7 @@
 //! The ledger against a store and a loader that do as they are told.
 
+mod routes;
+
 use std::time::Duration;
 
 use super::*;
@@ -16,6 +18,7 @@ struct World {
     ledger: Ledger<u32>,
     now: Instant,
     yaml: &'static str,
+    route: &'static str,
     served: u32,
 }
 
@@ -44,13 +47,17 @@ fn version(inode: u64) -> Arc<VersionFolder> {
 
 impl World {
     fn new() -> Self {
-        Self { ledger: Ledger::new(ModelYaml::default(), 2), now: Instant::now(), yaml: "", served: 0 }
+        Self { ledger: Ledger::new(ModelYaml::default(), 2), now: Instant::now(), yaml: "", route: "", served: 0 }
     }
 
     /// The store shows these majors, each with an inode that stands for its bytes.
     fn list(&mut self, versions: &[(u64, u64)]) {
         let folder = ModelFolder {
-            route_yaml: None,
+            route_yaml: (!self.route.is_empty()).then(|| TextFile {
+                stamp: stamp(self.route.len() as u64),
+                read_ns: 0,
+                text: Ok(self.route.into()),
+            }),
             model_yaml: Some(TextFile { stamp: stamp(self.yaml.len() as u64), read_ns: 0, text: Ok(self.yaml.into()) }),
             versions: versions.iter().map(|&(major, inode)| (Version::new(major, 0, 0), version(inode))).collect(),
             problems: Vec::new(),
@@ -236,7 +243,6 @@ fn the_smallest_of_the_most_urgent_comes_first() {
         let mut folder = (*version(size)).clone();
         folder.files.values_mut().for_each(|file| file.stamp.size = size);
         let folder = ModelFolder {
-            route_yaml: None,
             versions: BTreeMap::from([(Version::new(1, 0, 0), Arc::new(folder))]),
             ..ModelFolder::default()
         };
