@@ -36,8 +36,10 @@ pub fn pick(snapshot: &Snapshot, model: &str, select: &Select) -> Result<(Served
 }
 
 fn stable(entry: &ModelEntry) -> Result<Version> {
-    entry.stable.ok_or_else(|| match entry.versions.keys().next_back() {
-        Some(&highest) => not_serving(entry, highest),
+    // A version on its way says more than one that failed: a moment later it may answer.
+    let coming = || entry.versions.iter().rev().find(|(_, known)| known.state == State::Loading);
+    entry.stable.ok_or_else(|| match coming().or_else(|| entry.versions.iter().next_back()) {
+        Some((&version, _)) => not_serving(entry, version),
         None => {
             let why = entry.message.as_deref().unwrap_or("its folder holds no version");
             Error::new(Code::FailedPrecondition, "NO_VERSION", format!("model '{}': {why}", entry.name))
