@@ -6,6 +6,7 @@
 
 mod files;
 mod layout;
+mod renames;
 mod scanner;
 mod single;
 mod verify;
@@ -16,6 +17,7 @@ use std::{path::PathBuf, time::Duration};
 use crate::model::Patterns;
 
 pub use layout::{ModelFolder, Stamp, StoreFile, StoreListing, TextFile, VersionFolder, Walk, platform_of};
+pub use renames::Renames;
 pub use scanner::Scanner;
 pub use single::platform_of_file;
 pub use verify::{PrivateDir, Verified, copy, digest};

@@ -41,7 +41,7 @@ pub async fn watch(config: Config, news: Sender<News>) {
             Ok(listing) => take_listing(known, listing),
             Err(error) => take_trouble(known, error.to_string()),
         });
-        let settling = found.is_ok_and(|listing| listing.is_settling());
+        let settling = found.is_ok_and(|listing| listing.is_settling(config.completeness));
         tokio::select! {
             () = until_next_look(&config, settling) => {}
             () = news.closed() => return,
