@@ -69,6 +69,7 @@ pub struct Config {
 /// The tasks that load and publish. Dropping it ends them; what serves goes on serving.
 pub struct Lifecycle {
     tasks: Vec<JoinHandle<()>>,
+    refresh: store::Refresh,
     _work: Arc<Work>,
 }
 
@@ -111,6 +112,7 @@ impl Lifecycle {
     ) -> Result<Self> {
         let work = Arc::new(Work::open(&config.work_dir)?);
         let (news_sender, news) = watch::channel(News::default());
+        let (refresh, asks) = store::refresh();
         let (done_sender, done) = mpsc::channel(config.loads_at_once.max(1));
         let suspects = Suspects::read(work.suspects());
         if suspects.count() > 0 {
@@ -145,12 +147,18 @@ impl Lifecycle {
         };
         Ok(Self {
             tasks: vec![
-                tokio::spawn(store::watch(store, news_sender)),
+                tokio::spawn(store::watch(store, news_sender, asks)),
                 tokio::spawn(manager.run()),
                 tokio::task::spawn_blocking(move || remembered.prune(std::time::SystemTime::now())),
             ],
+            refresh,
             _work: work,
         })
+    }
+
+    /// To have the store looked at now.
+    pub fn refresh(&self) -> store::Refresh {
+        self.refresh.clone()
     }
 }
 

@@ -1,11 +1,14 @@
 //! ARTIFACTS AND RECORDS: what is on disk.
 //!
-//! `layout` lists a store, `watcher` lists it again and again and sends the news, `verify` makes the private copy that is
-//! opened. Nothing outside the root is ever opened. Knows files and their names; knows nothing of what is loaded or
+//! `scanner` lists a store, `watcher` lists it again and again (at once where `events` come) and sends the news, `verify`
+//! makes the private copy that is opened. Nothing outside the root is ever opened. Knows files and their names; knows nothing of what is loaded or
 //! served. `lifecycle` reads the news and asks for copies.
 
+mod events;
+mod file_system;
 mod files;
 mod layout;
+mod refresh;
 mod renames;
 mod scanner;
 mod single;
@@ -17,6 +20,7 @@ use std::{path::PathBuf, time::Duration};
 use crate::model::Patterns;
 
 pub use layout::{ModelFolder, Stamp, StoreFile, StoreListing, TextFile, VersionFolder, Walk, platform_of};
+pub use refresh::{Asks, Refresh, refresh};
 pub use renames::Renames;
 pub use scanner::Scanner;
 pub use single::platform_of_file;
