@@ -51,7 +51,7 @@ impl World {
 
 fn is_complete(news: &News, model: &str) -> bool {
     let listing = news.listing.as_ref().expect("there is one");
-    listing.models.get(model).is_some_and(|model| model.versions[&ONE].complete)
+    listing.models.get(model).is_some_and(|model| model.versions.get(&ONE).is_some_and(|version| version.complete))
 }
 
 fn write(folder: &Path) {
