@@ -27,6 +27,7 @@ impl World {
         let place = tempfile::tempdir().expect("a folder");
         let root = place.path().join("store");
         fs::create_dir_all(root.join("a/1")).expect("made");
+        fs::create_dir_all(root.join("version")).expect("made");
         fs::write(root.join("a/1/model.onnx"), "x").expect("written");
         let mut events = Events::new(&root);
         events.arm(std::time::Instant::now());
@@ -41,6 +42,17 @@ impl World {
 
     fn path(&self, path: &str) -> std::path::PathBuf {
         self.place.path().join("store").join(path)
+    }
+
+    /// Returns when the clock of the file system has gone on: what is renamed in the tick in which it was written has to settle.
+    fn tick(&self) {
+        let file = self.place.path().join("tick");
+        let stamp = || {
+            fs::write(&file, "").expect("written");
+            fs::metadata(&file).and_then(|metadata| metadata.modified()).expect("there")
+        };
+        let before = stamp();
+        while stamp() == before {}
     }
 
     async fn sees(&mut self, what: &str, condition: impl FnMut(&News) -> bool) {
@@ -89,6 +101,7 @@ async fn a_renamed_folder_is_complete_at_once_and_a_written_one_is_not() {
     fs::rename(&staging, world.path("version/1")).expect("renamed");
     world.sees("a version that was renamed", |news| is_complete(news, "version")).await;
     write(&staging.join("1"));
+    world.tick();
     fs::rename(&staging, world.path("model")).expect("renamed");
     world.sees("a model that was renamed", |news| is_complete(news, "model")).await;
     assert!(!is_complete(&world.news.borrow(), "written"));
