@@ -12,6 +12,7 @@ mod edge_limits;
 mod external_data;
 mod health_and_http;
 mod joins_only_what_is_safe;
+mod memory_comes_back;
 mod names_who_ran_at_a_crash;
 mod opened_first_in_a_child;
 mod pasted;
