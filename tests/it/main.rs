@@ -10,6 +10,7 @@ mod commands;
 mod damaged_artifacts;
 mod edge_limits;
 mod external_data;
+mod faults_while_loading;
 mod health_and_http;
 mod joins_only_what_is_safe;
 mod memory_comes_back;

@@ -1,4 +1,4 @@
-//! Artifacts of about a megabyte in memory, made from the small fixtures: large enough that one which stays in memory shows.
+//! Artifacts that no fixture holds. Those of about a megabyte in memory are large enough that one which stays there shows.
 
 use std::fmt::Write as _;
 
@@ -82,6 +82,25 @@ pub fn large_torch(seed: u8) -> Vec<u8> {
 pub fn large_torch_yaml() -> String {
     let spec = |name| format!("[{{ name: {name}, dtype: FP32, shape: [-1, {SIDE}] }}]");
     format!("platform: torchscript\ninputs: {}\noutputs: {}\n", spec("x"), spec("y"))
+}
+
+/// ONNX's ConstantOfShape: as many zeros as the request asks for.
+pub fn greedy() -> Vec<u8> {
+    const FLOAT: u64 = 1;
+    const INT64: u64 = 7;
+    let value_info = |name: &str, kind: u64| {
+        let dim = wire::field(1, &wire::field(2, b"n"));
+        let tensor = [wire::number(1, kind), wire::field(2, &dim)].concat();
+        [wire::field(1, name.as_bytes()), wire::field(2, &wire::field(1, &tensor))].concat()
+    };
+    let node = [wire::field(1, b"shape"), wire::field(2, b"y"), wire::field(4, b"ConstantOfShape")].concat();
+    let graph = [
+        wire::field(1, &node),
+        wire::field(2, b"greedy"),
+        wire::field(11, &value_info("shape", INT64)),
+        wire::field(12, &value_info("y", FLOAT)),
+    ];
+    [wire::number(1, 8), wire::field(7, &graph.concat()), wire::field(8, &wire::number(2, 13))].concat()
 }
 
 fn weights(seed: u8, count: usize) -> Vec<u8> {
