@@ -5,6 +5,7 @@
 
 mod aspire;
 mod black_box;
+mod changes;
 mod check;
 mod job;
 mod ledger;
@@ -39,7 +40,7 @@ use crate::{
     model::ModelYaml,
     runtime::Runtime,
     store::{self, News},
-    telemetry::Metrics,
+    telemetry::{Events, Metrics},
 };
 use loader::Loader;
 use manager::Manager;
@@ -109,6 +110,7 @@ impl Lifecycle {
         publisher: Publisher,
         runtime: Arc<Runtime>,
         metrics: Arc<Metrics>,
+        events: Events,
     ) -> Result<Self> {
         let work = Arc::new(Work::open(&config.work_dir)?);
         let (news_sender, news) = watch::channel(News::default());
@@ -142,6 +144,7 @@ impl Lifecycle {
             publisher,
             bury: Box::new(move |old| runtime.reaper().bury_shared(old)),
             metrics,
+            events,
             shown: manager::Shown::nothing(),
         };
         Ok(Self {
