@@ -14,6 +14,7 @@ mod health_and_http;
 mod joins_only_what_is_safe;
 mod names_who_ran_at_a_crash;
 mod opened_first_in_a_child;
+mod operators;
 mod pasted;
 mod predicts;
 mod starts;
