@@ -161,6 +161,7 @@ mod tests {
             metrics: Default::default(),
             digest: String::new(),
             artifact_bytes: 0,
+            memory_bytes: 0,
             servable: None,
         }
     }
