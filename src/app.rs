@@ -5,7 +5,8 @@
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
-    time::Duration,
+    sync::Arc,
+    time::{Duration, SystemTime},
 };
 
 use anyhow::Context as _;
@@ -14,15 +15,19 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     catalog::{self, Catalog, Snapshot},
-    config::{Config, Listening, Routes},
+    config::{Config, Listening, Routes, Source},
     engine::{Engine, IdKey},
     error::{Code, Error},
     lifecycle::{self, Lifecycle},
     rollout::{self, Operator},
     runtime::{self, Runtime},
-    server::{self, Ports, Running, Server},
+    server::{self, Control, Ports, Replica, Running, Server},
     store::{self, Records},
-    telemetry::Metrics,
+    telemetry::{
+        Events, Metrics,
+        events::{Event, Kind},
+        logs::Level,
+    },
 };
 
 /// Threads of the control plane: one more than the one that waits for signals, so that neither waits for the other.
@@ -32,14 +37,14 @@ const ANNOUNCE_AFTER: Duration = Duration::from_secs(60);
 const ID_KEY_BYTES_MIN: usize = 16;
 
 /// Serves until a signal says stop. `announce` is called once, when the models are ready or finally failed.
-pub fn serve(config: Config, announce: impl FnOnce(&Snapshot, Listening)) -> anyhow::Result<()> {
+pub fn serve(config: Config, level: Level, announce: impl FnOnce(&Snapshot, Listening)) -> anyhow::Result<()> {
     let control = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .thread_name("control")
         .enable_all()
         .build()
         .context("the control plane's runtime could not be made")?;
-    let served = control.block_on(serve_here(config, announce));
+    let served = control.block_on(serve_here(config, level, announce));
     // A load that still runs is a child's or a library's: nobody waits for it any more.
     control.shutdown_background();
     served
@@ -50,7 +55,8 @@ pub fn check(config: &Config) -> crate::error::Result<Vec<lifecycle::Problem>> {
     lifecycle::check(&lifecycle_config(config), &store_config(config))
 }
 
-async fn serve_here(config: Config, announce: impl FnOnce(&Snapshot, Listening)) -> anyhow::Result<()> {
+async fn serve_here(config: Config, level: Level, announce: impl FnOnce(&Snapshot, Listening)) -> anyhow::Result<()> {
+    let started = SystemTime::now();
     let mut stop = Stop::listen()?;
     let metrics = Metrics::new();
     let runtime =
@@ -58,22 +64,39 @@ async fn serve_here(config: Config, announce: impl FnOnce(&Snapshot, Listening))
     let (publisher, catalog) = catalog::new();
     let (refresh, asks) = store::refresh();
     let engine = Engine::new(catalog.clone(), metrics.clone(), id_key(&config)?);
-    let operator = Operator::new(records(&config), catalog.clone(), refresh);
-    let server = Server::bind(edge_config(&config), engine, operator, metrics.clone()).await?;
+    let server = Server::bind(edge_config(&config), engine, metrics.clone()).await?;
     let ports = server.ports();
-    let running = server.serve(runtime.clone())?;
-    let lifecycle =
-        Lifecycle::start(lifecycle_config(&config), store_config(&config), asks, publisher, runtime.clone(), metrics)?;
     let replica = rollout::replica_name(ports.grpc);
+    let events = Events::new(&replica);
+    let control = Control {
+        operator: Operator::new(records(&config), catalog.clone(), refresh),
+        events: events.clone(),
+        level,
+        replica: Arc::new(described(&config, started)),
+    };
+    let running = server.serve(runtime.clone(), control)?;
+    let lifecycle = Lifecycle::start(
+        lifecycle_config(&config),
+        store_config(&config),
+        asks,
+        publisher,
+        runtime.clone(),
+        metrics,
+        events.clone(),
+    )?;
     tokio::spawn(rollout::report(catalog.clone(), records(&config), replica));
     if let Some(file) = &config.listen.ports_file {
         write_ports(file, ports)?;
     }
     tokio::select! {
         () = settled(&catalog) => announce(&catalog.load(), listening(&config, ports)),
-        hurry = stop.first() => return drain(&config, running, lifecycle, &runtime, stop, hurry).await,
+        hurry = stop.first() => {
+            events.tell(Event::new(Kind::Draining));
+            return drain(&config, running, lifecycle, &runtime, stop, hurry).await;
+        }
     }
     let hurry = stop.first().await;
+    events.tell(Event::new(Kind::Draining));
     drain(&config, running, lifecycle, &runtime, stop, hurry).await
 }
 
@@ -119,6 +142,35 @@ async fn settled(catalog: &Catalog) {
     if tokio::time::timeout(ANNOUNCE_AFTER, ready).await.is_err() {
         tracing::warn!("some models are still being loaded; the others serve");
     }
+}
+
+/// This replica, for operators.
+fn described(config: &Config, started: SystemTime) -> Replica {
+    let said = config.settings.iter().filter(|setting| setting.source != Source::Default);
+    let settings = said.map(|setting| {
+        let value = setting.value.as_ref().map(|value| value.to_string_lossy().into_owned());
+        (setting.key.clone(), without_secrets(&value.unwrap_or_default()), setting.source.to_string())
+    });
+    Replica {
+        started,
+        store: config.source().map(|source| without_secrets(&source.to_string_lossy())).unwrap_or_default(),
+        cores: config.machine.cores,
+        memory_bytes: config.machine.memory,
+        settings: settings.collect(),
+    }
+}
+
+/// An address without its user, password and query; other texts are as they are. Options name the files of secrets, never the
+/// secrets themselves.
+fn without_secrets(text: &str) -> String {
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return text.to_owned();
+    };
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (host, path) = rest.split_at(end);
+    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+    let path = path.split(['?', '#']).next().unwrap_or_default();
+    format!("{scheme}://{host}{path}")
 }
 
 fn store_config(config: &Config) -> store::Config {
@@ -172,6 +224,7 @@ fn edge_config(config: &Config) -> server::Config {
         grpc_admin_port: Some(listen.grpc_admin_port),
         http_port: Some(listen.http_port),
         metrics_port: Some(listen.metrics_port),
+        repository_api: listen.repository_api,
         max_message_bytes: edge.max_message_bytes,
         request_memory: config.request_memory(),
         max_concurrent_streams: edge.max_concurrent_streams,
@@ -244,5 +297,17 @@ impl Stop {
             _ = self.terminate.recv() => false,
             _ = self.interrupt.recv() => true,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_shown_without_its_secrets() {
+        assert_eq!(without_secrets("s3://key:secret@bucket/models?token=x"), "s3://bucket/models");
+        assert_eq!(without_secrets("gs://bucket"), "gs://bucket");
+        assert_eq!(without_secrets("/srv/models@2?"), "/srv/models@2?");
     }
 }

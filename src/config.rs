@@ -53,6 +53,9 @@ pub struct Config {
     /// What every model.yaml leaves out: `defaults:` of the file, in the shape of model.yaml.
     #[arg(skip)]
     pub defaults: ModelYaml,
+    /// Each option as it was written, and who said it, for operators; `sconce serve` fills it in.
+    #[arg(skip)]
+    pub settings: Vec<Setting>,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -111,6 +114,10 @@ pub struct ListenConfig {
     /// Where the ports are written as JSON once all are bound
     #[arg(long, value_name = "FILE")]
     pub ports_file: Option<PathBuf>,
+    /// Speak Triton's model repository and statistics extensions on the inference port: whoever may call a model may then load and unload it
+    #[arg(long, value_name = "BOOL", default_value = "false", default_missing_value = "true",
+          num_args = 0..=1, require_equals = true, action = clap::ArgAction::Set)]
+    pub repository_api: bool,
     /// Let inference and admin leave loopback although nothing here authenticates, because something in front of them does
     #[arg(long, value_name = "BOOL", default_value = "false", default_missing_value = "true",
           num_args = 0..=1, require_equals = true, action = clap::ArgAction::Set)]

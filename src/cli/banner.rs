@@ -206,6 +206,7 @@ mod tests {
             pending: None,
             disabled: None,
             message: None,
+            refused: Default::default(),
         };
         Snapshot { models: [(name, Arc::new(entry))].into(), ..Default::default() }
     }

@@ -1,14 +1,16 @@
 //! The commands. Each file is one: its arguments first, then what it does.
 //!
-//! `serve` hands a `Config` to `app`; `predict`, `models` and `describe` are clients like any other and know the server by
-//! its protocol alone; `example` and `check` read the store's folder and need no server.
+//! `serve` hands a `Config` to `app`; `example` and `check` read the store's folder and need no server; all others are clients
+//! like any other and know the server by its protocol alone.
 
 mod banner;
+mod change;
 mod check;
 mod client;
 mod convert;
 mod describe;
 mod example;
+mod info;
 mod json;
 mod models;
 mod paste;
@@ -17,6 +19,7 @@ mod proto;
 pub mod serve;
 mod stored;
 mod table;
+mod watch;
 
 use std::{ffi::OsString, io::Write, process::ExitCode};
 
@@ -40,6 +43,12 @@ enum Command {
     Example(example::ExampleArgs),
     Models(models::ModelsArgs),
     Describe(describe::DescribeArgs),
+    Watch(watch::WatchArgs),
+    #[command(flatten)]
+    Change(change::Verb),
+    Refresh(info::RefreshArgs),
+    LogLevel(info::LogLevelArgs),
+    Info(info::InfoArgs),
     /// Opens versions for a server, one after another; the server starts it
     #[command(hide = true)]
     ProbeChild,
@@ -51,6 +60,9 @@ Examples:
   sconce serve model.onnx                       serve one file
   sconce check model-store                      say what is wrong in it, change nothing
   sconce models                                 what a running server serves
+  sconce promote early-signal 1.1.0             let a version answer, and wait until it does
+  sconce rollback early-signal                  go back to the one before
+  sconce watch                                  what happens, as it happens
   sconce predict early-signal --file rows.csv   score a file
   sconce example early-signal | grpcurl -plaintext -d @ 127.0.0.1:7070 sconce.v1.Inference/Predict
 
@@ -78,6 +90,11 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Example(args) => example::run(&args),
         Command::Models(args) => models::run(&args),
         Command::Describe(args) => describe::run(&args),
+        Command::Watch(args) => watch::run(&args),
+        Command::Change(verb) => change::run(&verb),
+        Command::Refresh(args) => info::refresh(&args),
+        Command::LogLevel(args) => info::log_level(&args),
+        Command::Info(args) => info::run(&args),
         Command::ProbeChild => Ok(crate::lifecycle::run_child()),
     };
     done.unwrap_or_else(|error| {

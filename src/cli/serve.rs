@@ -54,6 +54,7 @@ pub fn run(args: &ServeArgs, flags: &ArgMatches, program: &str) -> anyhow::Resul
         print(&printed(&settings))?;
         return Ok(ExitCode::SUCCESS);
     }
+    config.settings = settings;
     if let Some(model_file) = &args.model_file {
         config.model_file = Some(model_file.clone());
         config.store.model_store = None;
@@ -63,9 +64,9 @@ pub fn run(args: &ServeArgs, flags: &ArgMatches, program: &str) -> anyhow::Resul
     }
     check_source(&config)?;
     config.check_exposure()?;
-    logs::init(config.telemetry.log_format, &config.telemetry.log_level).map_err(anyhow::Error::msg)?;
+    let level = logs::init(config.telemetry.log_format, &config.telemetry.log_level).map_err(anyhow::Error::msg)?;
     let (known, program) = (config.clone(), program.to_owned());
-    app::serve(config, move |snapshot, listening| {
+    app::serve(config, level, move |snapshot, listening| {
         let shown = banner(&Banner {
             snapshot,
             listening,

@@ -5,6 +5,7 @@
 
 mod aspire;
 mod black_box;
+mod changes;
 mod check;
 mod job;
 mod ledger;
@@ -42,7 +43,7 @@ use crate::{
     model::ModelYaml,
     runtime::Runtime,
     store::{self, News},
-    telemetry::Metrics,
+    telemetry::{Events, Metrics},
 };
 use loader::Loader;
 use manager::Manager;
@@ -118,6 +119,7 @@ impl Lifecycle {
         publisher: Publisher,
         runtime: Arc<Runtime>,
         metrics: Arc<Metrics>,
+        events: Events,
     ) -> Result<Self> {
         let work = Arc::new(Work::open(&config.work_dir)?);
         let (news_sender, news) = watch::channel(News::default());
@@ -153,6 +155,7 @@ impl Lifecycle {
             publisher,
             bury: Box::new(move |old| runtime.reaper().bury_shared(old)),
             metrics,
+            events,
             shown: manager::Shown::nothing(),
         };
         Ok(Self {

@@ -16,6 +16,7 @@ mod joins_only_what_is_safe;
 mod memory_comes_back;
 mod names_who_ran_at_a_crash;
 mod opened_first_in_a_child;
+mod operators;
 mod pasted;
 mod predicts;
 mod starts;
