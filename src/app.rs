@@ -19,7 +19,7 @@ use crate::{
     lifecycle::{self, Lifecycle},
     runtime::{self, Runtime},
     server::{self, Ports, Running, Server},
-    store,
+    store::{self, Location},
     telemetry::Metrics,
 };
 
@@ -45,11 +45,12 @@ pub fn serve(config: Config, announce: impl FnOnce(&Snapshot, Listening)) -> any
 
 /// Everything that would keep this store from being served well, for `sconce check`.
 pub fn check(config: &Config) -> crate::error::Result<Vec<lifecycle::Problem>> {
-    lifecycle::check(&lifecycle_config(config), &store_config(config))
+    lifecycle::check(&lifecycle_config(config), &store_config(config)?)
 }
 
 async fn serve_here(config: Config, announce: impl FnOnce(&Snapshot, Listening)) -> anyhow::Result<()> {
     let mut stop = Stop::listen()?;
+    let store = store_config(&config)?;
     let metrics = Metrics::new();
     let runtime =
         Runtime::start(&runtime::Config { cores: config.machine.cores, loop_budget: config.machine.loop_budget })?;
@@ -58,8 +59,7 @@ async fn serve_here(config: Config, announce: impl FnOnce(&Snapshot, Listening))
     let server = Server::bind(edge_config(&config), engine, metrics.clone()).await?;
     let ports = server.ports();
     let running = server.serve(runtime.clone())?;
-    let lifecycle =
-        Lifecycle::start(lifecycle_config(&config), store_config(&config), publisher, runtime.clone(), metrics)?;
+    let lifecycle = Lifecycle::start(lifecycle_config(&config), store, publisher, runtime.clone(), metrics)?;
     if let Some(file) = &config.listen.ports_file {
         write_ports(file, ports)?;
     }
@@ -115,15 +115,17 @@ async fn settled(catalog: &Catalog) {
     }
 }
 
-fn store_config(config: &Config) -> store::Config {
-    let root = config.source().map(Path::to_owned).unwrap_or_default();
-    store::Config {
+fn store_config(config: &Config) -> crate::error::Result<store::Config> {
+    let root = config.source().unwrap_or(Location::Folder(PathBuf::new()));
+    let store = store::Config {
         models: config.store.models.clone().into(),
         poll_interval: config.store.poll_interval,
+        relist_interval: config.store.relist_interval,
         settle: config.store.settle_time,
         completeness: config.store.completeness,
         ..store::Config::new(root)
-    }
+    };
+    store.connect(&lifecycle_config(config).work_dir, config.store.cache_size)
 }
 
 fn lifecycle_config(config: &Config) -> lifecycle::Config {

@@ -4,7 +4,7 @@
 //! the root itself. Names that begin with a dot are never looked at.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::BTreeMap,
     io,
     sync::Arc,
     time::{Instant, SystemTime, UNIX_EPOCH},
@@ -19,6 +19,7 @@ use super::{
     Config,
     files::{has_stamp, read_text, say, stamp_of},
     layout::{FILES_MAX, ModelFolder, Moment, Stamp, StoreFile, StoreListing, TextFile, VersionFolder, Walk},
+    looks::Looks,
     single,
 };
 use crate::model::{ModelName, Version};
@@ -26,9 +27,7 @@ use crate::model::{ModelName, Version};
 /// Looks at a store, and remembers the last look.
 pub struct Scanner {
     config: Config,
-    last: Arc<StoreListing>,
-    /// Models and versions that were gone at the last look, which is not enough to believe it.
-    gone_once: HashSet<(ModelName, Option<Version>)>,
+    looks: Looks,
 }
 
 /// What one look needs everywhere.
@@ -39,72 +38,29 @@ struct Look<'a> {
 }
 
 /// Deep enough for anybody, and an end for links that go round.
-const DEPTH_MAX: usize = 8;
+pub(super) const DEPTH_MAX: usize = 8;
 
 // === impl Scanner ===
 
 impl Scanner {
     pub fn new(config: Config) -> Self {
-        Self { config, last: Arc::default(), gone_once: HashSet::new() }
+        Self { config, looks: Looks::default() }
     }
 
     /// Lists the store. What was there before and is gone now stays in the listing until a second look confirms it; a look
     /// that shows no model at all, where there were some, is an error.
     pub fn scan(&mut self, now: Instant, wall: SystemTime) -> io::Result<Arc<StoreListing>> {
         let moment = Moment { now, wall_ns: nanoseconds(wall) };
-        let seen = if self.config.root.is_file() {
-            single::list(&self.config, &self.last, moment)?
+        let root = self.config.folder();
+        let seen = if root.is_file() {
+            single::list(&self.config, self.looks.last(), moment)?
         } else {
             // Opened anew each time: the store may have been mounted again, or the root be a link that moved.
-            let root = Dir::open_ambient_dir(&self.config.root, ambient_authority())?;
+            let root = Dir::open_ambient_dir(root, ambient_authority())?;
             let look = Look { root: &root, config: &self.config, moment };
-            look.store(&self.last)?
+            look.store(self.looks.last())?
         };
-        if seen.models.is_empty() && !self.last.models.is_empty() {
-            return Err(io::Error::new(
-                io::ErrorKind::NotFound,
-                "the store shows no model at all; what is loaded stays",
-            ));
-        }
-        let listing = Arc::new(self.with_doubtful(seen));
-        if !listing.is_same(&self.last) {
-            self.last = listing;
-        }
-        Ok(self.last.clone())
-    }
-
-    /// Adds what is gone for the first time.
-    fn with_doubtful(&mut self, mut seen: StoreListing) -> StoreListing {
-        let before = std::mem::take(&mut self.gone_once);
-        let mut doubt = |model: &ModelName, version: Option<Version>| {
-            let key = (model.clone(), version);
-            let first = !before.contains(&key);
-            if first {
-                self.gone_once.insert(key);
-            }
-            first
-        };
-        for (name, old) in &self.last.models {
-            let Some(new) = seen.models.get_mut(name) else {
-                if doubt(name, None) {
-                    seen.models.insert(name.clone(), old.clone());
-                }
-                continue;
-            };
-            let gone = old
-                .versions
-                .iter()
-                .filter(|(number, _)| !new.versions.contains_key(number))
-                .filter(|(number, _)| doubt(name, Some(**number)));
-            let gone: Vec<_> = gone.map(|(number, folder)| (*number, folder.clone())).collect();
-            if !gone.is_empty() {
-                Arc::make_mut(new).versions.extend(gone);
-            }
-            if new.is_same(old) {
-                *new = old.clone();
-            }
-        }
-        seen
+        self.looks.take(seen)
     }
 }
 
@@ -130,9 +86,7 @@ impl Look<'_> {
                 }
             }
             let Ok(model) = ModelName::new(&name) else {
-                listing
-                    .problems
-                    .push(format!("folder '{name}' is not a model: a name has 1 to 128 of A-Z a-z 0-9 . _ -"));
+                listing.problems.push(not_a_model(&name));
                 continue;
             };
             let before = last.models.get(&model);
@@ -185,9 +139,7 @@ impl Look<'_> {
                 continue;
             }
             let Ok(number) = name.parse::<Version>() else {
-                folder
-                    .problems
-                    .push(format!("folder '{name}' is not a version: one to four numbers with dots between them"));
+                folder.problems.push(not_a_version(&name));
                 continue;
             };
             let before = last.and_then(|last| last.versions.get(&number));
@@ -201,12 +153,7 @@ impl Look<'_> {
             }
         }
         folder.problems.sort();
-        for (number, version) in &mut folder.versions {
-            match last.and_then(|last| last.versions.get(number)) {
-                Some(before) if before.is_same(version) => *version = before.clone(),
-                _ => {}
-            }
-        }
+        keep_unchanged(&mut folder, last);
         Ok(folder)
     }
 
@@ -322,7 +269,25 @@ pub(super) fn finished(
     Arc::new(version)
 }
 
-fn insert_version(folder: &mut ModelFolder, number: Version, version: Arc<VersionFolder>) {
+/// Versions that are what they were become the same `Arc` again.
+pub(super) fn keep_unchanged(folder: &mut ModelFolder, last: Option<&ModelFolder>) {
+    for (number, version) in &mut folder.versions {
+        match last.and_then(|last| last.versions.get(number)) {
+            Some(before) if before.is_same(version) => *version = before.clone(),
+            _ => {}
+        }
+    }
+}
+
+pub(super) fn not_a_model(folder: &str) -> String {
+    format!("folder '{folder}' is not a model: a name has 1 to 128 of A-Z a-z 0-9 . _ -")
+}
+
+pub(super) fn not_a_version(folder: &str) -> String {
+    format!("folder '{folder}' is not a version: one to four numbers with dots between them")
+}
+
+pub(super) fn insert_version(folder: &mut ModelFolder, number: Version, version: Arc<VersionFolder>) {
     let Some(other) = folder.versions.get_mut(&number) else {
         folder.versions.insert(number, version);
         return;
@@ -347,7 +312,7 @@ fn utf8_name(entry: &DirEntry, problems: &mut Vec<String>) -> Option<String> {
     }
 }
 
-fn nanoseconds(wall: SystemTime) -> i64 {
+pub(super) fn nanoseconds(wall: SystemTime) -> i64 {
     let since = wall.duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }

@@ -26,6 +26,9 @@ pub struct News {
 
 /// Runs until nobody listens any more.
 pub async fn watch(config: Config, news: Sender<News>) {
+    if let Some(remote) = config.remote.clone() {
+        return super::bucket::watch(config, remote, news).await;
+    }
     let mut scanner = Scanner::new(config.clone());
     loop {
         let looked = tokio::task::spawn_blocking(move || {
@@ -59,7 +62,7 @@ async fn until_next_look(config: &Config, settling: bool) {
 }
 
 /// Whether it is news.
-fn take_listing(known: &mut News, listing: &Arc<StoreListing>) -> bool {
+pub(super) fn take_listing(known: &mut News, listing: &Arc<StoreListing>) -> bool {
     let recovered = known.trouble.take().is_some();
     if recovered {
         tracing::info!("the store can be read again");
@@ -69,7 +72,7 @@ fn take_listing(known: &mut News, listing: &Arc<StoreListing>) -> bool {
     recovered || !same
 }
 
-fn take_trouble(known: &mut News, trouble: String) -> bool {
+pub(super) fn take_trouble(known: &mut News, trouble: String) -> bool {
     let same = known.trouble.as_ref() == Some(&trouble);
     if !same {
         tracing::warn!(error = %trouble, "the store cannot be listed; what is loaded serves on");

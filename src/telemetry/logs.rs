@@ -27,7 +27,7 @@ struct EscapingWriter<W>(W);
 
 /// Sends the process's events to stderr. Once a process.
 pub fn init(format: Format, level: &str) -> Result<Level, String> {
-    let filter = EnvFilter::try_new(level).map_err(|error| error.to_string())?;
+    let filter = filter(level).map_err(|error| error.to_string())?;
     let (filter, handle) = reload::Layer::new(filter);
     tracing_subscriber::registry()
         .with(filter)
@@ -39,9 +39,16 @@ pub fn init(format: Format, level: &str) -> Result<Level, String> {
 
 /// What `init` and `Level::set` would say to this filter.
 pub fn check_level(level: &str) -> Result<(), String> {
-    EnvFilter::try_new(level)
-        .map(drop)
-        .map_err(|error| format!("{error}; write e.g. info or info,sconce::lifecycle=debug"))
+    filter(level).map(drop).map_err(|error| format!("{error}; write e.g. info or info,sconce::lifecycle=debug"))
+}
+
+/// The client of buckets tells of each try at `info`; what is worth saying of them, `store` says. Who names it hears it.
+fn filter(level: &str) -> Result<EnvFilter, tracing_subscriber::filter::ParseError> {
+    const NOISY: &str = "object_store";
+    EnvFilter::try_new(match level.contains(NOISY) {
+        true => level.to_owned(),
+        false => format!("{level},{NOISY}=warn"),
+    })
 }
 
 /// The text with its control characters as escapes; those of JSON, so that a JSON line stays one.
@@ -66,7 +73,7 @@ pub fn escape(text: &str) -> String {
 
 impl Level {
     pub fn set(&self, level: &str) -> Result<(), String> {
-        let filter = EnvFilter::try_new(level).map_err(|error| error.to_string())?;
+        let filter = filter(level).map_err(|error| error.to_string())?;
         self.0.reload(filter).map_err(|error| error.to_string())
     }
 }

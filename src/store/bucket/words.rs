@@ -9,6 +9,8 @@ use object_store::{
 
 use crate::error::{Code, Error};
 
+/// The reason of whatever passes when the bucket answers again.
+pub const STORE_UNAVAILABLE: &str = "STORE_UNAVAILABLE";
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 pub(super) fn trouble(error: &StoreError) -> Error {
@@ -33,7 +35,7 @@ pub(super) fn trouble(error: &StoreError) -> Error {
 }
 
 pub(super) fn unavailable(why: &str) -> Error {
-    Error::unavailable("STORE_UNAVAILABLE", format!("the bucket does not answer as it should: {why}"), RETRY_AFTER)
+    Error::unavailable(STORE_UNAVAILABLE, format!("the bucket does not answer as it should: {why}"), RETRY_AFTER)
 }
 
 /// From the kind of the transport's error, or the number of the answer; nothing else of their texts is taken.
