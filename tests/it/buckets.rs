@@ -1,6 +1,6 @@
 //! The store is in a bucket, on a real S3 server; with it away, with it cutting connections, with it lying.
 
-use std::time::Instant;
+use std::{os::unix::fs::PermissionsExt, path::PathBuf, process::Command, time::Instant};
 
 use sconce::store::{PutOutcome, bucket::MARKER};
 
@@ -51,6 +51,30 @@ async fn bucket_with_tiny() -> Option<S3> {
     let s3 = S3::start().await?;
     s3.publish("tiny/1.0.0", &[("model.onnx", tiny())], false).await;
     Some(s3)
+}
+
+/// A file system of 3 MiB, while this lives.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// Only who may mount has one.
+    fn mount(place: PathBuf) -> Option<Self> {
+        std::fs::set_permissions(&place, PermissionsExt::from_mode(0o700)).expect("our folder");
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", "size=3m,mode=700", "tmpfs"]).arg(&place).output();
+        if mounted.is_ok_and(|output| output.status.success()) {
+            return Some(Self(place));
+        }
+        eprintln!("skipped: no file system can be mounted here");
+        None
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // At once, whoever still has it open.
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
 }
 
 fn take_store(mut server: Server) -> Store {
@@ -162,6 +186,9 @@ async fn what_is_not_what_version_yaml_says_never_serves() {
     s3.publish("tiny/1.0.1", &[("model.onnx", tiny())], true).await;
     assert_eq!(server.failed("tiny", "1.0.1").await.reason, "DIGEST_MISMATCH");
     assert_eq!(stable(&server).await, "1.0.0");
+    let checked = s3.command(s3.port(), &["check", &s3.url()]).output().expect("it runs");
+    let said = String::from_utf8_lossy(&checked.stdout).into_owned();
+    assert!(said.contains("tiny 1.0.1: the sha256 of 'model.onnx'") && said.ends_with("1 problem\n"), "{said}");
     // And what was damaged in the cache is fetched again.
     let store = take_store(server);
     for file in std::fs::read_dir(store.beside("work/cache/objects")).expect("a folder").flatten() {
@@ -188,6 +215,41 @@ async fn the_cache_keeps_its_bound_and_says_when_it_is_too_small() {
     assert_eq!(failed.reason, "NO_SPACE");
     assert!(failed.message.contains("cache"), "{}", failed.message);
     assert_eq!(stable(&server).await, "1.0.4");
+}
+
+#[tokio::test]
+async fn two_servers_share_a_cache() {
+    let Some(s3) = S3::start().await else { return };
+    let files = [("model.onnx", tiny()), ("weights.bin", filler(8 * MIB, 1)), ("more.bin", filler(8 * MIB, 2))];
+    s3.publish("tiny/1.0.0", &files, false).await;
+    let (one, two) = (Store::new(), Store::new());
+    one.beside_folder("work/cache");
+    two.beside_folder("work");
+    std::os::unix::fs::symlink(one.beside("work/cache"), two.beside("work/cache")).expect("a link");
+    let (one, two) = tokio::join!(s3.serve(one, s3.port(), &[]), s3.serve(two, s3.port(), &[]));
+    for server in [&one, &two] {
+        serves(server, "1.0.0").await;
+    }
+    let whole: usize = files.iter().map(|(_, bytes)| bytes.len()).sum();
+    let kept = cache_bytes(&one.store);
+    assert!((whole as u64..whole as u64 + MIB as u64).contains(&kept), "{kept} bytes for {whole}: one copy, no parts");
+}
+
+#[tokio::test]
+async fn a_full_disk_names_the_cache_and_the_old_version_serves() {
+    let Some(s3) = bucket_with_tiny().await else { return };
+    let store = Store::new();
+    let Some(disk) = SmallDisk::mount(store.beside_folder("work/cache")) else { return };
+    let server = s3.serve(store, s3.port(), &[]).await;
+    s3.publish("tiny/1.0.1", &[("model.onnx", tiny()), ("weights.bin", filler(4 * MIB, 1))], false).await;
+    let failed = server.failed("tiny", "1.0.1").await;
+    assert_eq!(failed.reason, "NO_SPACE");
+    assert!(failed.message.contains("disk of the cache"), "{}", failed.message);
+    assert_eq!(stable(&server).await, "1.0.0");
+    // The folder below can only go once nothing is mounted there.
+    let store = take_store(server);
+    drop(disk);
+    drop(store);
 }
 
 #[tokio::test]

@@ -47,7 +47,11 @@ fn generic(error: &StoreError) -> String {
         }
         source = inner.source();
     }
-    match status_in(&error.to_string()) {
+    let text = error.to_string();
+    if text.contains("incorrectly configured region") {
+        return "it is in another region: set AWS_REGION".into();
+    }
+    match status_in(&text) {
         Some(status) => format!("it answered with status {status}"),
         None => "its answer, or the credentials it needs, could not be got".into(),
     }

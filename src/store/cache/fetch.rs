@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{self, Read, Seek, SeekFrom, Write},
+    os::unix::fs::MetadataExt,
     path::PathBuf,
     time::Duration,
 };
@@ -77,11 +78,18 @@ fn key(bucket: &Bucket, file: &StoreFile) -> String {
 impl Partial {
     /// Goes on with what is there. Where another load is at it, this one begins its own.
     fn open(path: PathBuf, size: u64) -> io::Result<Self> {
-        let file = open_private(&path)?;
-        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-            let own = path.with_extension(format!("{:x}", fastrand::u64(..)));
-            return Ok(Self { file: open_private(&own)?, path: own, hasher: Sha256::new(), bytes: 0 });
-        }
+        let file = loop {
+            let file = open_private(&path)?;
+            if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+                let own = path.with_extension(format!("{:x}", fastrand::u64(..)));
+                return Ok(Self { file: open_private(&own)?, path: own, hasher: Sha256::new(), bytes: 0 });
+            }
+            // Between the two calls another load may have finished it and renamed it into place.
+            let opened = file.metadata()?.ino();
+            if fs::metadata(&path).is_ok_and(|there| there.ino() == opened) {
+                break file;
+            }
+        };
         let mut partial = Self { path, file, hasher: Sha256::new(), bytes: 0 };
         let mut buffer = vec![0; BUFFER_BYTES];
         loop {

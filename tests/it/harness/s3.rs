@@ -151,10 +151,16 @@ impl S3 {
         bucket.touch_marker().await.expect("written");
     }
 
+    /// The program with the bucket's keys in its environment, and with no others.
+    pub fn command(&self, port: u16, arguments: &[&str]) -> Command {
+        let mut command = sconce();
+        command.env("HOME", self.dir.path()).envs(environment(port)).args(arguments);
+        command
+    }
+
     /// Serves the bucket through `port`, and waits until the ports are bound.
     pub async fn begin(&self, store: Store, port: u16, options: &[&str]) -> Server {
-        let mut command = sconce();
-        command.env_remove("HOME").envs(environment(port)).args(["serve", "--model-store", &self.url()]);
+        let command = self.command(port, &["serve", "--model-store", &self.url()]);
         let _ = std::fs::remove_file(store.beside("ports.json"));
         Server::launch(store, command, options).await
     }
