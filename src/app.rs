@@ -22,7 +22,7 @@ use crate::{
     rollout::{self, Operator},
     runtime::{self, Runtime},
     server::{self, Control, Ports, Replica, Running, Server},
-    store::{self, Records},
+    store::{self, Location, Records},
     telemetry::{
         Events, Metrics,
         events::{Event, Kind},
@@ -52,12 +52,13 @@ pub fn serve(config: Config, level: Level, announce: impl FnOnce(&Snapshot, List
 
 /// Everything that would keep this store from being served well, for `sconce check`.
 pub fn check(config: &Config) -> crate::error::Result<Vec<lifecycle::Problem>> {
-    lifecycle::check(&lifecycle_config(config), &store_config(config))
+    lifecycle::check(&lifecycle_config(config), &store_config(config)?)
 }
 
 async fn serve_here(config: Config, level: Level, announce: impl FnOnce(&Snapshot, Listening)) -> anyhow::Result<()> {
     let started = SystemTime::now();
     let mut stop = Stop::listen()?;
+    let store = store_config(&config)?;
     let metrics = Metrics::new();
     let runtime =
         Runtime::start(&runtime::Config { cores: config.machine.cores, loop_budget: config.machine.loop_budget })?;
@@ -66,10 +67,11 @@ async fn serve_here(config: Config, level: Level, announce: impl FnOnce(&Snapsho
     let engine = Engine::new(catalog.clone(), metrics.clone(), id_key(&config)?);
     let server = Server::bind(edge_config(&config), engine, metrics.clone()).await?;
     let ports = server.ports();
+    let records = records(&config, &store);
     let replica = rollout::replica_name(ports.grpc);
     let events = Events::new(&replica);
     let control = Control {
-        operator: Operator::new(records(&config), catalog.clone(), refresh),
+        operator: Operator::new(records.clone(), catalog.clone(), refresh),
         events: events.clone(),
         level,
         replica: Arc::new(described(&config, started)),
@@ -77,14 +79,14 @@ async fn serve_here(config: Config, level: Level, announce: impl FnOnce(&Snapsho
     let running = server.serve(runtime.clone(), control)?;
     let lifecycle = Lifecycle::start(
         lifecycle_config(&config),
-        store_config(&config),
+        store.clone(),
         asks,
         publisher,
         runtime.clone(),
         metrics,
         events.clone(),
     )?;
-    tokio::spawn(rollout::report(catalog.clone(), records(&config), replica));
+    tokio::spawn(rollout::report(catalog.clone(), records, replica));
     if let Some(file) = &config.listen.ports_file {
         write_ports(file, ports)?;
     }
@@ -153,7 +155,7 @@ fn described(config: &Config, started: SystemTime) -> Replica {
     });
     Replica {
         started,
-        store: config.source().map(|source| without_secrets(&source.to_string_lossy())).unwrap_or_default(),
+        store: config.source().map(|source| without_secrets(&source.to_string())).unwrap_or_default(),
         cores: config.machine.cores,
         memory_bytes: config.machine.memory,
         settings: settings.collect(),
@@ -173,21 +175,23 @@ fn without_secrets(text: &str) -> String {
     format!("{scheme}://{host}{path}")
 }
 
-fn store_config(config: &Config) -> store::Config {
-    let root = config.source().map(Path::to_owned).unwrap_or_default();
-    store::Config {
+fn store_config(config: &Config) -> crate::error::Result<store::Config> {
+    let root = config.source().unwrap_or(Location::Folder(PathBuf::new()));
+    let store = store::Config {
         models: config.store.models.clone().into(),
         poll_interval: config.store.poll_interval,
+        relist_interval: config.store.relist_interval,
         settle: config.store.settle_time,
         completeness: config.store.completeness,
         ..store::Config::new(root)
-    }
+    };
+    store.connect(&lifecycle_config(config).work_dir, config.store.cache_size)
 }
 
 /// Where operators' changes go.
-fn records(config: &Config) -> Records {
+fn records(config: &Config, store: &store::Config) -> Records {
     let closed = |reason, message: &str| Records::closed(Error::new(Code::FailedPrecondition, reason, message));
-    match (config.store.routes, &config.store.model_store) {
+    match (config.store.routes, &store.root) {
         (Routes::External, _) => closed(
             "ROUTES_EXTERNAL",
             "this server's routes are written elsewhere (routes: external): change route.yaml at its source",
@@ -195,8 +199,11 @@ fn records(config: &Config) -> Records {
         _ if config.model_file.is_some() => {
             closed("NO_STORE", "one file is served and no store: there is nothing to change; serve a folder of models")
         }
-        (_, Some(root)) => Records::in_folder(root),
-        (_, None) => closed("NO_STORE", "no store is served: there is nothing to change"),
+        (_, Location::Folder(root)) => Records::in_folder(root),
+        (_, Location::Bucket(_)) => match &store.remote {
+            Some(remote) => Records::in_bucket(remote.bucket().clone()),
+            None => closed("NO_STORE", "no bucket is served: there is nothing to change"),
+        },
     }
 }
 

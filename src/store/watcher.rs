@@ -64,6 +64,9 @@ const REST: u32 = 9;
 
 /// Runs until nobody listens any more.
 pub async fn watch(config: Config, news: Sender<News>, mut asks: Asks) {
+    if let Some(remote) = config.remote.clone() {
+        return super::bucket::watch(config, remote, news, asks).await;
+    }
     let mut looker = Looker::new(config);
     loop {
         let asked = asks.taken();
@@ -118,7 +121,7 @@ async fn until_next_look(events: &Events, pace: Pace) {
 
 impl Looker {
     fn new(config: Config) -> Self {
-        Self { scanner: Scanner::new(config.clone()), events: Events::new(&config.root), config }
+        Self { scanner: Scanner::new(config.clone()), events: Events::new(config.folder()), config }
     }
 
     /// The watch is armed before the look: what changes meanwhile is found by the one or by the other.
@@ -175,7 +178,7 @@ impl Pace {
 }
 
 /// Whether it is news.
-fn take_listing(known: &mut News, listing: &Arc<StoreListing>) -> bool {
+pub(super) fn take_listing(known: &mut News, listing: &Arc<StoreListing>) -> bool {
     let recovered = known.trouble.take().is_some();
     if recovered {
         tracing::info!("the store can be read again");
@@ -185,7 +188,7 @@ fn take_listing(known: &mut News, listing: &Arc<StoreListing>) -> bool {
     recovered || !same
 }
 
-fn take_trouble(known: &mut News, trouble: String) -> bool {
+pub(super) fn take_trouble(known: &mut News, trouble: String) -> bool {
     let same = known.trouble.as_ref() == Some(&trouble);
     if !same {
         tracing::warn!(error = %trouble, "the store cannot be listed; what is loaded serves on");

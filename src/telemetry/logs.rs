@@ -35,7 +35,7 @@ struct EscapingWriter<W>(W);
 
 /// Sends the process's events to stderr. Once a process.
 pub fn init(format: Format, level: &str) -> Result<Level, String> {
-    let filter = EnvFilter::try_new(level).map_err(|error| error.to_string())?;
+    let filter = filter(level).map_err(|error| error.to_string())?;
     let (filter, handle) = reload::Layer::new(filter);
     tracing_subscriber::registry()
         .with(filter)
@@ -47,9 +47,16 @@ pub fn init(format: Format, level: &str) -> Result<Level, String> {
 
 /// What `init` and `Level::set` would say to this filter.
 pub fn check_level(level: &str) -> Result<(), String> {
-    EnvFilter::try_new(level)
-        .map(drop)
-        .map_err(|error| format!("{error}; write e.g. info or info,sconce::lifecycle=debug"))
+    filter(level).map(drop).map_err(|error| format!("{error}; write e.g. info or info,sconce::lifecycle=debug"))
+}
+
+/// The client of buckets tells of each try at `info`; what is worth saying of them, `store` says. Who names it hears it.
+fn filter(level: &str) -> Result<EnvFilter, tracing_subscriber::filter::ParseError> {
+    const NOISY: &str = "object_store";
+    EnvFilter::try_new(match level.contains(NOISY) {
+        true => level.to_owned(),
+        false => format!("{level},{NOISY}=warn"),
+    })
 }
 
 /// The text with its control characters as escapes; those of JSON, so that a JSON line stays one.
@@ -85,7 +92,7 @@ impl Level {
     /// Returns what was logged until now.
     pub fn set(&self, level: &str) -> Result<String, String> {
         check_level(level)?;
-        let filter = EnvFilter::try_new(level).map_err(|error| error.to_string())?;
+        let filter = filter(level).map_err(|error| error.to_string())?;
         let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
         self.handle.reload(filter).map_err(|error| error.to_string())?;
         Ok(std::mem::replace(&mut now, level.to_owned()))

@@ -5,6 +5,7 @@ mod proto;
 mod shell;
 
 mod bad_input;
+mod buckets;
 mod clients;
 mod commands;
 mod damaged_artifacts;

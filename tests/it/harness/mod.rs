@@ -8,6 +8,7 @@ pub mod calls;
 pub mod http;
 pub mod process;
 pub mod raw;
+pub mod s3;
 pub mod store;
 pub mod tensors;
 pub mod wire;
