@@ -7,6 +7,7 @@
 pub mod bucket;
 mod files;
 mod layout;
+pub mod publish;
 mod record;
 mod scanner;
 mod single;
