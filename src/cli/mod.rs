@@ -1,7 +1,7 @@
 //! The commands. Each file is one: its arguments first, then what it does.
 //!
 //! `serve` hands a `Config` to `app`; `predict`, `models` and `describe` are clients like any other and know the server by
-//! its protocol alone; `example` and `check` read the store's folder and need no server.
+//! its protocol alone; `example` and `check` read the store's folder and need no server, and `publish` writes to a store.
 
 mod banner;
 mod check;
@@ -14,6 +14,7 @@ mod models;
 mod paste;
 mod predict;
 mod proto;
+mod publish;
 pub mod serve;
 mod stored;
 mod table;
@@ -36,6 +37,7 @@ struct Cli {
 enum Command {
     Serve(Box<serve::ServeArgs>),
     Check(check::CheckArgs),
+    Publish(publish::PublishArgs),
     Predict(predict::PredictArgs),
     Example(example::ExampleArgs),
     Models(models::ModelsArgs),
@@ -50,6 +52,7 @@ Examples:
   sconce serve --model-store model-store        serve a folder of models
   sconce serve model.onnx                       serve one file
   sconce check model-store                      say what is wrong in it, change nothing
+  sconce publish out/m/1.2.0 --to model-store   check a version and put it there, whole or not at all
   sconce models                                 what a running server serves
   sconce predict early-signal --file rows.csv   score a file
   sconce example early-signal | grpcurl -plaintext -d @ 127.0.0.1:7070 sconce.v1.Inference/Predict
@@ -74,6 +77,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             None => Ok(ExitCode::SUCCESS),
         },
         Command::Check(args) => check::run(&args),
+        Command::Publish(args) => publish::run(&args),
         Command::Predict(args) => predict::run(&args),
         Command::Example(args) => example::run(&args),
         Command::Models(args) => models::run(&args),
