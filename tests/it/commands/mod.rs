@@ -2,6 +2,7 @@
 
 mod check;
 mod predict;
+mod publish;
 
 use std::{
     fs,
