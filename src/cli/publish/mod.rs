@@ -5,6 +5,7 @@ mod show;
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
+    time::Duration,
 };
 
 use anyhow::{Context, anyhow, bail, ensure};
@@ -57,18 +58,20 @@ pub struct PublishArgs {
 }
 
 const AFTER_HELP: &str = "\
-A server sees the version when all of it is there, and nothing of one that was interrupted. Publishing again is harmless: the same
-version with the same bytes is \"already there\", with other bytes it is an error. DIR is not changed: version.yaml, with the
-sha256 of every file, is completed on the way. Credentials of a bucket come from the usual environment (AWS_*, GOOGLE_*,
-AZURE_*).
+A server sees the version when all of it is there, and nothing of one that was interrupted.
+Publishing again is harmless: the same version with the same bytes is \"already there\", with
+other bytes it is an error. DIR is not changed: version.yaml, with the sha256 of every file,
+is completed on the way. Credentials of a bucket come from AWS_*, GOOGLE_* or AZURE_*.
 
 Examples:
   sconce publish out/early-signal/1.2.0 --to model-store
   sconce publish out --model early-signal --version 1.2.0 --to s3://models/live
   sconce publish model-store/early-signal --to s3://models/live --json
-  sconce publish --from s3://models/staging --model early-signal --version 1.2.0 --to s3://models/live
+  sconce publish --from s3://models/test --model churn --version 1.2.0 --to s3://models/live
 
 Exit status: 0 it is there, 1 it failed and stderr says what to do, 2 it was called wrongly.";
+
+const CLEANING_TIME: Duration = Duration::from_secs(2);
 
 /// One version to be published.
 #[derive(Clone, Debug)]
@@ -116,8 +119,9 @@ pub fn run(args: &PublishArgs) -> anyhow::Result<ExitCode> {
         job.show.finish();
         done
     });
-    // A child that still tries a version ends with this process.
-    runtime.shutdown_background();
+    // An interrupted check may still hold a copy: it gets a moment to remove it, else the next command here does. A child that
+    // still tries a version ends with this process.
+    runtime.shutdown_timeout(CLEANING_TIME);
     let text = match args.json {
         true => serde_json::to_string_pretty(&published.iter().map(to_json).collect::<Vec<_>>())? + "\n",
         false => published.iter().map(|one| sentence(one, &args.to) + "\n").collect(),

@@ -3,6 +3,7 @@
 mod check;
 mod predict;
 mod publish;
+mod publish_s3;
 
 use std::{
     fs,
