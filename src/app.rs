@@ -19,6 +19,7 @@ use crate::{
     engine::{Engine, IdKey},
     error::{Code, Error},
     lifecycle::{self, Lifecycle},
+    model::{ModelName, Version},
     rollout::{self, Operator},
     runtime::{self, Runtime},
     server::{self, Control, Ports, Replica, Running, Server},
@@ -53,6 +54,21 @@ pub fn serve(config: Config, level: Level, announce: impl FnOnce(&Snapshot, List
 /// Everything that would keep this store from being served well, for `sconce check`.
 pub fn check(config: &Config) -> crate::error::Result<Vec<lifecycle::Problem>> {
     lifecycle::check(&lifecycle_config(config), &store_config(config)?)
+}
+
+/// What a server with this configuration would find wrong with one version of a store, for `sconce publish`.
+pub fn check_version(
+    config: &Config,
+    store: &Path,
+    version: (&ModelName, Version),
+    is_run: bool,
+) -> crate::error::Result<()> {
+    lifecycle::check_version(&lifecycle_config(config), &store::Config::new(store), version, is_run)
+}
+
+/// Where a server with this configuration keeps its own copies.
+pub fn work_dir(config: &Config) -> PathBuf {
+    lifecycle_config(config).work_dir
 }
 
 async fn serve_here(config: Config, level: Level, announce: impl FnOnce(&Snapshot, Listening)) -> anyhow::Result<()> {

@@ -1,7 +1,7 @@
 //! The commands. Each file is one: its arguments first, then what it does.
 //!
-//! `serve` hands a `Config` to `app`; `example` and `check` read the store's folder and need no server; all others are clients
-//! like any other and know the server by its protocol alone.
+//! `serve` hands a `Config` to `app`; `example` and `check` read the store's folder and `publish` writes to a store, without a
+//! server; all others are clients like any other and know the server by its protocol alone.
 
 mod banner;
 mod change;
@@ -16,6 +16,7 @@ mod models;
 mod paste;
 mod predict;
 mod proto;
+mod publish;
 pub mod serve;
 mod stored;
 mod table;
@@ -39,6 +40,7 @@ struct Cli {
 enum Command {
     Serve(Box<serve::ServeArgs>),
     Check(check::CheckArgs),
+    Publish(publish::PublishArgs),
     Predict(predict::PredictArgs),
     Example(example::ExampleArgs),
     Models(models::ModelsArgs),
@@ -59,6 +61,7 @@ Examples:
   sconce serve --model-store model-store        serve a folder of models
   sconce serve model.onnx                       serve one file
   sconce check model-store                      say what is wrong in it, change nothing
+  sconce publish out/m/1.2.0 --to model-store   check a version and put it there, whole or not at all
   sconce models                                 what a running server serves
   sconce promote early-signal 1.1.0             let a version answer, and wait until it does
   sconce rollback early-signal                  go back to the one before
@@ -86,6 +89,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             None => Ok(ExitCode::SUCCESS),
         },
         Command::Check(args) => check::run(&args),
+        Command::Publish(args) => publish::run(&args),
         Command::Predict(args) => predict::run(&args),
         Command::Example(args) => example::run(&args),
         Command::Models(args) => models::run(&args),

@@ -7,6 +7,7 @@ mod aspire;
 mod black_box;
 mod changes;
 mod check;
+mod check_one;
 mod job;
 mod ledger;
 mod loader;
@@ -33,6 +34,7 @@ use tokio::{
 };
 
 pub use check::{Problem, check};
+pub use check_one::check_version;
 pub use probe::SUBCOMMAND as CHILD_SUBCOMMAND;
 pub use probe_child::run_child;
 pub use work::default_dir as default_work_dir;

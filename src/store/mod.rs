@@ -12,6 +12,7 @@ mod files;
 mod layout;
 mod location;
 mod looks;
+pub mod publish;
 mod record;
 mod refresh;
 mod remote;

@@ -2,6 +2,8 @@
 
 mod check;
 mod predict;
+mod publish;
+mod publish_s3;
 
 use std::{
     fs,
