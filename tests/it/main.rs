@@ -11,6 +11,7 @@ mod damaged_artifacts;
 mod edge_limits;
 mod external_data;
 mod health_and_http;
+mod hot_swap;
 mod joins_only_what_is_safe;
 mod names_who_ran_at_a_crash;
 mod opened_first_in_a_child;

@@ -5,10 +5,12 @@
 
 pub mod calls;
 pub mod http;
+pub mod open_loop;
 pub mod process;
 pub mod raw;
 pub mod store;
 pub mod tensors;
+pub mod versions;
 pub mod wire;
 
 use std::{
