@@ -155,6 +155,7 @@ fn lifecycle_config(config: &Config) -> lifecycle::Config {
         child_memory: config.loading.child_memory,
         child_time: config.loading.child_time,
         loads_at_once: config.loading.loads_at_once,
+        memory: config.machine.memory,
         defaults: config.defaults.clone(),
         native_dir: usual.native_dir,
     }

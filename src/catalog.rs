@@ -74,6 +74,8 @@ pub struct VersionEntry {
     /// sha256 over the names and digests of the version's files, in hexadecimal; empty until they were read.
     pub digest: String,
     pub artifact_bytes: u64,
+    /// What it takes while it serves, as measured in the child, its files included; 0 where it does not serve.
+    pub memory_bytes: u64,
     pub servable: Option<Arc<Servable>>,
 }
 

@@ -123,7 +123,7 @@ pub struct MachineConfig {
     #[arg(long, value_name = "N", default_value_t = machine::cores(), hide_default_value = true,
           value_parser = parse_cores)]
     pub cores: usize,
-    /// Memory to plan with (default: the cgroup's limit, or else the machine's memory)
+    /// Memory to plan with: a version that would take the server past it is not loaded, and an eighth stays free for requests (default: the cgroup's limit, or else the machine's memory)
     #[arg(long, value_name = "SIZE", default_value_t = machine::memory_bytes(), hide_default_value = true,
           value_parser = parse_size)]
     pub memory: u64,

@@ -183,6 +183,7 @@ mod tests {
             metrics: BTreeMap::new(),
             digest: String::new(),
             artifact_bytes: 0,
+            memory_bytes: 0,
             servable: None,
         }
     }

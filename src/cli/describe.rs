@@ -107,7 +107,7 @@ fn version_for_people(version: &VersionStatus) -> String {
     text
 }
 
-fn execution_for_people(execution: &Execution) -> [String; 3] {
+fn execution_for_people(execution: &Execution) -> [String; 4] {
     let place = match execution.placement.as_str() {
         "loop" => "in the event loop",
         "threads" => "on threads of its own",
@@ -125,6 +125,7 @@ fn execution_for_people(execution: &Execution) -> [String; 3] {
             execution.queue_rows,
             execution.max_queue_rows
         ),
+        format!("{} in memory", bytesize::ByteSize(execution.memory_bytes).display()),
     ]
 }
 
@@ -199,6 +200,7 @@ fn execution_json(execution: &Execution) -> Value {
         "queue_rows": execution.queue_rows,
         "max_queue_rows": execution.max_queue_rows,
         "artifact_bytes": execution.artifact_bytes,
+        "memory_bytes": execution.memory_bytes,
     })
 }
 

@@ -42,8 +42,12 @@ pub fn pick(snapshot: &Snapshot, model: &str, select: &Select) -> Result<(Served
 
 fn stable(entry: &ModelEntry) -> Result<Version> {
     let wanted = entry.pending.as_ref().map(|pending| pending.version);
-    entry.stable.ok_or_else(|| match wanted.or(entry.versions.keys().next_back().copied()) {
-        Some(wanted) => not_serving(entry, wanted),
+    // A version on its way says more than one that failed: a moment later it may answer.
+    let coming =
+        || entry.versions.iter().rev().find(|(_, known)| known.state == State::Loading).map(|(version, _)| *version);
+    let highest = || entry.versions.keys().next_back().copied();
+    entry.stable.ok_or_else(|| match wanted.or_else(coming).or_else(highest) {
+        Some(version) => not_serving(entry, version),
         None => {
             let why = entry.message.as_deref().unwrap_or("its folder holds no version");
             Error::new(Code::FailedPrecondition, "NO_VERSION", format!("model '{}': {why}", entry.name))

@@ -49,6 +49,8 @@ pub struct Report {
     /// The most memory the child ever held, and what it holds now; other versions' included.
     pub peak_bytes: u64,
     pub resident_bytes: u64,
+    /// What the child grew by when it opened and tried this version.
+    pub memory_bytes: u64,
 }
 
 /// An `Error` on its way between processes.

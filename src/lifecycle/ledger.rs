@@ -122,14 +122,33 @@ impl<T> Ledger<T> {
                     served.source = done.source;
                 }
             }
-            Outcome::Failed { error, missing_library } => version.fail(Failure {
-                error,
-                source: done.source,
-                options: done.options,
-                attempts: 0,
-                retry_at: now,
-                missing_library,
-            }),
+            Outcome::Failed { error, missing_library, short_bytes } => {
+                version.fail(Failure {
+                    error,
+                    source: done.source,
+                    options: done.options,
+                    attempts: 0,
+                    retry_at: now,
+                    missing_library,
+                });
+                self.release_kept(short_bytes);
+            }
+        }
+    }
+
+    /// Lets versions go that are only kept for a rollback, the longest kept first, until that much comes back or none is left.
+    fn release_kept(&mut self, short_bytes: u64) {
+        let models = self.models.iter_mut();
+        let mut kept: Vec<_> = models.flat_map(|(name, model)| model.kept().map(move |kept| (kept, name))).collect();
+        kept.sort_by_key(|((since, _), _)| *since);
+        let mut back = 0;
+        for ((_, version), name) in kept {
+            if back >= short_bytes {
+                break;
+            }
+            back += version.serving.as_ref().map_or(0, |served| served.loaded.memory_bytes);
+            version.retention.release();
+            self.dirty.insert(name.clone());
         }
     }
 
@@ -154,12 +173,13 @@ impl<T> Ledger<T> {
         };
         model.settle_route();
         model.aspire();
-        let keep_last = model.folder.is_some();
+        model.note_superseded(now);
+        let (rules, keep) = (model.rules(), model.keep_previous());
         let options = model.options.clone();
         loop {
             let versions = model.versions.iter();
-            let views: Vec<_> = versions.map(|(number, version)| version.view(*number, &options, now)).collect();
-            let Some(action) = policy::next_action(&views, keep_last) else {
+            let views: Vec<_> = versions.map(|(number, version)| version.view(*number, &options, keep, now)).collect();
+            let Some(action) = policy::next_action(&views, rules) else {
                 break;
             };
             act(name, model, action, &mut self.queue);

@@ -17,13 +17,15 @@ use tokio::sync::mpsc;
 
 use super::{
     job::{Job, Report},
+    memory::{Memory, Short},
+    opening::{Opener, Opening},
     probe::{CHILD_UNAVAILABLE, ProbeConfig, Prober},
     remembered::{self, LibraryStamp, Remembered},
     suspects::{self, Suspects},
     trial,
 };
 use crate::{
-    backend::{self, Executable, LIBRARY_MISSING, OpenSpec, Session},
+    backend::{self, Executable, LIBRARY_MISSING, Session},
     error::{Code, Error, Result},
     model::{Manifest, ModelName, ModelYaml, Parameters, Platform, Signature, Version, VersionYaml},
     runtime::{Marker, Runtime, Servable, ServableConfig},
@@ -70,6 +72,8 @@ pub enum Outcome<T = Servable> {
         error: Error,
         /// Of the library, where it is what is missing.
         missing_library: Option<LibraryStamp>,
+        /// How much memory would have to come back for it to be loaded; 0 where that is not what it failed by.
+        short_bytes: u64,
     },
 }
 
@@ -79,6 +83,8 @@ pub struct Loaded<T = Servable> {
     pub platform: Platform,
     pub digest: String,
     pub bytes: u64,
+    /// What it takes here, as measured in the child, and its files.
+    pub memory_bytes: u64,
     pub notes: Vec<String>,
     pub metrics: std::collections::BTreeMap<String, f64>,
 }
@@ -87,6 +93,8 @@ pub struct Loaded<T = Servable> {
 pub struct Loader {
     pub store: store::Config,
     pub probe: ProbeConfig,
+    pub opener: Opener,
+    pub memory: Memory,
     pub child_time: Duration,
     pub native_dir: PathBuf,
     pub copies: PathBuf,
@@ -100,12 +108,17 @@ pub struct Loader {
 /// An executable and the private copy of its files: libraries may have mapped them.
 struct Kept {
     executable: Arc<dyn Executable>,
-    _dir: PrivateDir,
+    _dir: Arc<PrivateDir>,
 }
 
-/// Deeper than the child's, so that what passes there has room here.
-const STACK_BYTES: usize = 4 << 20;
-const WARMUP_BUDGET: Duration = Duration::from_millis(200);
+/// Why a version is not loaded.
+enum Obstacle {
+    Fault(Error),
+    Short(Short),
+}
+
+/// While the child has it, its bytes may lie here twice: as a file that was just copied, and read. Only the child knows more.
+const UNTRIED_FACTOR: u64 = 2;
 
 /// Starts `count` threads. They end when the sender is dropped.
 pub fn start(loader: Loader, count: usize, done: mpsc::Sender<LoadDone>) -> Result<SyncSender<LoadJob>> {
@@ -116,7 +129,6 @@ pub fn start(loader: Loader, count: usize, done: mpsc::Sender<LoadDone>) -> Resu
         let (loader, taken, done) = (loader.clone(), taken.clone(), done.clone());
         std::thread::Builder::new()
             .name(format!("load-{number}"))
-            .stack_size(STACK_BYTES)
             .spawn(move || work(&loader, &taken, &done))
             .map_err(|error| Error::internal("THREAD", format!("could not start a loader's thread: {error}")))?;
     }
@@ -171,6 +183,7 @@ fn work(loader: &Loader, jobs: &Mutex<Receiver<LoadJob>>, done: &mpsc::Sender<Lo
             Outcome::Failed {
                 error: Error::internal("LOAD_PANICKED", "the loader panicked: this is a bug of the server"),
                 missing_library: None,
+                short_bytes: 0,
             }
         });
         let answer =
@@ -186,38 +199,50 @@ fn work(loader: &Loader, jobs: &Mutex<Receiver<LoadJob>>, done: &mpsc::Sender<Lo
 impl Loader {
     fn answer(&self, prober: &mut Prober, job: &LoadJob) -> Outcome {
         let result = match job.task {
-            Task::Recheck => store::digest(&self.store, &job.source).map(Outcome::Rechecked),
+            Task::Recheck => store::digest(&self.store, &job.source).map(Outcome::Rechecked).map_err(Obstacle::Fault),
             Task::Load => self.load(prober, job).map(Outcome::Loaded),
         };
-        result.unwrap_or_else(|error| Outcome::Failed {
-            missing_library: (error.reason() == LIBRARY_MISSING)
-                .then(|| manifest_of(&job.source, &job.options).ok())
-                .flatten()
-                .map(|(manifest, _)| remembered::library_stamp(&self.native_dir, manifest.platform)),
-            error,
+        result.unwrap_or_else(|obstacle| match obstacle {
+            Obstacle::Fault(error) => Outcome::Failed {
+                missing_library: (error.reason() == LIBRARY_MISSING)
+                    .then(|| manifest_of(&job.source, &job.options).ok())
+                    .flatten()
+                    .map(|(manifest, _)| remembered::library_stamp(&self.native_dir, manifest.platform)),
+                short_bytes: 0,
+                error,
+            },
+            Obstacle::Short(short) => {
+                Outcome::Failed { missing_library: None, short_bytes: short.missing(), error: short.into() }
+            }
         })
     }
 
-    fn load(&self, prober: &mut Prober, job: &LoadJob) -> Result<Loaded> {
+    fn load(&self, prober: &mut Prober, job: &LoadJob) -> Result<Loaded, Obstacle> {
         let (manifest, yaml) = manifest_of(&job.source, &job.options)?;
         if let Some((stamp, error)) = &job.missing_library
             && *stamp == remembered::library_stamp(&self.native_dir, manifest.platform)
         {
             // Nothing was installed since: no need to copy the version in order to hear it again.
-            return Err(error.clone());
+            return Err(error.clone().into());
         }
         let Verified { dir, digest, bytes } = store::copy(&self.store, &job.source, &yaml.files, &self.copies)?;
         if job.known_digest.as_ref().is_some_and(|known| *known != digest) {
-            return Err(mutated());
+            return Err(mutated().into());
         }
         let tag = suspects::tag(&job.model, job.version, &digest);
         let report = self.probe(prober, job, tag, &dir, &digest, &manifest)?;
-        let mark = self.marker.of(tag);
-        let running = mark.begin();
-        let executable =
-            backend::open(OpenSpec { dir: dir.path(), manifest: &manifest, native_dir: &self.native_dir })?;
-        trial::warm_up(&*executable, &manifest, &report, WARMUP_BUDGET)?;
-        drop(running);
+        let memory_bytes = report.memory_bytes + bytes;
+        let promised = self.memory.promise(memory_bytes)?;
+        let (dir, mark) = (Arc::new(dir), self.marker.of(tag));
+        let executable = self.opener.open(Opening {
+            tag,
+            mark,
+            dir: dir.clone(),
+            manifest: manifest.clone(),
+            native_dir: self.native_dir.clone(),
+            report: report.clone(),
+        })?;
+        drop(promised);
         let features = trial::features(dir.path(), &manifest, executable.signature())?;
         let mut notes = executable.notes().to_vec();
         notes.extend(self.suspects.note(tag));
@@ -236,7 +261,8 @@ impl Loader {
             metrics: self.metrics.version(job.model.as_str(), &job.version.to_string()),
             mark,
         };
-        Ok(Loaded { servable: Servable::new(&self.runtime, config), platform, digest, bytes, notes, metrics })
+        let servable = Servable::new(&self.runtime, config);
+        Ok(Loaded { servable, platform, digest, bytes, memory_bytes, notes, metrics })
     }
 
     /// What the child says of the version, now or when it last had the same before it.
@@ -248,23 +274,40 @@ impl Loader {
         copy: &PrivateDir,
         digest: &str,
         manifest: &Manifest,
-    ) -> Result<Report> {
-        let mut manifest = manifest.clone();
-        manifest.metrics.clear();
+    ) -> Result<Report, Obstacle> {
+        // What the child does not look at must not make it look again.
+        let manifest = Manifest { metrics: Default::default(), warmup_budget: Duration::ZERO, ..manifest.clone() };
         let key = remembered::key(digest, &manifest, &self.native_dir, self.probe.limits);
         let asked = Job::new(copy, &manifest, &self.native_dir, self.child_time);
-        let report = if self.suspects.holds(tag) {
+        let is_suspect = self.suspects.holds(tag);
+        if let Some(report) = self.remembered.recall(&key).filter(|_| !is_suspect) {
+            return Ok(report);
+        }
+        let _promised = self.memory.promise(job.source.bytes() * UNTRIED_FACTOR)?;
+        let report = if is_suspect {
             self.suspects.name(tag, &job.model, job.version);
             let report = prober.probe_alone(&asked).map_err(crashed_server)?;
             self.suspects.clear(tag);
             report
-        } else if let Some(report) = self.remembered.recall(&key) {
-            return Ok(report);
         } else {
             prober.probe(&asked)?
         };
         self.remembered.keep(&key, &report);
         Ok(report)
+    }
+}
+
+// === impl Obstacle ===
+
+impl From<Error> for Obstacle {
+    fn from(error: Error) -> Self {
+        Self::Fault(error)
+    }
+}
+
+impl From<Short> for Obstacle {
+    fn from(short: Short) -> Self {
+        Self::Short(short)
     }
 }
 

@@ -211,7 +211,7 @@ fn entry_of(name: &ModelName, model: &ModelState<Servable>) -> ModelEntry {
     ModelEntry {
         name: name.clone(),
         stable: model.stable(),
-        versions: model.versions.iter().map(|(number, version)| (*number, version_entry(version))).collect(),
+        versions: model.versions.iter().map(|(number, version)| (*number, version_entry(version, model))).collect(),
         policy: policy.unwrap_or_default(),
         route,
         revision,
@@ -222,18 +222,22 @@ fn entry_of(name: &ModelName, model: &ModelState<Servable>) -> ModelEntry {
     }
 }
 
-fn version_entry(version: &VersionState<Servable>) -> VersionEntry {
+fn version_entry(version: &VersionState<Servable>, model: &ModelState<Servable>) -> VersionEntry {
     let loaded = version.serving.as_ref().map(|served| &served.loaded);
     let listed_bytes = version.source.as_ref().map_or(0, |source| source.bytes());
+    let kept = version.serving.is_some() && version.retention.since().is_some();
+    let kept = kept
+        .then(|| format!("a higher version took its place; keep_previous keeps it for {:?}", model.keep_previous()));
     VersionEntry {
         platform: version.platform(),
         state: version.shown,
         since: version.since,
         cause: version.cause(),
-        notes: loaded.map(|loaded| loaded.notes.clone()).unwrap_or_default(),
+        notes: loaded.into_iter().flat_map(|loaded| &loaded.notes).cloned().chain(kept).collect(),
         metrics: loaded.map(|loaded| loaded.metrics.clone()).unwrap_or_default(),
         digest: loaded.map(|loaded| loaded.digest.clone()).unwrap_or_default(),
         artifact_bytes: loaded.map_or(listed_bytes, |loaded| loaded.bytes),
+        memory_bytes: loaded.map_or(0, |loaded| loaded.memory_bytes),
         servable: loaded.map(|loaded| loaded.servable.clone()),
     }
 }
@@ -316,6 +320,7 @@ mod tests {
             outcome: Outcome::Failed {
                 error: Error::new(Code::FailedPrecondition, "LOAD_CRASHED", "it crashed"),
                 missing_library: None,
+                short_bytes: 0,
             },
         }
     }

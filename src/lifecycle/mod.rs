@@ -10,12 +10,15 @@ mod job;
 mod ledger;
 mod loader;
 mod manager;
+mod memory;
 mod model_state;
+mod opening;
 mod policy;
 mod probe;
 mod probe_child;
 mod remembered;
 mod route_state;
+mod retention;
 mod state;
 mod suspects;
 mod trial;
@@ -43,6 +46,8 @@ use crate::{
 };
 use loader::Loader;
 use manager::Manager;
+use memory::Memory;
+use opening::Opener;
 use probe::ProbeConfig;
 use probe_child::Limits;
 use remembered::Remembered;
@@ -63,6 +68,8 @@ pub struct Config {
     /// For opening and trying one version.
     pub child_time: Duration,
     pub loads_at_once: usize,
+    /// What the server may use in all: a version that would pass it is not loaded.
+    pub memory: u64,
     /// What every model.yaml leaves out.
     pub defaults: ModelYaml,
 }
@@ -85,6 +92,7 @@ impl Config {
             child_memory: 4 << 30,
             child_time: Duration::from_secs(60),
             loads_at_once: 2,
+            memory: u64::MAX,
             defaults: ModelYaml::default(),
         }
     }
@@ -124,6 +132,8 @@ impl Lifecycle {
         let loader = Loader {
             store: store.clone(),
             probe: config.probe(&work),
+            opener: Opener::new(config.child_time),
+            memory: Memory::new(config.memory),
             child_time: config.child_time,
             native_dir: config.native_dir.clone(),
             copies: work.copies(),

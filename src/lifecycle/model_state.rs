@@ -8,6 +8,7 @@ use std::{
 
 use super::{
     aspire::{self, Candidate},
+    policy::Rules,
     route_state::RouteState,
     state::{LoadState, VersionState},
 };
@@ -105,8 +106,7 @@ impl<T> ModelState<T> {
         if self.message.is_some() {
             return;
         }
-        let reloads = self.route.wanted().reloads;
-        let options = ModelYaml { versions: None, required: None, reloads, ..yaml.clone() };
+        let options = ModelYaml { reloads: self.route.wanted().reloads, ..yaml.of_servables() };
         if *self.options != options {
             self.options = Arc::new(options);
         }
@@ -164,7 +164,35 @@ impl<T> ModelState<T> {
         self.route.settle(ready, why);
     }
 
-    /// The first moment at which something is due without news: a load to be tried again, or a look at what drains.
+    /// What holds for all its versions at once.
+    pub fn rules(&self) -> Rules {
+        let swap = self.yaml.as_ref().and_then(|yaml| yaml.swap_policy).unwrap_or_default();
+        Rules { keep_last: self.folder.is_some(), swap }
+    }
+
+    /// How long a version stays whose place a higher one took.
+    pub fn keep_previous(&self) -> Duration {
+        self.yaml.as_ref().and_then(|yaml| yaml.keep_previous).unwrap_or_default()
+    }
+
+    /// Notes whose place a higher version has taken by now.
+    pub fn note_superseded(&mut self, now: Instant) {
+        let takes_over = |(_, version): &(_, &VersionState<T>)| version.aspired && version.serving.is_some();
+        let highest = self.versions.iter().filter(takes_over).map(|(number, _)| *number).next_back();
+        for (number, version) in &mut self.versions {
+            let superseded = version.serving.is_some() && highest.is_some_and(|highest| *number < highest);
+            version.retention.update(version.aspired, superseded, now);
+        }
+    }
+
+    /// The versions that serve for a rollback alone, and since when.
+    pub fn kept(&mut self) -> impl Iterator<Item = (Instant, &mut VersionState<T>)> {
+        let serving = self.versions.values_mut().filter(|version| version.serving.is_some());
+        serving.filter_map(|version| Some((version.retention.since()?, version)))
+    }
+
+    /// The first moment at which something is due without news: a load to be tried again, a look at what drains, or the end of
+    /// a version that was kept.
     pub fn look_again(&self, now: Instant) -> Option<Instant> {
         let retries = self
             .versions
@@ -173,7 +201,9 @@ impl<T> ModelState<T> {
             .filter_map(|version| version.failure.as_ref())
             .map(|failure| failure.retry_at);
         let drains = self.versions.values().any(|version| !version.leaving.is_empty()).then(|| now + DRAIN_LOOK);
-        retries.chain(drains).min()
+        let kept = self.versions.values().filter(|version| version.serving.is_some());
+        let ends = kept.filter_map(|version| version.retention.ends(self.keep_previous())).filter(|end| *end > now);
+        retries.chain(drains).chain(ends).min()
     }
 }
 

@@ -18,11 +18,13 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     job::{Fault, Job, Report, Verdict},
+    memory::Resident,
     trial,
 };
 use crate::{
     backend::{self, OpenSpec},
     error::Result,
+    runtime,
 };
 
 /// What the child may use up. The first line that it is sent.
@@ -47,6 +49,8 @@ pub fn run_child() -> ExitCode {
 
 fn serve() -> io::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
+    // Where memory is short the kernel takes the child before the server. Without /proc it goes by size.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
     let mut answers = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let mut lines = BufReader::new(answers.try_clone()?).lines();
     let Some(first) = lines.next() else {
@@ -69,10 +73,19 @@ fn serve() -> io::Result<()> {
 }
 
 fn judge(job: &Job) -> Result<Report> {
+    // What the version before left behind would hide what this one takes.
+    runtime::give_back_memory();
+    let before = Resident::of_this_process();
     let executable = backend::open(OpenSpec { dir: &job.dir, manifest: &job.manifest, native_dir: &job.native_dir })?;
     let report = trial::run(&job.dir, &job.manifest, &*executable, job.time_limit)?;
-    let (peak_bytes, resident_bytes) = memory();
-    Ok(Report { peak_bytes, resident_bytes, ..report })
+    let after = Resident::of_this_process();
+    Ok(Report {
+        peak_bytes: after.peak,
+        resident_bytes: after.now,
+        // Without files: the library's own stay for all versions, and the version's are counted by their sizes.
+        memory_bytes: after.anonymous.saturating_sub(before.anonymous),
+        ..report
+    })
 }
 
 // === impl Limits ===
@@ -96,15 +109,4 @@ fn limit_cpu(time_limit: Duration) -> io::Result<()> {
     let limit = used + (time_limit.as_secs() + 1) * THREADS_ASSUMED;
     setrlimit(Resource::Cpu, Rlimit { current: Some(limit), maximum: None })?;
     Ok(())
-}
-
-/// The most that was ever resident, and what is now.
-fn memory() -> (u64, u64) {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let field = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        let kib = line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok());
-        kib.unwrap_or(0) << 10
-    };
-    (field("VmHWM:"), field("VmRSS:"))
 }

@@ -11,6 +11,7 @@ use super::{
     loader::{Loaded, mutated},
     policy::{self, Serving, VersionView},
     remembered::LibraryStamp,
+    retention::Retention,
 };
 use crate::{
     catalog::State,
@@ -24,6 +25,7 @@ pub struct VersionState<T> {
     /// `None` once it has gone from the store.
     pub source: Option<Arc<VersionFolder>>,
     pub aspired: bool,
+    pub retention: Retention,
     pub serving: Option<Served<T>>,
     pub load: LoadState,
     /// Of the last load, until one succeeds.
@@ -75,6 +77,7 @@ impl<T> VersionState<T> {
         Self {
             source: None,
             aspired: false,
+            retention: Retention::No,
             serving: None,
             load: LoadState::Idle,
             failure: None,
@@ -102,10 +105,13 @@ impl<T> VersionState<T> {
         self.source.is_none() && self.serving.is_none() && self.load == LoadState::Idle && self.leaving.is_empty()
     }
 
-    pub fn view(&self, version: Version, options: &Arc<ModelYaml>, now: Instant) -> VersionView {
+    /// `keep` is what model.yaml says of versions whose place a higher one took.
+    pub fn view(&self, version: Version, options: &Arc<ModelYaml>, keep: Duration, now: Instant) -> VersionView {
         VersionView {
             version,
             aspired: self.aspired,
+            kept: self.source.is_some() && self.retention.holds(keep, now),
+            draining: self.leaving.iter().any(|servable| servable.strong_count() > 0),
             serving: self.serving_view(options),
             load: match (self.load, &self.failure) {
                 (LoadState::Queued, _) => policy::Load::Queued,
@@ -157,6 +163,8 @@ impl<T> VersionState<T> {
             _ if retried => State::Failed,
             LoadState::Queued | LoadState::Running => State::Loading,
             LoadState::Idle if self.failure.is_some() => State::Failed,
+            // It waits for what must go first.
+            LoadState::Idle if self.aspired => State::Loading,
             LoadState::Idle if !self.leaving.is_empty() => State::Draining,
             LoadState::Idle => State::Available,
         };

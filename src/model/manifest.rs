@@ -38,7 +38,11 @@ pub struct Manifest {
     pub max_queue_rows: usize,
     pub max_queue_bytes: u64,
     pub warmup: Vec<Warmup>,
+    pub warmup_budget: Duration,
 }
+
+/// Of a version, for runs that nobody declared.
+const WARMUP_BUDGET: Duration = Duration::from_millis(200);
 
 // === impl Platform ===
 
@@ -97,6 +101,7 @@ impl Manifest {
             max_queue_rows: max_queue.rows.unwrap_or(1024),
             max_queue_bytes: max_queue.bytes.unwrap_or(64 << 20),
             warmup: model.warmup.unwrap_or_default(),
+            warmup_budget: model.warmup_budget.unwrap_or(WARMUP_BUDGET),
         };
         manifest.check()?;
         Ok(manifest)

@@ -5,6 +5,7 @@
 mod example;
 mod features;
 mod id;
+mod keys;
 mod manifest;
 mod normalizer;
 mod pattern;
@@ -20,6 +21,7 @@ mod yaml;
 pub use example::{Example, ExampleFile, ExampleRequest, ExampleTensor, Expected};
 pub use features::Features;
 pub use id::{ModelName, Version, repeated};
+pub use keys::{KEYS, TakesEffect};
 pub use manifest::{Manifest, Platform};
 pub use normalizer::{Normalizer, NormalizerMethod};
 pub use pattern::Patterns;
@@ -31,6 +33,6 @@ pub use route::{Disabled, HISTORY_MAX, LABELS_MAX, Route, RouteChange, Stable, c
 pub use signature::{Bound, Signature, TensorSpec};
 pub use tensor::{BytesElements, DType, Shape, Tensor, bytes_from, element_count, shape_text};
 pub use yaml::{
-    Batching, FeatureSpec, FileEntry, Instances, MaxQueue, MissingValue, ModelYaml, SpecYaml, VersionYaml,
+    Batching, FeatureSpec, FileEntry, Instances, MaxQueue, MissingValue, ModelYaml, SpecYaml, SwapPolicy, VersionYaml,
     VersionsPolicy, Warmup, parse_yaml,
 };

@@ -24,6 +24,13 @@ pub struct ModelYaml {
     /// Of the route: how often operators asked for servables made anew. People do not write it here.
     #[serde(skip)]
     pub reloads: u64,
+    /// How long warm-up runs that nobody declared may take.
+    #[serde(deserialize_with = "units::duration", skip_serializing)]
+    pub warmup_budget: Option<Duration>,
+    pub swap_policy: Option<SwapPolicy>,
+    /// How long a version whose place a higher one took stays loaded.
+    #[serde(deserialize_with = "units::duration", skip_serializing)]
+    pub keep_previous: Option<Duration>,
 }
 
 /// One input or output, as a person declares it.
@@ -140,6 +147,17 @@ pub enum VersionsPolicy {
     Latest(usize),
     /// Written as text or as a number: 1.2 and "1.2.0".
     Only(Vec<serde_yaml_ng::Value>),
+}
+
+/// What is preserved while one version takes the place of another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SwapPolicy {
+    /// Answers: the new is loaded before the old goes, so for a while both take memory.
+    #[default]
+    Availability,
+    /// Memory: the old is drained and gone before the new is loaded; meanwhile nothing answers.
+    Resource,
 }
 
 #[derive(Default, Deserialize)]
@@ -299,6 +317,9 @@ impl ModelYaml {
             versions: self.versions.or(under.versions),
             required: self.required.or(under.required),
             reloads: self.reloads,
+            warmup_budget: self.warmup_budget.or(under.warmup_budget),
+            swap_policy: self.swap_policy.or(under.swap_policy),
+            keep_previous: self.keep_previous.or(under.keep_previous),
         }
     }
 }

@@ -26,6 +26,7 @@ use std::{
 };
 
 pub use cores::Cores;
+pub use malloc::give_back as give_back_memory;
 pub use marker::{Mark, Marker};
 pub use reaper::Reaper;
 pub use servable::{Placement, Servable, ServableConfig};

@@ -15,7 +15,10 @@ use cap_std::{ambient_authority, fs::Dir};
 use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest, Sha256};
 
-use super::files::{open_plain, read_text};
+use super::{
+    bucket::{Bucket, Etag, PutOutcome},
+    files::{open_plain, read_text},
+};
 use crate::{
     error::{Code, Error, Result},
     model::ModelName,
@@ -28,6 +31,7 @@ pub struct Records(Arc<Place>);
 enum Place {
     /// The folder of the store, or of `--state`.
     Folder(PathBuf),
+    Bucket(Bucket),
     /// Nothing may be written here, and why.
     Closed(Error),
 }
@@ -45,6 +49,7 @@ pub struct Record {
 pub enum Tag {
     Absent,
     Digest([u8; 32]),
+    Object(Etag),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +70,10 @@ impl Records {
         Self(Arc::new(Place::Folder(root.into())))
     }
 
+    pub fn in_bucket(bucket: Bucket) -> Self {
+        Self(Arc::new(Place::Bucket(bucket)))
+    }
+
     /// Of a server whose routes are written elsewhere, or nowhere.
     pub fn closed(why: Error) -> Self {
         Self(Arc::new(Place::Closed(why)))
@@ -74,6 +83,7 @@ impl Records {
     pub fn closed_because(&self) -> Option<Error> {
         match &*self.0 {
             Place::Closed(why) => Some(why.clone()),
+            Place::Bucket(_) => None,
             Place::Folder(root) => {
                 let access = rustix::fs::access(root, rustix::fs::Access::WRITE_OK);
                 access.err().filter(|errno| *errno != rustix::io::Errno::NOENT).map(|errno| trouble(&errno.into()))
@@ -85,6 +95,7 @@ impl Records {
     pub async fn read(&self, model: &ModelName) -> Result<Record> {
         match &*self.0 {
             Place::Closed(why) => Err(why.clone()),
+            Place::Bucket(bucket) => read_object(bucket, model).await,
             Place::Folder(root) => {
                 let (root, model) = (root.clone(), model.clone());
                 blocking(move || read_local(&root, &model)).await
@@ -96,6 +107,7 @@ impl Records {
     pub async fn replace(&self, model: &ModelName, expected: &Tag, text: String) -> Result<Replaced> {
         match &*self.0 {
             Place::Closed(why) => Err(why.clone()),
+            Place::Bucket(bucket) => replace_object(bucket, model, expected, text).await,
             Place::Folder(root) => {
                 let (root, model, expected) = (root.clone(), model.clone(), expected.clone());
                 blocking(move || replace_local(&root, &model, &expected, &text)).await
@@ -107,6 +119,7 @@ impl Records {
     pub async fn write_status(&self, model: &ModelName, replica: &str, text: String) -> Result<()> {
         match &*self.0 {
             Place::Closed(why) => Err(why.clone()),
+            Place::Bucket(bucket) => bucket.put(&status_path(model, replica), text).await.map(drop),
             Place::Folder(root) => {
                 let (folder, name) = (root.join(model.as_str()).join(OWN).join("status"), format!("{replica}.json"));
                 blocking(move || {
@@ -119,13 +132,30 @@ impl Records {
             }
         }
     }
+}
 
-    /// Takes back what `write_status` wrote.
-    pub fn remove_status(&self, model: &ModelName, replica: &str) {
-        if let Place::Folder(root) = &*self.0 {
-            // It says nothing of a server that is not there; one that stays behind is overwritten by the next.
-            let _ = fs::remove_file(root.join(model.as_str()).join(OWN).join("status").join(format!("{replica}.json")));
-        }
+fn status_path(model: &ModelName, replica: &str) -> String {
+    format!("{model}/{OWN}/status/{replica}.json")
+}
+
+async fn read_object(bucket: &Bucket, model: &ModelName) -> Result<Record> {
+    let Some(object) = bucket.get(&format!("{model}/{ROUTE}")).await? else {
+        return Ok(Record { text: None, tag: Tag::Absent });
+    };
+    let text = String::from_utf8(object.bytes.to_vec())
+        .map_err(|_| trouble(&io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8 text")))?;
+    Ok(Record { text: Some(text), tag: Tag::Object(object.etag) })
+}
+
+/// A conditional put; the marker tells the other replicas.
+async fn replace_object(bucket: &Bucket, model: &ModelName, expected: &Tag, text: String) -> Result<Replaced> {
+    let expected = match expected {
+        Tag::Object(etag) => Some(etag),
+        Tag::Absent | Tag::Digest(_) => None,
+    };
+    match bucket.put_if(&format!("{model}/{ROUTE}"), text, expected).await? {
+        PutOutcome::Lost => Ok(Replaced::Lost),
+        PutOutcome::Written(_) => Ok(Replaced::Written),
     }
 }
 

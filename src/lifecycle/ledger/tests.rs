@@ -1,5 +1,7 @@
 //! The ledger against a store and a loader that do as they are told.
 
+mod routes;
+
 use std::time::Duration;
 
 use super::*;
@@ -16,6 +18,7 @@ struct World {
     ledger: Ledger<u32>,
     now: Instant,
     yaml: &'static str,
+    route: &'static str,
     served: u32,
 }
 
@@ -44,13 +47,17 @@ fn version(inode: u64) -> Arc<VersionFolder> {
 
 impl World {
     fn new() -> Self {
-        Self { ledger: Ledger::new(ModelYaml::default(), 2), now: Instant::now(), yaml: "", served: 0 }
+        Self { ledger: Ledger::new(ModelYaml::default(), 2), now: Instant::now(), yaml: "", route: "", served: 0 }
     }
 
     /// The store shows these majors, each with an inode that stands for its bytes.
     fn list(&mut self, versions: &[(u64, u64)]) {
         let folder = ModelFolder {
-            route_yaml: None,
+            route_yaml: (!self.route.is_empty()).then(|| TextFile {
+                stamp: stamp(self.route.len() as u64),
+                read_ns: 0,
+                text: Ok(self.route.into()),
+            }),
             model_yaml: Some(TextFile { stamp: stamp(self.yaml.len() as u64), read_ns: 0, text: Ok(self.yaml.into()) }),
             versions: versions.iter().map(|&(major, inode)| (Version::new(major, 0, 0), version(inode))).collect(),
             problems: Vec::new(),
@@ -86,6 +93,7 @@ impl World {
                 Task::Load if fails => Outcome::Failed {
                     error: Error::new(Code::FailedPrecondition, "LOAD_CRASHED", "it crashed"),
                     missing_library: None,
+                    short_bytes: 0,
                 },
                 Task::Load => {
                     self.served += 1;
@@ -94,6 +102,7 @@ impl World {
                         platform: Platform::Onnx,
                         digest: bytes,
                         bytes: 10,
+                        memory_bytes: 10,
                         notes: Vec::new(),
                         metrics: BTreeMap::new(),
                     })
@@ -236,7 +245,6 @@ fn the_smallest_of_the_most_urgent_comes_first() {
         let mut folder = (*version(size)).clone();
         folder.files.values_mut().for_each(|file| file.stamp.size = size);
         let folder = ModelFolder {
-            route_yaml: None,
             versions: BTreeMap::from([(Version::new(1, 0, 0), Arc::new(folder))]),
             ..ModelFolder::default()
         };
@@ -245,4 +253,78 @@ fn the_smallest_of_the_most_urgent_comes_first() {
     world.take(&StoreListing { models: models.collect(), problems: Vec::new() });
     let mut next = || world.ledger.next_job().map(|job| job.model.to_string());
     assert_eq!([next(), next(), next()], [Some("b".into()), Some("c".into()), None], "two at once");
+}
+
+#[test]
+fn what_a_higher_one_replaced_is_kept_for_a_while() {
+    let mut world = World::new();
+    world.yaml = "keep_previous: 1h";
+    world.list(&[(1, 1)]);
+    world.work(&[]);
+    world.list(&[(1, 1), (2, 2)]);
+    world.work(&[]);
+    assert_eq!(world.ready(), ["1.0.0", "2.0.0"]);
+    world.wait(3599);
+    assert_eq!(world.ready(), ["1.0.0", "2.0.0"]);
+    assert!(world.ledger.next_wake().is_some_and(|when| when <= world.now + Duration::from_secs(1)));
+    world.wait(1);
+    assert_eq!(world.ready(), ["2.0.0"]);
+}
+
+#[test]
+fn keeping_ends_at_once_when_nobody_asks_for_it_any_more() {
+    let mut world = World::new();
+    world.yaml = "keep_previous: 1h";
+    world.list(&[(1, 1)]);
+    world.work(&[]);
+    world.list(&[(1, 1), (2, 2)]);
+    world.work(&[]);
+    world.yaml = "keep_previous: 0s";
+    world.list(&[(1, 1), (2, 2)]);
+    assert_eq!(world.work(&[]).len(), 0, "this key needs no other servable");
+    assert_eq!(world.ready(), ["2.0.0"]);
+}
+
+#[test]
+fn what_is_kept_goes_where_memory_is_short_and_the_load_is_tried_again() {
+    let mut world = World::new();
+    world.yaml = "keep_previous: 1h";
+    world.list(&[(1, 1)]);
+    world.work(&[]);
+    world.list(&[(1, 1), (2, 2)]);
+    world.work(&[]);
+    world.list(&[(1, 1), (2, 2), (3, 3)]);
+    let job = world.ledger.next_job().expect("a load");
+    let error = Error::new(Code::ResourceExhausted, "INSUFFICIENT_MEMORY", "it needs more than there is");
+    let outcome = Outcome::Failed { error, missing_library: None, short_bytes: 1 };
+    let done = LoadDone { model: job.model, version: job.version, source: job.source, options: job.options, outcome };
+    world.ledger.take_result(done, world.now);
+    world.plan();
+    assert_eq!(world.ready(), ["2.0.0"]);
+    world.wait(1);
+    assert_eq!(world.work(&[]), ["Load 3.0.0"]);
+    assert_eq!(world.ready(), ["2.0.0", "3.0.0"], "2.0.0 is kept now");
+}
+
+#[test]
+fn to_preserve_memory_the_old_one_is_drained_before_the_new_one_is_loaded() {
+    let mut world = World::new();
+    world.yaml = "swap_policy: resource";
+    world.list(&[(1, 1)]);
+    world.work(&[]);
+    let held = world.ledger.models()[&name()].versions[&Version::new(1, 0, 0)]
+        .serving
+        .as_ref()
+        .map(|served| served.loaded.servable.clone());
+    world.list(&[(1, 1), (2, 2)]);
+    assert_eq!(world.work(&[]).len(), 0, "a request still holds the old one");
+    let expected = [("1.0.0".to_owned(), State::Draining), ("2.0.0".to_owned(), State::Loading)];
+    assert_eq!(world.shown(), expected);
+    drop(held);
+    world.wait(1);
+    assert_eq!(world.work(&[]), ["Load 2.0.0"]);
+    assert_eq!(world.ready(), ["2.0.0"]);
+    world.list(&[(1, 1), (2, 2), (3, 3)]);
+    assert_eq!(world.work(&[3]), ["Load 3.0.0", "Load 2.0.0"], "what it replaced stands in for a broken one");
+    assert_eq!(world.ready(), ["2.0.0"]);
 }

@@ -11,6 +11,7 @@ mod made_up;
 mod rows;
 #[cfg(test)]
 mod tests;
+mod warm_up;
 
 use std::{
     path::Path,
@@ -18,6 +19,7 @@ use std::{
 };
 
 pub use made_up::Recipe;
+pub use warm_up::warm_up;
 
 use super::job::Report;
 use crate::{
@@ -89,34 +91,6 @@ pub fn features(dir: &Path, manifest: &Manifest, signature: &Signature) -> Resul
     }
     let text = std::fs::read_to_string(dir.join(file)).map_err(|_| unreadable())?;
     Features::new(signature, Some(&Normalizer::parse(&text)?))
-}
-
-/// Runs the warm-up in a session of the serving process: what model.yaml declares, else 1 and powers of two rows until
-/// `budget` is spent. A declared one that fails here, though it passed in the child, is an error.
-pub fn warm_up(executable: &dyn Executable, manifest: &Manifest, report: &Report, budget: Duration) -> Result<()> {
-    let Some(recipe) = report.recipe else {
-        return Ok(());
-    };
-    let signature = executable.signature();
-    let mut session = executable.session()?;
-    for warmup in &manifest.warmup {
-        let (recipe, rows) = declared(*warmup, recipe);
-        let inputs = recipe.make(signature, bounded(signature, rows), 1);
-        run_once(&mut *session, signature, &inputs, &Parameters::default())
-            .map_err(|error| warmup_failed(*warmup, &error))?;
-    }
-    if manifest.warmup.is_empty() {
-        let begun = Instant::now();
-        for rows in sizes(report.joinable, manifest.max_batch_size) {
-            let inputs = recipe.make(signature, rows, 1);
-            if run_once(&mut *session, signature, &inputs, &Parameters::default()).is_err()
-                || begun.elapsed() * 3 > budget
-            {
-                break;
-            }
-        }
-    }
-    Ok(())
 }
 
 // === impl Trial ===

@@ -136,5 +136,6 @@ fn execution(servable: &Servable, entry: &VersionEntry) -> Execution {
         queue_rows: u32::try_from(servable.metrics().queue_rows.get()).unwrap_or_default(),
         max_queue_rows: narrow(manifest.max_queue_rows),
         artifact_bytes: entry.artifact_bytes,
+        memory_bytes: entry.memory_bytes,
     }
 }
