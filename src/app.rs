@@ -56,13 +56,14 @@ async fn serve_here(config: Config, announce: impl FnOnce(&Snapshot, Listening))
     let runtime =
         Runtime::start(&runtime::Config { cores: config.machine.cores, loop_budget: config.machine.loop_budget })?;
     let (publisher, catalog) = catalog::new();
+    let (refresh, asks) = store::refresh();
     let engine = Engine::new(catalog.clone(), metrics.clone(), id_key(&config)?);
-    let operator = Operator::new(records(&config), catalog.clone(), || {});
+    let operator = Operator::new(records(&config), catalog.clone(), refresh);
     let server = Server::bind(edge_config(&config), engine, operator, metrics.clone()).await?;
     let ports = server.ports();
     let running = server.serve(runtime.clone())?;
     let lifecycle =
-        Lifecycle::start(lifecycle_config(&config), store_config(&config), publisher, runtime.clone(), metrics)?;
+        Lifecycle::start(lifecycle_config(&config), store_config(&config), asks, publisher, runtime.clone(), metrics)?;
     let replica = rollout::replica_name(ports.grpc);
     tokio::spawn(rollout::report(catalog.clone(), records(&config), replica));
     if let Some(file) = &config.listen.ports_file {

@@ -114,6 +114,7 @@ impl Lifecycle {
     pub fn start(
         config: Config,
         store: store::Config,
+        asks: store::Asks,
         publisher: Publisher,
         runtime: Arc<Runtime>,
         metrics: Arc<Metrics>,
@@ -156,7 +157,7 @@ impl Lifecycle {
         };
         Ok(Self {
             tasks: vec![
-                tokio::spawn(store::watch(store, news_sender)),
+                tokio::spawn(store::watch(store, news_sender, asks)),
                 tokio::spawn(manager.run()),
                 tokio::task::spawn_blocking(move || remembered.prune(std::time::SystemTime::now())),
             ],
