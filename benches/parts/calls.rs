@@ -14,12 +14,6 @@ pub const CONNECTION_WINDOW_BYTES: u32 = 64 << 20;
 
 const METHOD: &str = "/inference.GRPCInferenceService/ModelInfer";
 
-/// One call over a connection of its own: the encoded answer.
-pub async fn once(address: SocketAddr, message: &Bytes) -> Result<Bytes> {
-    let mut client = connect(address).await?;
-    call(&mut client, &head(address)?, message, Answer::Keep).await
-}
-
 /// A message behind gRPC's prefix: not compressed, and its length.
 pub fn frame(message: &impl prost::Message) -> Bytes {
     let length = message.encoded_len();

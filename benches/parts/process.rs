@@ -73,10 +73,14 @@ impl Running {
         }
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What all threads had so far, in nanoseconds' resolution (`/proc/PID/stat` counts ticks of 10 ms).
     pub fn cpu(&self) -> Result<CpuUse> {
         let mut total = CpuUse::default();
-        for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+        for task in fs::read_dir(format!("/proc/{}/task", self.pid()))? {
             // A thread may end between the listing and the look.
             if let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) {
                 let thread = CpuUse::parse(&text)?;

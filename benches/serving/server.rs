@@ -13,7 +13,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 
 use crate::{
-    calls::{frame, once},
+    calls::{Answer, call, connect, frame, head},
     cases::Case,
     http_get::get,
     process::Running,
@@ -163,6 +163,12 @@ pub async fn startup(program: &Path, native_dir: &Path, cpu: usize, folder: &Fol
     }
     times_ms.sort_by(f64::total_cmp);
     Ok(times_ms)
+}
+
+/// One call over a connection of its own: the encoded answer.
+async fn once(address: SocketAddr, message: &Bytes) -> Result<Bytes> {
+    let mut client = connect(address).await?;
+    call(&mut client, &head(address)?, message, Answer::Keep).await
 }
 
 /// The sum of a metric over the versions of a model.

@@ -37,7 +37,7 @@ fn offset(number: u64) -> f32 {
 
 fn publish_adder(store: &Store, number: u64) -> Published {
     let model = store.path().join("adder");
-    publish(&model, &version(number), &[("model.onnx", &adder(offset(number)))]).expect("a version")
+    publish(&model, &version(number), &[("model.onnx", &adder(offset(number)))], "").expect("a version")
 }
 
 fn adders() -> Store {
@@ -175,7 +175,7 @@ async fn a_call_that_runs_ends_on_the_version_it_began_with() {
     let slow = std::fs::read(fixture("onnx/slow.onnx")).expect("a fixture");
     let store = Store::new().file("slow/model.yaml", "batching: {queue_timeout: 60s}\n");
     let publish_slow = |store: &Store, version: &str| {
-        publish(&store.path().join("slow"), version, &[("model.onnx", &slow)]).expect("a version");
+        publish(&store.path().join("slow"), version, &[("model.onnx", &slow)], "").expect("a version");
     };
     publish_slow(&store, "1.0.0");
     let server = Server::start(store, &["--poll-interval=20ms"]).await;

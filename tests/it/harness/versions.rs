@@ -39,12 +39,13 @@ pub fn adder(offset: f32) -> Vec<u8> {
     [wire::number(1, 8), wire::field(7, &graph.concat()), wire::field(8, &wire::number(2, 13))].concat()
 }
 
-/// Writes a version with its `version.yaml` beside its place in the folder of the model, and renames it into place.
-pub fn publish(model: &Path, version: &str, files: &[(&str, &[u8])]) -> io::Result<Published> {
+/// Writes a version with its `version.yaml` beside its place in the folder of the model, and renames it into place. `about` is
+/// what `version.yaml` says beside the files.
+pub fn publish(model: &Path, version: &str, files: &[(&str, &[u8])], about: &str) -> io::Result<Published> {
     let begun = Instant::now();
     let beside = model.join(format!(".{version}.tmp"));
     fs::create_dir_all(&beside)?;
-    let mut yaml = String::from("files:\n");
+    let mut yaml = format!("{about}\nfiles:\n");
     for (name, bytes) in files {
         fs::write(beside.join(name), bytes)?;
         let sha256 = hex::encode(Sha256::digest(bytes));
