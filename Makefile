@@ -6,6 +6,7 @@ ARGS ?=
 # (a debug build would compile libtorch's bindings, minutes of C++, a second time).
 PROFILE ?= --release
 TEST_ARGS ?=
+BENCH ?= serving swap
 CARGO ?= cargo
 
 export SCONCE_NATIVE_DIR ?= $(CURDIR)/native
@@ -15,11 +16,11 @@ DENY_VERSION := 0.20.2
 DENY := target/tools/bin/cargo-deny
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test bench lint clean preflight libraries plugin venv
+.PHONY: help run build test bench demo-swap lint clean preflight libraries plugin venv
 
 help: ## This list
 	@echo 'make TARGET, from a fresh clone:'
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-9s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-11s %s\n", $$1, $$2 }'
 	@echo
 	@echo 'make run STORE=DIR       serve another model store (a folder)'
 	@echo 'make run ARGS="--help"   pass options to `sconce serve`'
@@ -44,9 +45,12 @@ test: preflight libraries venv ## Every test, the clients' in Python, Go and Jav
 	@echo '== testing'
 	@SCONCE_TEST_PYTHON="$(CURDIR)/target/venv/bin/python" $(CARGO) test $(PROFILE) --workspace $(TEST_ARGS)
 
-bench: preflight libraries ## Throughput, latency and CPU a request, beside a bare echo and the bare libraries
+bench: preflight libraries ## Throughput, latency, CPU a request; what swaps and large stores cost (BENCH=swap: one of them)
 	@scripts/torch-plugin.sh --workspace
-	@$(CARGO) bench --bench serving -- $(ARGS)
+	@for bench in $(BENCH); do $(CARGO) bench --bench $$bench -- $(ARGS) || exit; done
+
+demo-swap: preflight libraries ## A minute of load over a sample model that is swapped twenty times; fails if a call did
+	@$(CARGO) bench --bench swap -- demo $(ARGS)
 
 lint: goal := lint
 lint: preflight $(DENY) ## Format, clippy with warnings denied, and the dependencies' bans, licences, sources, advisories

@@ -14,7 +14,8 @@ use sconce::model::{
 };
 
 use crate::{
-    generator::{Load, Traffic, frame},
+    calls::frame,
+    generator::{Load, Traffic},
     inference::{
         ModelInferRequest, ModelInferResponse, model_infer_request::InferInputTensor,
         model_infer_response::InferOutputTensor,

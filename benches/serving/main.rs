@@ -4,10 +4,17 @@
 //! bare tonic echo of the same messages (`echo`), then the server (`server`), both driven by the same closed loop
 //! (`generator`); and beforehand the model's library alone (`floors`). RESULTS.md explains the method and keeps the figures.
 
+#[path = "../parts/calls.rs"]
+mod calls;
 mod cases;
 mod echo;
 mod floors;
 mod generator;
+#[path = "../parts/http_get.rs"]
+mod http_get;
+#[path = "../parts/machine.rs"]
+mod machine;
+#[path = "../parts/process.rs"]
 mod process;
 mod report;
 mod server;
@@ -25,8 +32,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
+    calls::frame,
     cases::{Case, repository},
-    generator::{Load, Window, closed_loop, frame},
+    generator::{Load, Window, closed_loop},
     process::Cpus,
     report::{CaseReport, Cell, HEAD, Report, Served},
     server::{Folder, Server},

@@ -4,7 +4,6 @@ use std::{
     fs::{self, OpenOptions},
     io::Write,
     path::Path,
-    process::Command,
     time::SystemTime,
 };
 
@@ -14,6 +13,7 @@ use serde::Serialize;
 use crate::{
     floors::LibraryFloor,
     generator::{Load, Measured},
+    machine::{Machine, commit},
     process::Cpus,
 };
 
@@ -29,12 +29,6 @@ pub struct Report {
     pub startup_ms: Vec<f64>,
     pub cases: Vec<CaseReport>,
     pub verdicts: Vec<Verdict>,
-}
-
-#[derive(Debug, Serialize)]
-pub struct Machine {
-    pub processor: String,
-    pub kernel: String,
 }
 
 /// One model, called in one way.
@@ -269,30 +263,4 @@ impl std::fmt::Display for Load {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} in flight over {}", self.in_flight, self.connections)
     }
-}
-
-// === impl Machine ===
-
-impl Machine {
-    fn look() -> Self {
-        let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-        let count = cpuinfo.lines().filter(|line| line.starts_with("processor")).count();
-        let processor = model.map_or("an unknown processor", |(_, name)| name);
-        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        Self { processor: format!("{processor}, {count} CPUs"), kernel: format!("Linux {}", kernel.trim()) }
-    }
-}
-
-/// The commit that was built, `+` for changes on top.
-fn commit() -> String {
-    let git = |args: &[&str]| {
-        let output = Command::new("git").args(args).output().ok().filter(|output| output.status.success());
-        output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
-    };
-    let Some(commit) = git(&["rev-parse", "--short=10", "HEAD"]) else {
-        return "unknown".into();
-    };
-    let changed = git(&["status", "--porcelain", "--untracked-files=no"]).is_none_or(|changes| !changes.is_empty());
-    if changed { commit + "+" } else { commit }
 }

@@ -3,25 +3,34 @@
 use std::{
     ffi::OsString,
     fs,
-    io::{Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
+use serde::Deserialize;
 
 use crate::{
+    calls::{Answer, call, connect, frame, head},
     cases::Case,
-    generator::{frame, once},
-    process::{Ports, Running},
+    http_get::get,
+    process::Running,
 };
 
 /// A child that listens.
 pub struct Server {
     pub running: Running,
     pub ports: Ports,
+}
+
+/// What `--ports-file` holds, as far as the bench needs it.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Ports {
+    pub grpc: u16,
+    #[serde(default)]
+    pub metrics: Option<u16>,
 }
 
 /// Runs and rows of one model so far.
@@ -39,7 +48,6 @@ pub struct Folder {
 const LISTENS_WITHIN: Duration = Duration::from_secs(20);
 const ANSWERS_WITHIN: Duration = Duration::from_secs(60);
 const ANSWER_POLL: Duration = Duration::from_millis(50);
-const METRICS_TIMEOUT: Duration = Duration::from_secs(5);
 const STARTS: usize = 5;
 
 // === impl Folder ===
@@ -122,6 +130,18 @@ impl Server {
     }
 }
 
+// === impl Ports ===
+
+impl Ports {
+    pub fn grpc_address(self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.grpc).into()
+    }
+
+    pub fn metrics_address(self) -> Option<SocketAddr> {
+        self.metrics.map(|port| (Ipv4Addr::LOCALHOST, port).into())
+    }
+}
+
 // === impl Batches ===
 
 impl Batches {
@@ -145,13 +165,10 @@ pub async fn startup(program: &Path, native_dir: &Path, cpu: usize, folder: &Fol
     Ok(times_ms)
 }
 
-fn get(address: SocketAddr, path: &str) -> Result<String> {
-    let mut socket = TcpStream::connect_timeout(&address, METRICS_TIMEOUT)?;
-    socket.set_read_timeout(Some(METRICS_TIMEOUT))?;
-    write!(socket, "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n")?;
-    let mut text = String::new();
-    socket.read_to_string(&mut text)?;
-    Ok(text)
+/// One call over a connection of its own: the encoded answer.
+async fn once(address: SocketAddr, message: &Bytes) -> Result<Bytes> {
+    let mut client = connect(address).await?;
+    call(&mut client, &head(address)?, message, Answer::Keep).await
 }
 
 /// The sum of a metric over the versions of a model.

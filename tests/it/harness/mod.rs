@@ -6,11 +6,13 @@
 pub mod artifacts;
 pub mod calls;
 pub mod http;
+pub mod open_loop;
 pub mod process;
 pub mod raw;
 pub mod s3;
 pub mod store;
 pub mod tensors;
+pub mod versions;
 pub mod wire;
 
 use std::{

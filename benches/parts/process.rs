@@ -4,7 +4,6 @@ use std::{
     ffi::{OsStr, OsString},
     fs::{self, File},
     io,
-    net::{Ipv4Addr, SocketAddr},
     os::unix::process::CommandExt,
     path::Path,
     process::{Child, Command, Stdio},
@@ -16,7 +15,7 @@ use rustix::{
     process::{Signal, set_parent_process_death_signal},
     thread::{CpuSet, sched_getaffinity, sched_setaffinity},
 };
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 /// A child that does not outlive this value, nor the bench if that is killed.
 pub struct Running {
@@ -28,14 +27,6 @@ pub struct Running {
 pub struct Cpus {
     pub server: usize,
     pub generator: usize,
-}
-
-/// What `--ports-file` holds, as far as the bench needs it.
-#[derive(Clone, Copy, Debug, Deserialize)]
-pub struct Ports {
-    pub grpc: u16,
-    #[serde(default)]
-    pub metrics: Option<u16>,
 }
 
 /// A share of a CPU, user and system together.
@@ -65,8 +56,8 @@ impl Running {
         Ok(Self { child })
     }
 
-    /// Waits for the child to write its ports; fails when it ends first or `limit` passes.
-    pub async fn ports(&mut self, file: &Path, limit: Duration) -> Result<Ports> {
+    /// Waits for the child to write its `--ports-file`; fails when it ends first or `limit` passes.
+    pub async fn ports<P: DeserializeOwned>(&mut self, file: &Path, limit: Duration) -> Result<P> {
         let begun = Instant::now();
         let mut poll = tokio::time::interval(PORTS_POLL);
         loop {
@@ -82,10 +73,14 @@ impl Running {
         }
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What all threads had so far, in nanoseconds' resolution (`/proc/PID/stat` counts ticks of 10 ms).
     pub fn cpu(&self) -> Result<CpuUse> {
         let mut total = CpuUse::default();
-        for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+        for task in fs::read_dir(format!("/proc/{}/task", self.pid()))? {
             // A thread may end between the listing and the look.
             if let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) {
                 let thread = CpuUse::parse(&text)?;
@@ -102,18 +97,6 @@ impl Drop for Running {
         // Both fail only for a child that is gone already.
         let _ = self.child.kill();
         let _ = self.child.wait();
-    }
-}
-
-// === impl Ports ===
-
-impl Ports {
-    pub fn grpc_address(self) -> SocketAddr {
-        (Ipv4Addr::LOCALHOST, self.grpc).into()
-    }
-
-    pub fn metrics_address(self) -> Option<SocketAddr> {
-        self.metrics.map(|port| (Ipv4Addr::LOCALHOST, port).into())
     }
 }
 
