@@ -19,8 +19,8 @@ use sconce::store::{Config, Scanner};
 /// What it costs to look at a store.
 #[derive(Parser)]
 struct Args {
-    /// How long the idle server is measured
-    #[arg(long, default_value_t = 10.0)]
+    /// How long the idle server is measured: two of the looks that are taken although no event came
+    #[arg(long, default_value_t = 60.0)]
     seconds: f64,
     /// Another build of the server
     #[arg(long, value_name = "PROGRAM", default_value = env!("CARGO_BIN_EXE_sconce"))]
