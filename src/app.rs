@@ -21,7 +21,7 @@ use crate::{
     lifecycle::{self, Lifecycle},
     rollout::{self, Operator},
     runtime::{self, Runtime},
-    server::{self, Control, Ports, Refresh, Replica, Running, Server},
+    server::{self, Control, Ports, Replica, Running, Server},
     store::{self, Records},
     telemetry::{
         Events, Metrics,
@@ -62,22 +62,23 @@ async fn serve_here(config: Config, level: Level, announce: impl FnOnce(&Snapsho
     let runtime =
         Runtime::start(&runtime::Config { cores: config.machine.cores, loop_budget: config.machine.loop_budget })?;
     let (publisher, catalog) = catalog::new();
+    let (refresh, asks, answers) = store::refresh();
     let engine = Engine::new(catalog.clone(), metrics.clone(), id_key(&config)?);
     let server = Server::bind(edge_config(&config), engine, metrics.clone()).await?;
     let ports = server.ports();
     let replica = rollout::replica_name(ports.grpc);
     let events = Events::new(&replica);
     let control = Control {
-        operator: Operator::new(records(&config), catalog.clone(), || {}),
+        operator: Operator::new(records(&config), catalog.clone(), refresh),
         events: events.clone(),
         level,
-        refresh: refresh(&config),
         replica: Arc::new(described(&config, started)),
     };
     let running = server.serve(runtime.clone(), control)?;
     let lifecycle = Lifecycle::start(
         lifecycle_config(&config),
         store_config(&config),
+        (asks, answers),
         publisher,
         runtime.clone(),
         metrics,
@@ -141,17 +142,6 @@ async fn settled(catalog: &Catalog) {
     if tokio::time::timeout(ANNOUNCE_AFTER, ready).await.is_err() {
         tracing::warn!("some models are still being loaded; the others serve");
     }
-}
-
-/// Until the watcher can be asked: by then it has looked of itself.
-fn refresh(config: &Config) -> Refresh {
-    let wait = 2 * config.store.poll_interval;
-    Arc::new(move || {
-        Box::pin(async move {
-            tokio::time::sleep(wait).await;
-            Ok(())
-        })
-    })
 }
 
 /// This replica, for operators.

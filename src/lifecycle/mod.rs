@@ -115,6 +115,7 @@ impl Lifecycle {
     pub fn start(
         config: Config,
         store: store::Config,
+        (asks, answers): (store::Asks, store::Answers),
         publisher: Publisher,
         runtime: Arc<Runtime>,
         metrics: Arc<Metrics>,
@@ -149,6 +150,7 @@ impl Lifecycle {
         let manager = Manager {
             ledger: ledger::Ledger::new(config.defaults, loads_at_once),
             news,
+            answers,
             jobs: loader::start(loader, loads_at_once, done_sender)?,
             done,
             publisher,
@@ -159,7 +161,7 @@ impl Lifecycle {
         };
         Ok(Self {
             tasks: vec![
-                tokio::spawn(store::watch(store, news_sender)),
+                tokio::spawn(store::watch(store, news_sender, asks)),
                 tokio::spawn(manager.run()),
                 tokio::task::spawn_blocking(move || remembered.prune(std::time::SystemTime::now())),
             ],

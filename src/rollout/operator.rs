@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use tokio::time::{Instant, timeout_at};
@@ -13,7 +13,7 @@ use crate::{
     catalog::{Catalog, ModelEntry, PendingWhy, Snapshot, State},
     error::{Code, Error, Result},
     model::{ModelName, Route, Stable, Version},
-    store::{Record, Records, Replaced},
+    store::{Record, Records, Refresh, Replaced},
 };
 
 /// The one door for changes of traffic. Cheap to clone.
@@ -21,8 +21,8 @@ use crate::{
 pub struct Operator {
     records: Records,
     catalog: Catalog,
-    /// Makes the store be looked at now rather than at the next poll.
-    look_now: Arc<dyn Fn() + Send + Sync>,
+    /// To have the store looked at now rather than at the next poll.
+    refresh: Refresh,
     /// The revisions written here that the catalog may not show yet.
     written: Arc<Mutex<HashMap<ModelName, u64>>>,
 }
@@ -60,17 +60,26 @@ struct Shown {
 
 /// Of a compare-and-swap that was lost to somebody who changed nothing that the caller can see.
 const ATTEMPTS_MAX: usize = 8;
+const RETRY_LATER: Duration = Duration::from_secs(1);
 
 // === impl Operator ===
 
 impl Operator {
-    pub fn new(records: Records, catalog: Catalog, look_now: impl Fn() + Send + Sync + 'static) -> Self {
-        Self { records, catalog, look_now: Arc::new(look_now), written: Arc::default() }
+    pub fn new(records: Records, catalog: Catalog, refresh: Refresh) -> Self {
+        Self { records, catalog, refresh, written: Arc::default() }
     }
 
     /// Why no change can be written, where that is known beforehand.
     pub fn closed_because(&self) -> Option<Error> {
         self.records.closed_because()
+    }
+
+    /// Has the store looked at now; returns when what was found is known. UNAVAILABLE where it cannot be listed.
+    pub async fn look_now(&self) -> Result<()> {
+        self.refresh.look().await.map_err(|why| {
+            let message = format!("the store cannot be listed ({why}); what is loaded serves on");
+            Error::unavailable("STORE_UNAVAILABLE", message, RETRY_LATER)
+        })
     }
 
     /// Writes the change into the model's route.
@@ -110,7 +119,7 @@ impl Operator {
                     model = %shown.name, %change, revision = revision + 1, caller = asked.caller, reason = asked.reason,
                     request_id = asked.request_id, "route changed"
                 );
-                (self.look_now)();
+                self.refresh.hurry();
                 let awaits = change.awaits(&next);
                 return Ok(Written { revision: revision + 1, stable: next.stable, repeated: false, time, awaits });
             }
@@ -190,8 +199,7 @@ impl Operator {
 fn find<'a>(snapshot: &'a Snapshot, model: &str) -> Result<&'a Arc<ModelEntry>> {
     match snapshot.model(model) {
         Err(_) if !snapshot.scanned => {
-            let wait = std::time::Duration::from_secs(1);
-            Err(Error::unavailable("STARTING", "the server is reading its model store", wait))
+            Err(Error::unavailable("STARTING", "the server is reading its model store", RETRY_LATER))
         }
         found => found,
     }

@@ -1,10 +1,9 @@
 //! What the services act on beside the engine: the operator's door to the store, the events, the log's level, and what is
 //! known of this replica from its start. `app` makes it.
 
-use std::{pin::Pin, sync::Arc, time::SystemTime};
+use std::{sync::Arc, time::SystemTime};
 
 use crate::{
-    error::Result,
     rollout::Operator,
     telemetry::{Events, logs::Level},
 };
@@ -15,12 +14,8 @@ pub struct Control {
     pub operator: Operator,
     pub events: Events,
     pub level: Level,
-    pub refresh: Refresh,
     pub replica: Arc<Replica>,
 }
-
-/// Makes the store be looked at. The future ends when what a look found that began after the call is taken in.
-pub type Refresh = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Result<()>> + Send>> + Send + Sync>;
 
 /// What does not change while the server runs.
 #[derive(Clone, Debug)]

@@ -41,7 +41,7 @@ use tokio::{
 
 pub use self::{
     config::Config,
-    control::{Control, Refresh, Replica},
+    control::{Control, Replica},
     ports::Ports,
 };
 

@@ -1,8 +1,8 @@
-//! Single files under the root of a store: opened, stamped, read.
+//! Single files and entries under the root of a store: opened, stamped, read.
 
 use std::io::{self, Read};
 
-use cap_std::fs::{Dir, Metadata, MetadataExt, OpenOptions, OpenOptionsExt};
+use cap_std::fs::{Dir, DirEntry, Metadata, MetadataExt, OpenOptions, OpenOptionsExt};
 use rustix::fs::{AtFlags, StatxFlags, StatxTimestamp, statx};
 
 use super::layout::{Stamp, YAML_BYTES_MAX};
@@ -54,6 +54,17 @@ pub(super) fn read_text(root: &Dir, path: &str) -> Result<String, String> {
     match text.len() as u64 > YAML_BYTES_MAX {
         true => Err("it is larger than 1 MiB".into()),
         false => Ok(text),
+    }
+}
+
+/// A name that is not UTF-8 is a problem to be said.
+pub(super) fn utf8_name(entry: &DirEntry, problems: &mut Vec<String>) -> Option<String> {
+    match entry.file_name().into_string() {
+        Ok(name) => Some(name),
+        Err(name) => {
+            problems.push(format!("the name {name:?} is not UTF-8"));
+            None
+        }
     }
 }
 

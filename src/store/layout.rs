@@ -55,6 +55,8 @@ pub struct VersionFolder {
 pub struct Walk {
     /// By path from the root of the store.
     pub folders: BTreeMap<String, Stamp>,
+    /// What has a dot's name: never opened, but a copy that is under way shows in it. By path from the root of the store.
+    pub hidden: BTreeMap<String, Stamp>,
     /// When it was, in nanoseconds of the wall clock.
     pub at_ns: i64,
 }
@@ -112,15 +114,25 @@ impl StoreListing {
                 .all(|((name, folder), (other_name, other))| name == other_name && Arc::ptr_eq(folder, other))
     }
 
-    /// Whether some version waits for its settle time, so that another look is due soon.
-    pub fn is_settling(&self) -> bool {
-        self.models.values().any(|model| model.versions.values().any(|version| !version.complete))
+    /// Whether some version waits for its settle time, so that another look is due soon. One that has no file yet waits for
+    /// more than time.
+    pub fn is_settling(&self, completeness: Completeness) -> bool {
+        let settles = |version: &Arc<VersionFolder>| !version.complete && !version.files.is_empty();
+        completeness == Completeness::Settle && self.models.values().any(|model| model.versions.values().any(settles))
     }
 }
 
 // === impl ModelFolder ===
 
 impl ModelFolder {
+    /// Whether route.yaml is gone or empty that held something at the last look.
+    pub(super) fn has_lost_route_of(&self, last: &ModelFolder) -> bool {
+        let holds = |file: &Option<TextFile>| {
+            file.as_ref().is_some_and(|file| file.text.as_ref().map_or(true, |text| !text.trim().is_empty()))
+        };
+        holds(&last.route_yaml) && !holds(&self.route_yaml)
+    }
+
     pub(super) fn is_same(&self, other: &ModelFolder) -> bool {
         self.model_yaml == other.model_yaml
             && self.route_yaml == other.route_yaml
@@ -147,6 +159,13 @@ impl VersionFolder {
         self.files == other.files
     }
 
+    pub(super) fn take_hidden(&mut self, path: &str, stamp: Stamp) {
+        self.newest_ns = self.newest_ns.max(stamp.changed_ns);
+        if self.walk.hidden.len() < FILES_MAX {
+            self.walk.hidden.insert(path.to_owned(), stamp);
+        }
+    }
+
     /// Whether equal stamps of its folders and files mean that nothing has changed: it was taken as it is, and was not young
     /// when it was walked through.
     pub(super) fn can_be_told_by_stamps(&self) -> bool {
@@ -159,6 +178,9 @@ impl VersionFolder {
             && self.version_yaml == other.version_yaml
             && self.refused == other.refused
             && self.complete == other.complete
+            // What the next look needs: a copy that is seen going on, or leave to look at stamps alone.
+            && (self.complete || self.walk.hidden == other.walk.hidden)
+            && self.can_be_told_by_stamps() == other.can_be_told_by_stamps()
     }
 
     /// Whether it may be taken at `moment`. A store's clock that runs ahead, or was set back, only costs the settle time.

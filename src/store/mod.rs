@@ -1,13 +1,18 @@
 //! ARTIFACTS AND RECORDS: what is on disk.
 //!
-//! `layout` lists a store, `watcher` lists it again and again and sends the news, `verify` makes the private copy that is
-//! opened. Nothing outside the root is ever opened. Knows files and their names; knows nothing of what is loaded or
+//! `scanner` lists a store, `watcher` lists it again and again (at once where `events` come) and sends the news, `verify`
+//! makes the private copy that is opened. Nothing outside the root is ever opened. Knows files and their names; knows nothing of what is loaded or
 //! served. `lifecycle` reads the news and asks for copies.
 
 pub mod bucket;
+mod events;
+mod file_system;
 mod files;
 mod layout;
+mod looks;
 mod record;
+mod refresh;
+mod renames;
 mod scanner;
 mod single;
 mod verify;
@@ -20,6 +25,8 @@ use crate::model::Patterns;
 pub use bucket::{Bucket, Etag, IfChanged, Object, PutOutcome};
 pub use layout::{ModelFolder, Stamp, StoreFile, StoreListing, TextFile, VersionFolder, Walk, platform_of};
 pub use record::{Record, Records, Replaced, Tag};
+pub use refresh::{Answers, Asks, Refresh, refresh};
+pub use renames::Renames;
 pub use scanner::Scanner;
 pub use single::platform_of_file;
 pub use verify::{PrivateDir, Verified, copy, digest};

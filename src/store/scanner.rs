@@ -4,7 +4,7 @@
 //! the root itself. Names that begin with a dot are never looked at.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::BTreeMap,
     io,
     sync::Arc,
     time::{Instant, SystemTime, UNIX_EPOCH},
@@ -16,9 +16,11 @@ use cap_std::{
 };
 
 use super::{
-    Config,
-    files::{has_stamp, read_text, say, stamp_of},
+    Completeness, Config,
+    files::{has_stamp, read_text, say, stamp_of, utf8_name},
     layout::{FILES_MAX, ModelFolder, Moment, Stamp, StoreFile, StoreListing, TextFile, VersionFolder, Walk},
+    looks::Looks,
+    renames::Renames,
     single,
 };
 use crate::model::{ModelName, Version};
@@ -26,9 +28,7 @@ use crate::model::{ModelName, Version};
 /// Looks at a store, and remembers the last look.
 pub struct Scanner {
     config: Config,
-    last: Arc<StoreListing>,
-    /// Models and versions that were gone at the last look, which is not enough to believe it.
-    gone_once: HashSet<(ModelName, Option<Version>)>,
+    looks: Looks,
 }
 
 /// What one look needs everywhere.
@@ -36,6 +36,7 @@ struct Look<'a> {
     root: &'a Dir,
     config: &'a Config,
     moment: Moment,
+    renames: &'a Renames,
 }
 
 /// Deep enough for anybody, and an end for links that go round.
@@ -45,66 +46,32 @@ const DEPTH_MAX: usize = 8;
 
 impl Scanner {
     pub fn new(config: Config) -> Self {
-        Self { config, last: Arc::default(), gone_once: HashSet::new() }
+        Self { config, looks: Looks::default() }
     }
 
     /// Lists the store. What was there before and is gone now stays in the listing until a second look confirms it; a look
     /// that shows no model at all, where there were some, is an error.
     pub fn scan(&mut self, now: Instant, wall: SystemTime) -> io::Result<Arc<StoreListing>> {
+        self.scan_with(&Renames::default(), now, wall)
+    }
+
+    /// `scan`, where it is known which folders were renamed into place: their versions need not settle.
+    pub fn scan_with(&mut self, renames: &Renames, now: Instant, wall: SystemTime) -> io::Result<Arc<StoreListing>> {
         let moment = Moment { now, wall_ns: nanoseconds(wall) };
         let seen = if self.config.root.is_file() {
-            single::list(&self.config, &self.last, moment)?
+            single::list(&self.config, self.looks.last(), moment)?
         } else {
             // Opened anew each time: the store may have been mounted again, or the root be a link that moved.
             let root = Dir::open_ambient_dir(&self.config.root, ambient_authority())?;
-            let look = Look { root: &root, config: &self.config, moment };
-            look.store(&self.last)?
+            let look = Look { root: &root, config: &self.config, moment, renames };
+            look.store(self.looks.last())?
         };
-        if seen.models.is_empty() && !self.last.models.is_empty() {
-            return Err(io::Error::new(
-                io::ErrorKind::NotFound,
-                "the store shows no model at all; what is loaded stays",
-            ));
-        }
-        let listing = Arc::new(self.with_doubtful(seen));
-        if !listing.is_same(&self.last) {
-            self.last = listing;
-        }
-        Ok(self.last.clone())
+        self.looks.take(seen)
     }
 
-    /// Adds what is gone for the first time.
-    fn with_doubtful(&mut self, mut seen: StoreListing) -> StoreListing {
-        let before = std::mem::take(&mut self.gone_once);
-        let mut doubt = |model: &ModelName, version: Option<Version>| {
-            let key = (model.clone(), version);
-            let first = !before.contains(&key);
-            if first {
-                self.gone_once.insert(key);
-            }
-            first
-        };
-        for (name, old) in &self.last.models {
-            let Some(new) = seen.models.get_mut(name) else {
-                if doubt(name, None) {
-                    seen.models.insert(name.clone(), old.clone());
-                }
-                continue;
-            };
-            let gone = old
-                .versions
-                .iter()
-                .filter(|(number, _)| !new.versions.contains_key(number))
-                .filter(|(number, _)| doubt(name, Some(**number)));
-            let gone: Vec<_> = gone.map(|(number, folder)| (*number, folder.clone())).collect();
-            if !gone.is_empty() {
-                Arc::make_mut(new).versions.extend(gone);
-            }
-            if new.is_same(old) {
-                *new = old.clone();
-            }
-        }
-        seen
+    /// Whether something was gone at the last look, so that another is due soon.
+    pub fn is_doubtful(&self) -> bool {
+        self.looks.is_doubtful()
     }
 }
 
@@ -225,14 +192,28 @@ impl Look<'_> {
             newest_ns: i64::MIN,
             steady_since: self.moment.now,
             complete: false,
-            walk: Walk { folders: BTreeMap::new(), at_ns: self.moment.wall_ns },
+            walk: Walk { at_ns: self.moment.wall_ns, ..Walk::default() },
         };
         self.walk(path, "", 0, &mut version)?;
         if let Some(file) = version.files.get("version.yaml") {
             let before = last.and_then(|last| last.version_yaml.as_ref());
             version.version_yaml = Some(self.text_stamped(&file.path, file.stamp, before));
         }
-        Ok(finished(version, last, self.config, self.moment))
+        let renamed = self.was_renamed_here(path, &version);
+        Ok(finished(version, last, renamed, self.config, self.moment))
+    }
+
+    /// Whether the version, or its model with it, was renamed into place and is as it was then: a rename stamps the folder, a
+    /// write after it something inside. Events that came late, or not at all, are caught by this.
+    fn was_renamed_here(&self, path: &str, version: &VersionFolder) -> bool {
+        let Some(folder) = self.renames.through(path) else {
+            return false;
+        };
+        let Ok(metadata) = self.root.symlink_metadata(folder) else {
+            return false;
+        };
+        // A link that was renamed says nothing of what it leads to.
+        metadata.is_dir() && version.newest_ns <= stamp_of(&metadata).changed_ns
     }
 
     /// Whether a version is what it was, as far as stamps tell: a few system calls, where going through it takes many.
@@ -260,6 +241,7 @@ impl Look<'_> {
                 continue;
             };
             if name.starts_with('.') {
+                self.walk_hidden(&entry, &format!("{path}/{name}"), version);
                 continue;
             }
             let (path, name) = (format!("{path}/{name}"), format!("{prefix}{name}"));
@@ -286,6 +268,22 @@ impl Look<'_> {
         Ok(())
     }
 
+    /// What has a dot's name is no part of a version, but while it changes somebody is at work there: rsync writes a file
+    /// under such a name, or in such a folder, for as long as the file takes.
+    fn walk_hidden(&self, entry: &DirEntry, path: &str, version: &mut VersionFolder) {
+        // An entry that cannot be looked at has gone meanwhile, as such do.
+        let Ok(metadata) = entry.metadata() else {
+            return;
+        };
+        version.take_hidden(path, stamp_of(&metadata));
+        let inside = metadata.is_dir().then(|| self.root.read_dir(path)).and_then(Result::ok);
+        for entry in inside.into_iter().flatten().flatten() {
+            if let Ok(metadata) = entry.metadata() {
+                version.take_hidden(&format!("{path}/{}", entry.file_name().to_string_lossy()), stamp_of(&metadata));
+            }
+        }
+    }
+
     /// Of what an entry leads to.
     fn metadata(&self, entry: &DirEntry, path: &str) -> io::Result<Metadata> {
         match entry.file_type()?.is_symlink() {
@@ -310,15 +308,18 @@ impl Look<'_> {
 pub(super) fn finished(
     mut version: VersionFolder,
     last: Option<&Arc<VersionFolder>>,
+    renamed: bool,
     config: &Config,
     moment: Moment,
 ) -> Arc<VersionFolder> {
     let unchanged = last.filter(|last| last.has_files_of(&version));
-    if let Some(last) = unchanged {
+    if let Some(last) = unchanged.filter(|last| last.walk.hidden == version.walk.hidden) {
         version.steady_since = last.steady_since;
     }
-    version.complete =
-        unchanged.is_some_and(|last| last.complete) || version.is_complete(moment, config.settle, config.completeness);
+    let renamed = renamed && config.completeness == Completeness::Settle && !version.files.is_empty();
+    version.complete = unchanged.is_some_and(|last| last.complete)
+        || renamed
+        || version.is_complete(moment, config.settle, config.completeness);
     Arc::new(version)
 }
 
@@ -335,16 +336,6 @@ fn insert_version(folder: &mut ModelFolder, number: Version, version: Arc<Versio
     let sentence = format!("folders '{}' and '{}' are the same version {number}", first.folder, second.folder);
     let both = VersionFolder { refused: Some(("DUPLICATE_VERSION", sentence)), ..(**first).clone() };
     *other = Arc::new(both);
-}
-
-fn utf8_name(entry: &DirEntry, problems: &mut Vec<String>) -> Option<String> {
-    match entry.file_name().into_string() {
-        Ok(name) => Some(name),
-        Err(name) => {
-            problems.push(format!("the name {name:?} is not UTF-8"));
-            None
-        }
-    }
 }
 
 fn nanoseconds(wall: SystemTime) -> i64 {

@@ -48,7 +48,7 @@ pub(super) fn list(config: &Config, last: &StoreListing, moment: Moment) -> io::
     }
     let before = last.models.get(&name);
     let last = before.and_then(|model| model.versions.get(&number));
-    let version = match (last, finished(version, last, config, moment)) {
+    let version = match (last, finished(version, last, false, config, moment)) {
         (Some(last), version) if last.is_same(&version) => last.clone(),
         (_, version) => version,
     };

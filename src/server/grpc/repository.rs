@@ -69,7 +69,7 @@ impl Repository {
     pub async fn load(&self, request: RepositoryModelLoadRequest, arrival: Arrival, caller: String) -> Result<()> {
         self.check(&request.repository_name)?;
         refuse_parameters(&request.parameters, |_| false)?;
-        (self.control.refresh)().await?;
+        self.control.operator.look_now().await?;
         self.change(&request.model_name, Change::Enable, "loaded", arrival, caller).await?;
         let until = tokio::time::Instant::from_std(patience(arrival.at, arrival.deadline));
         let mut changes = self.engine.catalog().changes();

@@ -173,3 +173,116 @@ fn what_stands_still_is_told_by_its_stamps_and_every_change_is_seen() {
     symlink(outside.path(), world.path("a/1/model.onnx")).expect("linked");
     assert!(changed(&mut world), "a link that leads out");
 }
+
+/// The one version of model `a`.
+fn version(listing: &StoreListing) -> &VersionFolder {
+    &listing.models["a"].versions[&Version::new(1, 0, 0)]
+}
+
+/// Files a minute old to our clocks, with times of modification that lie far back: what tar, rsync -a and cp -p leave.
+#[test]
+fn times_that_a_copy_preserved_do_not_make_it_look_old() {
+    let mut world = World::new();
+    world.write("a/1/model.onnx", "x");
+    let file = fs::File::options().write(true).open(world.path("a/1/model.onnx")).expect("opened");
+    file.set_modified(UNIX_EPOCH).expect("set back");
+    fs::File::open(world.path("a/1")).and_then(|folder| folder.set_modified(UNIX_EPOCH)).expect("set back");
+    let wall = SystemTime::now();
+    let mut complete = |wall: SystemTime| version(&world.scanner.scan(world.now, wall).expect("listed")).complete;
+    assert!(!complete(wall), "it was written just now, whatever its times say");
+    assert!(complete(wall + Duration::from_secs(60)));
+}
+
+#[test]
+fn a_clock_that_is_set_back_unmakes_nothing_and_delays_by_the_settle_time_at_most() {
+    let mut world = World::new();
+    world.write("a/1/model.onnx", "x");
+    let wall = SystemTime::now() + Duration::from_secs(60);
+    let first = world.scanner.scan(world.now, wall).expect("listed");
+    assert!(version(&first).complete);
+    let hour = Duration::from_secs(3600);
+    assert!(Arc::ptr_eq(&first, &world.scanner.scan(world.now, wall - hour).expect("listed")), "nothing is news");
+    world.write("a/1/model.onnx", "xx");
+    let mut complete = |seconds: u64| {
+        world.now += Duration::from_secs(seconds);
+        version(&world.scanner.scan(world.now, wall - hour).expect("listed")).complete
+    };
+    assert!(!complete(0));
+    assert!(!complete(1));
+    assert!(complete(1));
+}
+
+#[test]
+fn what_was_renamed_into_place_is_complete_unless_it_was_written_to_since() {
+    let renamed = |completeness: Completeness, path: &str, change: &dyn Fn(&World)| {
+        let mut world = World::new();
+        world.scanner.config.completeness = completeness;
+        world.write("staging/1/model.onnx", "x");
+        fs::rename(world.path("staging"), world.path("a")).expect("renamed");
+        change(&world);
+        let mut renames = Renames::default();
+        renames.take_arrival(path);
+        version(&world.scanner.scan_with(&renames, world.now, UNIX_EPOCH).expect("listed")).complete
+    };
+    assert!(renamed(Completeness::Settle, "a", &|_| ()));
+    assert!(!renamed(Completeness::Settle, "b", &|_| ()), "another one");
+    assert!(!renamed(Completeness::Manifest, "a", &|_| ()), "a manifest is asked for");
+    // The event of a write may come late; what it did is seen.
+    assert!(!renamed(Completeness::Settle, "a", &|world| {
+        let stamp = || stamp_of(&Metadata::from_just_metadata(fs::metadata(world.path("a")).expect("there")));
+        let changed = stamp().changed_ns;
+        while written(world) <= changed {}
+    }));
+    assert!(!renamed(Completeness::Settle, "a", &|world| {
+        fs::remove_file(world.path("a/1/model.onnx")).expect("removed");
+    }));
+}
+
+/// Writes the model's file again, until the clock of the file system has gone on; when it did.
+fn written(world: &World) -> i64 {
+    world.write("a/1/model.onnx", "xy");
+    stamp_of(&Metadata::from_just_metadata(fs::metadata(world.path("a/1/model.onnx")).expect("there"))).changed_ns
+}
+
+#[test]
+fn a_temporary_file_that_grows_in_a_version_keeps_it_from_settling() {
+    for hidden in ["a/1/.model.bin.Xy12", "a/1/.~tmp~/model.bin"] {
+        let mut world = World::new();
+        world.write("a/1/model.onnx", "x");
+        let mut text = String::new();
+        for _ in 0..5 {
+            text.push('x');
+            world.write(hidden, &text);
+            assert!(!version(&world.scan_after(1).expect("listed")).complete, "{hidden}");
+        }
+        world.scan_after(1).expect("listed");
+        let settled = world.scan_after(2).expect("listed");
+        assert!(version(&settled).complete, "{hidden} stands still");
+        assert_eq!(version(&settled).files.len(), 1);
+        world.write(hidden, "later");
+        assert!(version(&world.scan_after(1).expect("listed")).complete, "what was taken stays");
+    }
+}
+
+#[test]
+fn a_route_that_is_gone_or_empty_is_believed_at_the_second_look() {
+    for gone in [None, Some("")] {
+        let root = tempfile::tempdir().expect("a folder");
+        let route = root.path().join("m/route.yaml");
+        std::fs::create_dir(root.path().join("m")).expect("made");
+        std::fs::write(&route, "stable: 1.0.0").expect("written");
+        let mut scanner = Scanner::new(Config::new(root.path()));
+        let mut text = || {
+            let listing = scanner.scan(Instant::now(), SystemTime::now()).expect("it can be listed");
+            let file = listing.models["m"].route_yaml.as_ref().map(|file| file.text.clone().expect("readable"));
+            (file.unwrap_or_default().to_string(), scanner.is_doubtful())
+        };
+        assert_eq!(text(), ("stable: 1.0.0".into(), false));
+        match gone {
+            None => std::fs::remove_file(&route).expect("removed"),
+            Some(empty) => std::fs::write(&route, empty).expect("written"),
+        }
+        assert_eq!(text(), ("stable: 1.0.0".into(), true));
+        assert_eq!(text(), (String::new(), false));
+    }
+}

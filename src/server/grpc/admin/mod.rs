@@ -104,7 +104,7 @@ impl Admin for Console {
     }
 
     async fn refresh(&self, _: Request<RefreshRequest>) -> Result<Response<RefreshResponse>, Status> {
-        (self.control.refresh)().await?;
+        self.control.operator.look_now().await?;
         Ok(Response::new(RefreshResponse {}))
     }
 
