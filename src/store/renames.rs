@@ -1,7 +1,8 @@
 //! Which folders were renamed into place, as the events of the file system tell.
 //!
 //! A folder that is renamed is whole at once: whoever renames it wrote it elsewhere. That holds until something inside is
-//! written, or the folder goes. Paths are those under the root of the store: `m` for a model, `m/1` for a version.
+//! written, or the folder goes. An event that never comes, because the folder above was made a moment ago and is not watched
+//! yet, costs the settle time and no more. Paths are those under the root of the store: `m` for a model, `m/1` for a version.
 
 use std::collections::HashMap;
 

@@ -203,8 +203,9 @@ impl Look<'_> {
         Ok(finished(version, last, renamed, self.config, self.moment))
     }
 
-    /// Whether the version, or its model with it, was renamed into place and is as it was then: a rename stamps the folder, a
-    /// write after it something inside. Events that came late, or not at all, are caught by this.
+    /// Whether the version, or its model with it, was renamed into place and is as it was then: a rename stamps the folder, and
+    /// what comes after it something inside. So events that come late, or not at all, do no harm; and what was written in the
+    /// same tick of the clock as the rename has to settle.
     fn was_renamed_here(&self, path: &str, version: &VersionFolder) -> bool {
         let Some(folder) = self.renames.through(path) else {
             return false;
@@ -213,7 +214,8 @@ impl Look<'_> {
             return false;
         };
         // A link that was renamed says nothing of what it leads to.
-        metadata.is_dir() && version.newest_ns <= stamp_of(&metadata).changed_ns
+        let stamp = stamp_of(&metadata);
+        metadata.is_dir() && version.newest_ns.max(stamp.modified_ns) < stamp.changed_ns
     }
 
     /// Whether a version is what it was, as far as stamps tell: a few system calls, where going through it takes many.

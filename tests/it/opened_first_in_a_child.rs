@@ -5,9 +5,9 @@ use tonic::Code;
 
 use crate::{
     harness::{
-        PATIENCE, Server, Store, assert_refused, eventually, fixture, has_torch, native_dir, process, sconce,
+        PATIENCE, Server, Store, artifacts, assert_refused, eventually, fixture, has_torch, native_dir, process,
+        sconce,
         tensors::{Form, Values, fixture_examples, floats},
-        wire,
     },
     proto::*,
 };
@@ -38,25 +38,6 @@ fn wrong_example() -> String {
     serde_json::to_string(&file).expect("a file")
 }
 
-/// ONNX's ConstantOfShape: as many zeros as the request asks for.
-fn greedy() -> Vec<u8> {
-    const FLOAT: u64 = 1;
-    const INT64: u64 = 7;
-    let value_info = |name: &str, kind: u64| {
-        let dim = wire::field(1, &wire::field(2, b"n"));
-        let tensor = [wire::number(1, kind), wire::field(2, &dim)].concat();
-        [wire::field(1, name.as_bytes()), wire::field(2, &wire::field(1, &tensor))].concat()
-    };
-    let node = [wire::field(1, b"shape"), wire::field(2, b"y"), wire::field(4, b"ConstantOfShape")].concat();
-    let graph = [
-        wire::field(1, &node),
-        wire::field(2, b"greedy"),
-        wire::field(11, &value_info("shape", INT64)),
-        wire::field(12, &value_info("y", FLOAT)),
-    ];
-    [wire::number(1, 8), wire::field(7, &graph.concat()), wire::field(8, &wire::number(2, 13))].concat()
-}
-
 fn with_example(store: Store, name: &str, example: impl AsRef<[u8]>) -> Store {
     store.file(&format!("{name}/1.0.0/example.json"), example)
 }
@@ -73,7 +54,7 @@ async fn what_loops_crashes_eats_memory_or_lies_fails_alone() {
         .model("endless", "1.0.0", fixture("onnx/loop_forever.onnx"))
         .model("deadly", "1.0.0", fixture("onnx/div.onnx"))
         .model("liar", "1.0.0", fixture("onnx/tiny.onnx"))
-        .file("greedy/1.0.0/model.onnx", greedy());
+        .file("greedy/1.0.0/model.onnx", artifacts::greedy());
     for (name, example) in [("endless", ENDLESS), ("deadly", DEADLY), ("greedy", GREEDY), ("liar", &wrong_example())] {
         store = with_example(store, name, example);
     }

@@ -29,6 +29,16 @@ impl World {
         fs::write(path, text).expect("written");
     }
 
+    /// Returns when the clock of the file system has gone on.
+    fn tick(&self) {
+        let stamp = || {
+            fs::write(self.path(".tick"), "").expect("written");
+            stamp_of(&Metadata::from_just_metadata(fs::metadata(self.path(".tick")).expect("there"))).changed_ns
+        };
+        let before = stamp();
+        while stamp() == before {}
+    }
+
     fn scan_after(&mut self, seconds: u64) -> io::Result<Arc<StoreListing>> {
         self.now += Duration::from_secs(seconds);
         // A wall clock that stands still at the beginning of time: everything is young, only our own clock settles.
@@ -218,6 +228,7 @@ fn what_was_renamed_into_place_is_complete_unless_it_was_written_to_since() {
         let mut world = World::new();
         world.scanner.config.completeness = completeness;
         world.write("staging/1/model.onnx", "x");
+        world.tick();
         fs::rename(world.path("staging"), world.path("a")).expect("renamed");
         change(&world);
         let mut renames = Renames::default();
@@ -227,21 +238,18 @@ fn what_was_renamed_into_place_is_complete_unless_it_was_written_to_since() {
     assert!(renamed(Completeness::Settle, "a", &|_| ()));
     assert!(!renamed(Completeness::Settle, "b", &|_| ()), "another one");
     assert!(!renamed(Completeness::Manifest, "a", &|_| ()), "a manifest is asked for");
-    // The event of a write may come late; what it did is seen.
+    // The event of a write may come late; what it did is seen, at once and later.
+    let written = |world: &World| world.write("a/1/model.onnx", "xy");
+    assert!(!renamed(Completeness::Settle, "a", &written));
+    assert!(!renamed(Completeness::Settle, "a", &|world| world.write("a/1/more.bin", "y")));
     assert!(!renamed(Completeness::Settle, "a", &|world| {
-        let stamp = || stamp_of(&Metadata::from_just_metadata(fs::metadata(world.path("a")).expect("there")));
-        let changed = stamp().changed_ns;
-        while written(world) <= changed {}
+        world.tick();
+        written(world);
     }));
     assert!(!renamed(Completeness::Settle, "a", &|world| {
-        fs::remove_file(world.path("a/1/model.onnx")).expect("removed");
+        fs::rename(world.path("a"), world.path("away")).expect("renamed");
+        symlink("away", world.path("a")).expect("linked");
     }));
-}
-
-/// Writes the model's file again, until the clock of the file system has gone on; when it did.
-fn written(world: &World) -> i64 {
-    world.write("a/1/model.onnx", "xy");
-    stamp_of(&Metadata::from_just_metadata(fs::metadata(world.path("a/1/model.onnx")).expect("there"))).changed_ns
 }
 
 #[test]

@@ -29,6 +29,15 @@ pub fn children(pid: u32) -> Vec<u32> {
     lists.iter().flat_map(|list| list.split_whitespace()).filter_map(|pid| pid.parse().ok()).collect()
 }
 
+/// Of a thread's folder under /proc: its name, and how far it stands back.
+pub fn name_and_nice(folder: &Path) -> Option<(String, i32)> {
+    let stat = std::fs::read_to_string(folder.join("stat")).ok()?;
+    let (before, after) = stat.rsplit_once(") ")?;
+    let (_, name) = before.split_once('(')?;
+    // The 19th field; `after` begins with the third.
+    Some((name.to_owned(), after.split(' ').nth(16)?.parse().ok()?))
+}
+
 /// Where each open file of the process leads.
 pub fn open_files(pid: u32) -> Vec<PathBuf> {
     let Ok(files) = std::fs::read_dir(format!("/proc/{pid}/fd")) else {

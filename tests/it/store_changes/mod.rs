@@ -1,5 +1,9 @@
 //! The store changes while it is served.
 
+mod copying;
+mod faults;
+mod many;
+
 use crate::{
     harness::{
         PATIENCE, Server, Store, eventually, fixture, http,
@@ -20,6 +24,23 @@ fn request(version: &str) -> PredictRequest {
 
 fn tiny() -> Store {
     Store::new().model("tiny", "1.0.0", fixture("onnx/tiny.onnx"))
+}
+
+/// With every look in the log.
+const LOOKS: &str = "--log-level=info,sconce=trace";
+
+/// How often the server has looked at the store; it logs `LOOKS`.
+fn looks(server: &Server) -> usize {
+    server.log().matches("looked at the store").count()
+}
+
+/// Whether changes are seen when they happen: on file systems that tell of them.
+fn has_events(server: &Server) -> bool {
+    let polled = server.log().contains("the store is polled");
+    if polled {
+        eprintln!("no events of the file system here: not tested\n{}", server.log());
+    }
+    !polled
 }
 
 async fn stable(server: &Server) -> String {
