@@ -196,7 +196,7 @@ pub struct LoadingConfig {
     /// The address space of the throw-away child that opens a version first
     #[arg(long, value_name = "SIZE", default_value = "4GiB", value_parser = parse_size)]
     pub child_memory: u64,
-    /// How long that child may take over one version
+    /// How long that child may take over one version, and the server itself to open it after that
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
     pub child_time: Duration,
     /// The program that is run as that child (default: this one)

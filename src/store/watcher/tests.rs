@@ -106,6 +106,7 @@ async fn a_renamed_folder_is_complete_at_once_and_a_written_one_is_not() {
     // What is renamed into a folder that is as young as that may be seen too late: then it settles like any other.
     fs::create_dir(world.path("version")).expect("made");
     world.sees("a new model", |news| news.listing.as_ref().is_some_and(|l| l.models.contains_key("version"))).await;
+    world.tick();
     fs::rename(&staging, world.path("version/1")).expect("renamed");
     world.sees("a version that was renamed", |news| is_complete(news, "version")).await;
     write(&staging.join("1"));
