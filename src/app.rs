@@ -79,7 +79,7 @@ async fn serve_here(config: Config, level: Level, announce: impl FnOnce(&Snapsho
     let runtime =
         Runtime::start(&runtime::Config { cores: config.machine.cores, loop_budget: config.machine.loop_budget })?;
     let (publisher, catalog) = catalog::new();
-    let (refresh, asks) = store::refresh();
+    let (refresh, asks, answers) = store::refresh();
     let engine = Engine::new(catalog.clone(), metrics.clone(), id_key(&config)?);
     let server = Server::bind(edge_config(&config), engine, metrics.clone()).await?;
     let ports = server.ports();
@@ -96,7 +96,7 @@ async fn serve_here(config: Config, level: Level, announce: impl FnOnce(&Snapsho
     let lifecycle = Lifecycle::start(
         lifecycle_config(&config),
         store.clone(),
-        asks,
+        (asks, answers),
         publisher,
         runtime.clone(),
         metrics,

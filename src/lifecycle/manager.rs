@@ -24,7 +24,7 @@ use crate::{
     catalog::{ModelEntry, Publisher, Refused, Snapshot, VersionEntry},
     model::{ModelName, Version},
     runtime::Servable,
-    store::News,
+    store::{Answers, News},
     telemetry::{
         Events, Metrics,
         events::{Event, Kind},
@@ -34,6 +34,8 @@ use crate::{
 pub struct Manager {
     pub ledger: Ledger<Servable>,
     pub news: watch::Receiver<News>,
+    /// Told when the news that somebody waits for are published.
+    pub answers: Answers,
     /// Loads to be done. The ledger gives out no more than there are threads, so there is always room.
     pub jobs: SyncSender<LoadJob>,
     pub done: mpsc::Receiver<LoadDone>,
@@ -77,12 +79,13 @@ impl Manager {
     /// Waits for something to happen, and deals with it. False when nothing can happen any more.
     pub async fn step(&mut self) -> bool {
         let wake = self.wake();
+        let mut answer = None;
         tokio::select! {
             changed = self.news.changed() => {
                 if changed.is_err() {
                     return false;
                 }
-                self.take_news();
+                answer = Some(self.take_news());
             }
             done = self.done.recv() => {
                 let Some(done) = done else {
@@ -103,6 +106,9 @@ impl Manager {
             }
         }
         self.publish();
+        if let Some((ask, trouble)) = answer {
+            self.answers.answer(ask, trouble);
+        }
         true
     }
 
@@ -114,9 +120,10 @@ impl Manager {
         first.unwrap_or_else(|| Instant::now() + FAR)
     }
 
-    fn take_news(&mut self) {
+    /// Returns the ask that the news answer, and why the store could not be listed.
+    fn take_news(&mut self) -> (u64, Option<String>) {
         let news = self.news.borrow_and_update().clone();
-        self.take_trouble(news.trouble);
+        self.take_trouble(news.trouble.clone());
         if let Some(listing) = news.listing {
             self.shown.scanned = true;
             if listing.problems != self.shown.problems {
@@ -127,6 +134,7 @@ impl Manager {
             }
             self.ledger.take_listing(&listing, SystemTime::now());
         }
+        (news.asked, news.trouble)
     }
 
     fn take_trouble(&mut self, trouble: Option<String>) {
@@ -302,6 +310,7 @@ mod tests {
         let manager = Manager {
             ledger: Ledger::new(ModelYaml::default(), 2),
             news,
+            answers: crate::store::refresh().2,
             jobs,
             done,
             publisher,

@@ -117,7 +117,7 @@ impl Lifecycle {
     pub fn start(
         config: Config,
         store: store::Config,
-        asks: store::Asks,
+        (asks, answers): (store::Asks, store::Answers),
         publisher: Publisher,
         runtime: Arc<Runtime>,
         metrics: Arc<Metrics>,
@@ -152,6 +152,7 @@ impl Lifecycle {
         let manager = Manager {
             ledger: ledger::Ledger::new(config.defaults, loads_at_once),
             news,
+            answers,
             jobs: loader::start(loader, loads_at_once, done_sender)?,
             done,
             publisher,

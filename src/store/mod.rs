@@ -35,7 +35,7 @@ pub use bucket::{Bucket, Etag, IfChanged, Object, PutOutcome};
 pub use layout::{ModelFolder, Stamp, StoreFile, StoreListing, TextFile, VersionFolder, Walk, platform_of};
 pub use location::Location;
 pub use record::{Record, Records, Replaced, Tag};
-pub use refresh::{Asks, Refresh, refresh};
+pub use refresh::{Answers, Asks, Refresh, refresh};
 pub use remote::Remote;
 pub use renames::Renames;
 pub use scanner::Scanner;

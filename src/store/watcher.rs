@@ -25,6 +25,8 @@ pub struct News {
     pub trouble: Option<String>,
     /// How many looks there were. One that showed nothing new is counted, and is no news.
     pub looks: u64,
+    /// The last ask that came before the last look began.
+    pub asked: u64,
 }
 
 /// What looks at the store.
@@ -79,15 +81,16 @@ pub async fn watch(config: Config, news: Sender<News>, mut asks: Asks) {
             return;
         };
         looker = back;
-        let trouble = look.found.as_ref().err().map(ToString::to_string);
         news.send_if_modified(|known| {
             known.looks += 1;
-            match (&look.found, &trouble) {
-                (Ok(listing), _) => take_listing(known, listing),
-                (Err(_), trouble) => take_trouble(known, trouble.clone().unwrap_or_default()),
-            }
+            // Whoever asked waits for an answer, whether there is something new or not.
+            let is_awaited = std::mem::replace(&mut known.asked, asked) != asked;
+            let is_news = match &look.found {
+                Ok(listing) => take_listing(known, listing),
+                Err(error) => take_trouble(known, error.to_string()),
+            };
+            is_awaited || is_news
         });
-        asks.answer(asked, trouble);
         tokio::select! {
             () = until_next_look(&looker.events, looker.pace(&look)) => {}
             () = asks.come() => {}

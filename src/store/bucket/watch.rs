@@ -44,12 +44,12 @@ async fn run(config: Config, remote: Arc<Remote>, news: Sender<News>, mut asks: 
             () = news.closed() => return,
         };
         let recalled = found.is_err().then(|| lister.recall(now)).flatten();
-        let trouble = found.as_ref().err().map(ToString::to_string);
         news.send_if_modified(|known| {
             known.looks += 1;
-            take(known, found, recalled)
+            // Whoever asked waits for an answer, whether there is something new or not.
+            let is_awaited = std::mem::replace(&mut known.asked, asked) != asked;
+            take(known, found, recalled) || is_awaited
         });
-        asks.answer(asked, trouble);
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = asks.come() => {}

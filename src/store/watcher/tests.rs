@@ -33,8 +33,16 @@ impl World {
         events.arm(std::time::Instant::now());
         let config = Config { poll_interval: NEVER, settle: NEVER, ..Config::new(&root) };
         let (sender, news) = watch::channel(News::default());
-        let (refresh, asks) = refresh();
+        let (refresh, asks, answers) = refresh();
         tokio::spawn(super::watch(config, sender, asks));
+        // What the manager does: it takes the news in, and answers.
+        let mut taken = news.clone();
+        tokio::spawn(async move {
+            while taken.changed().await.is_ok() {
+                let news = taken.borrow_and_update().clone();
+                answers.answer(news.asked, news.trouble);
+            }
+        });
         let mut world = Self { place, news, refresh, has_events: events.work() };
         world.sees("the first look", |news| news.listing.is_some()).await;
         world
