@@ -11,7 +11,10 @@ use std::{
 
 use anyhow::Context as _;
 use sha2::{Digest, Sha256};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::oneshot,
+};
 
 use crate::{
     catalog::{self, Catalog, Snapshot},
@@ -35,6 +38,7 @@ use crate::{
 const CONTROL_THREADS: usize = 2;
 /// After this the models are announced as they stand, whatever still loads.
 const ANNOUNCE_AFTER: Duration = Duration::from_secs(60);
+const STATUS_REMOVED_WITHIN: Duration = Duration::from_secs(2);
 const ID_KEY_BYTES_MIN: usize = 16;
 
 /// Serves until a signal says stop. `announce` is called once, when the models are ready or finally failed.
@@ -102,20 +106,28 @@ async fn serve_here(config: Config, level: Level, announce: impl FnOnce(&Snapsho
         metrics,
         events.clone(),
     )?;
-    tokio::spawn(rollout::report(catalog.clone(), records, replica));
+    let (reporting, end) = oneshot::channel::<()>();
+    let reporter = tokio::spawn(rollout::report(catalog.clone(), records, replica, async { drop(end.await) }));
     if let Some(file) = &config.listen.ports_file {
         write_ports(file, ports)?;
     }
-    tokio::select! {
-        () = settled(&catalog) => announce(&catalog.load(), listening(&config, ports)),
-        hurry = stop.first() => {
-            events.tell(Event::new(Kind::Draining));
-            return drain(&config, running, lifecycle, &runtime, stop, hurry).await;
+    let early = tokio::select! {
+        () = settled(&catalog) => None,
+        hurry = stop.first() => Some(hurry),
+    };
+    let hurry = match early {
+        Some(hurry) => hurry,
+        None => {
+            announce(&catalog.load(), listening(&config, ports));
+            stop.first().await
         }
-    }
-    let hurry = stop.first().await;
+    };
     events.tell(Event::new(Kind::Draining));
-    drain(&config, running, lifecycle, &runtime, stop, hurry).await
+    drain(&config, running, lifecycle, &runtime, stop, hurry).await?;
+    drop(reporting);
+    // A store that does not answer holds up nobody's end.
+    let _ = tokio::time::timeout(STATUS_REMOVED_WITHIN, reporter).await;
+    Ok(())
 }
 
 /// Top-down: the edge says no, then closes; then nothing new is loaded; then the cores stop.
@@ -193,7 +205,7 @@ fn without_secrets(text: &str) -> String {
 
 fn store_config(config: &Config) -> crate::error::Result<store::Config> {
     let root = config.source().unwrap_or(Location::Folder(PathBuf::new()));
-    let store = store::Config {
+    let at = |root| store::Config {
         models: config.store.models.clone().into(),
         poll_interval: config.store.poll_interval,
         relist_interval: config.store.relist_interval,
@@ -201,12 +213,12 @@ fn store_config(config: &Config) -> crate::error::Result<store::Config> {
         completeness: config.store.completeness,
         ..store::Config::new(root)
     };
+    let store = store::Config { state: config.store.state.clone().map(|state| Box::new(at(state))), ..at(root) };
     store.connect(&lifecycle_config(config).work_dir, config.store.cache_size)
 }
 
 /// Where operators' changes go.
 fn records(config: &Config, store: &store::Config) -> Records {
-    let closed = |reason, message: &str| Records::closed(Error::new(Code::FailedPrecondition, reason, message));
     match (config.store.routes, &store.root) {
         (Routes::External, _) => closed(
             "ROUTES_EXTERNAL",
@@ -215,12 +227,22 @@ fn records(config: &Config, store: &store::Config) -> Records {
         _ if config.model_file.is_some() => {
             closed("NO_STORE", "one file is served and no store: there is nothing to change; serve a folder of models")
         }
-        (_, Location::Folder(root)) => Records::in_folder(root),
-        (_, Location::Bucket(_)) => match &store.remote {
+        _ => records_in(store.state.as_deref().unwrap_or(store)),
+    }
+}
+
+fn records_in(place: &store::Config) -> Records {
+    match &place.root {
+        Location::Folder(root) => Records::in_folder(root),
+        Location::Bucket(_) => match &place.remote {
             Some(remote) => Records::in_bucket(remote.bucket().clone()),
             None => closed("NO_STORE", "no bucket is served: there is nothing to change"),
         },
     }
+}
+
+fn closed(reason: &'static str, message: &str) -> Records {
+    Records::closed(Error::new(Code::FailedPrecondition, reason, message))
 }
 
 fn lifecycle_config(config: &Config) -> lifecycle::Config {

@@ -66,6 +66,9 @@ pub struct StoreConfig {
     /// Serve only models whose names match one of these patterns with * and ?, with commas between them (default: all)
     #[arg(long, value_name = "PATTERN", value_delimiter = ',', action = clap::ArgAction::Set)]
     pub models: Vec<String>,
+    /// Where route.yaml and status are kept, if the model store is only read: a folder that is there, or a bucket (default: in the model store)
+    #[arg(long, value_name = "DIR|URL")]
+    pub state: Option<Location>,
     /// Who writes route.yaml: `server`, for operators who ask it, and people too; `external`, only people and their tools, and the server refuses
     #[arg(long, value_name = "WHO", default_value = "server", hide_possible_values = true)]
     pub routes: Routes,

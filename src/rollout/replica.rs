@@ -7,7 +7,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use tokio::time::sleep;
+use tokio::{sync::Semaphore, task::JoinSet, time::sleep};
 
 use crate::{
     catalog::{Catalog, ModelEntry, Snapshot, State},
@@ -17,6 +17,7 @@ use crate::{
 
 /// However much changes, a model's status is written no more often.
 const PAUSE: Duration = Duration::from_secs(1);
+const REMOVED_AT_ONCE: usize = 16;
 
 /// The name of this replica: its host's and its port's, so that it is the same after a restart.
 pub fn name(port: u16) -> String {
@@ -32,16 +33,37 @@ struct Last {
     status: Value,
 }
 
-/// Writes `.sconce/status/REPLICA.json` of each model whenever it changes. Runs until the catalog is gone.
-pub async fn report(catalog: Catalog, records: Records, replica: String) {
+/// Writes `.sconce/status/REPLICA.json` of each model whenever it changes, and takes all away at the end: replicas whose names
+/// never come again must not pile up.
+pub async fn report(catalog: Catalog, records: Records, replica: String, end: impl Future<Output = ()>) {
+    let mut last = HashMap::new();
+    tokio::select! {
+        () = write(&catalog, &records, &replica, &mut last) => {}
+        () = end => {}
+    }
+    let mut removals = JoinSet::new();
+    let turns = Arc::new(Semaphore::new(REMOVED_AT_ONCE));
+    for model in last.into_keys() {
+        let (records, replica, turns) = (records.clone(), replica.clone(), turns.clone());
+        removals.spawn(async move {
+            let _turn = turns.acquire_owned().await;
+            if let Err(error) = records.remove_status(&model, &replica).await {
+                tracing::debug!(%model, %error, "the status is not removed");
+            }
+        });
+    }
+    removals.join_all().await;
+}
+
+/// Runs until the catalog is gone. Each model that has a status is in `last`.
+async fn write(catalog: &Catalog, records: &Records, replica: &str, last: &mut HashMap<ModelName, Last>) {
     let mut changes = catalog.changes();
-    let mut last: HashMap<ModelName, Last> = HashMap::new();
     while changes.changed().await.is_ok() {
-        for (model, status) in news(&catalog.load(), &mut last) {
+        for (model, status) in news(&catalog.load(), last) {
             let mut text = status;
             text["replica"] = json!(replica);
             text["time"] = json!(humantime::format_rfc3339_seconds(SystemTime::now()).to_string());
-            if let Err(error) = records.write_status(&model, &replica, format!("{text:#}\n")).await {
+            if let Err(error) = records.write_status(&model, replica, format!("{text:#}\n")).await {
                 // A store that cannot be written to serves all the same.
                 tracing::debug!(%model, %error, "the status is not written");
             }

@@ -19,6 +19,7 @@ mod remote;
 mod renames;
 mod scanner;
 mod single;
+mod state;
 mod verify;
 mod watcher;
 
@@ -50,6 +51,8 @@ pub struct Config {
     pub root: Location,
     /// The bucket at work, once `connect` opened it.
     pub remote: Option<Arc<Remote>>,
+    /// Where routes are and status goes, if not here.
+    pub state: Option<Box<Config>>,
     pub models: Patterns,
     pub poll_interval: Duration,
     /// How often a bucket is listed as a whole although its marker says that nothing changed.
@@ -76,6 +79,7 @@ impl Config {
         Self {
             root: root.into(),
             remote: None,
+            state: None,
             models: Patterns::default(),
             poll_interval: Duration::from_secs(2),
             relist_interval: Duration::from_secs(300),
@@ -86,7 +90,10 @@ impl Config {
 
     /// Makes the client of a bucket, and the cache of its artifacts in a folder `cache` inside `work_dir`; of a folder,
     /// nothing. Nothing is sent yet.
-    pub fn connect(self, work_dir: &Path, cache_bytes: u64) -> Result<Self> {
+    pub fn connect(mut self, work_dir: &Path, cache_bytes: u64) -> Result<Self> {
+        if let Some(state) = self.state.take() {
+            self.state = Some(Box::new(state.connect(work_dir, cache_bytes)?));
+        }
         let Location::Bucket(url) = &self.root else {
             return Ok(self);
         };
@@ -105,6 +112,13 @@ impl Config {
 
 /// One look at the store, wherever it is. It blocks.
 pub fn look_once(config: &Config) -> io::Result<Arc<StoreListing>> {
+    match &config.state {
+        Some(state) => state::look_at_both(config, state),
+        None => look_once_at(config),
+    }
+}
+
+fn look_once_at(config: &Config) -> io::Result<Arc<StoreListing>> {
     match &config.remote {
         Some(remote) => bucket::look_once(config, remote).map_err(io::Error::other),
         None => Scanner::new(config.clone()).scan(Instant::now(), SystemTime::now()),

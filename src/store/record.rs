@@ -115,6 +115,19 @@ impl Records {
         }
     }
 
+    /// Takes away what this replica said of a model.
+    pub async fn remove_status(&self, model: &ModelName, replica: &str) -> Result<()> {
+        let path = status_path(model, replica);
+        match &*self.0 {
+            Place::Closed(why) => Err(why.clone()),
+            Place::Bucket(bucket) => bucket.delete(&path).await,
+            Place::Folder(root) => {
+                let path = root.join(path);
+                blocking(move || fs::remove_file(path)).await
+            }
+        }
+    }
+
     /// Writes what this replica says of a model. Nobody depends on it: it is not made durable.
     pub async fn write_status(&self, model: &ModelName, replica: &str, text: String) -> Result<()> {
         match &*self.0 {

@@ -13,7 +13,7 @@ pub struct Refresh {
 }
 
 /// The watcher's end.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Asks(watch::Receiver<u64>);
 
 /// The end of whoever takes the news in.

@@ -14,7 +14,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-use super::{Asks, Config, Scanner, StoreListing, events::Events};
+use super::{Asks, Config, Scanner, StoreListing, events::Events, state::watch_both};
 
 /// What is known of the store.
 #[derive(Clone, Debug, Default)]
@@ -65,7 +65,15 @@ const GATHER: Duration = Duration::from_millis(50);
 const REST: u32 = 9;
 
 /// Runs until nobody listens any more.
-pub async fn watch(config: Config, news: Sender<News>, mut asks: Asks) {
+pub async fn watch(mut config: Config, news: Sender<News>, asks: Asks) {
+    match config.state.take() {
+        Some(state) => watch_both(config, *state, news, asks).await,
+        None => watch_one(config, news, asks).await,
+    }
+}
+
+/// Watches one place.
+pub(super) async fn watch_one(config: Config, news: Sender<News>, mut asks: Asks) {
     if let Some(remote) = config.remote.clone() {
         return super::bucket::watch(config, remote, news, asks).await;
     }

@@ -22,4 +22,5 @@ mod operators;
 mod pasted;
 mod predicts;
 mod starts;
+mod state;
 mod store_changes;

@@ -3,6 +3,7 @@
 //! A server takes free ports, writes its log into its folder and dies with the test process, however that ends. Nothing
 //! here waits for a time: `eventually` polls for what is wanted, within a bound.
 
+pub mod adders;
 pub mod artifacts;
 pub mod calls;
 pub mod http;
@@ -127,6 +128,8 @@ impl Server {
     /// Runs a `sconce serve` command whose model store is its own affair.
     pub async fn launch(store: Store, mut command: Command, options: &[&str]) -> Self {
         let ports_file = store.beside("ports.json");
+        // That of an earlier server over the same store.
+        let _ = std::fs::remove_file(&ports_file);
         let log = std::fs::File::create(store.beside("log")).expect("a log file");
         command.arg("--work-dir").arg(store.beside_folder("work"));
         command.arg("--ports-file").arg(&ports_file);
