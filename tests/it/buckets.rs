@@ -6,7 +6,7 @@ use sconce::store::{PutOutcome, bucket::MARKER};
 
 use crate::{
     harness::{
-        PATIENCE, Server, Store, eventually, fixture, http,
+        PATIENCE, Server, Store, call, eventually, fixture, http,
         s3::{Fault, Proxy, S3, SECRET, upload},
         tensors::{Form, Values, fixture_examples},
     },
@@ -98,9 +98,27 @@ async fn a_new_version_is_served_and_a_quiet_bucket_costs_one_request_a_poll() {
     let before = s3.requests().len();
     eventually("twenty polls", PATIENCE, async || (s3.requests().len() >= before + 20).then_some(())).await;
     for (method, path) in &s3.requests()[before..] {
+        // Its own status follows a change, once, and at its leisure.
+        if path.contains("/.sconce/status/") {
+            continue;
+        }
         assert!(method == "GET" && path.ends_with(MARKER), "{method} {path}");
     }
     server.assert_unharmed().await;
+}
+
+#[tokio::test]
+async fn who_writes_past_the_marker_asks_for_a_look() {
+    let Some(s3) = bucket_with_tiny().await else { return };
+    s3.publish("tiny/1.0.1", &[("model.onnx", tiny())], false).await;
+    let server = s3.serve(Store::new(), s3.port(), &["--relist-interval=1h"]).await;
+    assert_eq!(stable(&server).await, "1.0.1");
+    s3.bucket(s3.port()).put("tiny/route.yaml", "stable: 1.0.0\n").await.expect("written");
+    let polls = s3.requests().len() + 5;
+    eventually("five polls", PATIENCE, async || (s3.requests().len() >= polls).then_some(())).await;
+    assert_eq!(stable(&server).await, "1.0.1", "the marker said that nothing changed");
+    server.admin().await.refresh(call(RefreshRequest::default())).await.expect("a look");
+    serves(&server, "1.0.0").await;
 }
 
 #[tokio::test]

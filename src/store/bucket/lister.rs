@@ -96,6 +96,11 @@ impl Lister {
         Ok(listing)
     }
 
+    /// Lets the next look list the whole bucket, whatever its marker says.
+    pub fn doubt(&mut self) {
+        self.marker = None;
+    }
+
     /// The last good listing of an earlier process; `None` where this one has seen a better one, or there is none.
     pub fn recall(&mut self, now: Instant) -> Option<(Arc<StoreListing>, SystemTime)> {
         if self.listed_at.is_some() || !self.looks.last().models.is_empty() {

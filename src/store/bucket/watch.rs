@@ -36,8 +36,13 @@ pub fn look_once(config: &Config, remote: &Arc<Remote>) -> Result<Arc<StoreListi
 async fn run(config: Config, remote: Arc<Remote>, news: Sender<News>, mut asks: Asks) {
     let pause = config.poll_interval.max(Duration::from_millis(10));
     let mut lister = Lister::new(config, remote);
+    let mut answered = 0;
     loop {
         let asked = asks.taken();
+        // Whoever asks knows better than the marker.
+        if std::mem::replace(&mut answered, asked) != asked {
+            lister.doubt();
+        }
         let now = Instant::now().into_std();
         let found = tokio::select! {
             found = lister.look(now) => found,
