@@ -9,7 +9,7 @@ use arc_swap::{ArcSwap, Guard};
 
 use crate::{
     error::{Error, Result},
-    model::{ModelName, Platform, Route, Signature, Version, VersionsPolicy, repeated},
+    model::{ModelName, Platform, Route, Setting, Signature, Version, VersionsPolicy, repeated},
     runtime::Servable,
 };
 
@@ -41,6 +41,8 @@ pub struct ModelEntry {
     pub pending: Option<Pending>,
     /// Why nobody gets an answer at present, where an operator said so.
     pub disabled: Option<String>,
+    /// Each option with who said it, but for what a version says of itself.
+    pub settings: Arc<[Setting]>,
     /// What is wrong with the model as a whole, e.g. a bad model.yaml.
     pub message: Option<String>,
     /// Which files of people's are not taken; `message` has them, too.
@@ -82,6 +84,8 @@ pub struct VersionEntry {
     /// What was noticed while it was loaded, and served nevertheless.
     pub notes: Vec<String>,
     pub metrics: BTreeMap<String, f64>,
+    /// What its version.yaml says of options, which wins over the model's.
+    pub settings: Arc<[Setting]>,
     /// sha256 over the names and digests of the version's files, in hexadecimal; empty until they were read.
     pub digest: String,
     pub artifact_bytes: u64,

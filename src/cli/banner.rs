@@ -181,6 +181,7 @@ mod tests {
             since: SystemTime::UNIX_EPOCH,
             cause,
             notes: vec![],
+            settings: Default::default(),
             metrics: BTreeMap::new(),
             digest: String::new(),
             artifact_bytes: 0,
@@ -206,6 +207,7 @@ mod tests {
             revision: 0,
             pending: None,
             disabled: None,
+            settings: Default::default(),
             message: None,
             refused: Default::default(),
         };

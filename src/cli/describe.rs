@@ -11,7 +11,7 @@ use super::{
     client,
     models::{AdminArgs, TIMEOUT, readiness, summary_json},
     print,
-    proto::{DescribeModelRequest, DescribeModelResponse, Execution, TensorSpec, VersionStatus},
+    proto::{DescribeModelRequest, DescribeModelResponse, Execution, Setting, TensorSpec, VersionStatus},
     table::table,
 };
 use crate::telemetry::logs::escape;
@@ -57,10 +57,22 @@ fn for_people(model: &DescribeModelResponse) -> String {
     }
     text.push('\n');
     text += &model.route.as_ref().map(route::for_people).unwrap_or_default();
+    text += &settings_for_people(&model.settings);
     for version in &model.versions {
         text += &version_for_people(version);
     }
     text
+}
+
+/// What somebody said; scripts get all that holds.
+fn settings_for_people(settings: &[Setting]) -> String {
+    let said: Vec<&Setting> = settings.iter().filter(|setting| setting.source != "default").collect();
+    if said.is_empty() {
+        return "options: all by default\n".to_owned();
+    }
+    let line = |setting: &&Setting| format!("  {}: {}  ({})", setting.key, setting.value, setting.source);
+    let lines = said.iter().map(|setting| escape(&line(setting)) + "\n");
+    format!("options, others by default:\n{}", lines.collect::<String>())
 }
 
 fn version_for_people(version: &VersionStatus) -> String {
@@ -82,6 +94,10 @@ fn version_for_people(version: &VersionStatus) -> String {
     if !version.metrics.is_empty() {
         let metrics = sorted(&version.metrics).into_iter().map(|(name, value)| format!("{name} {value}"));
         line(format!("metrics: {}", metrics.collect::<Vec<_>>().join(", ")));
+    }
+    if !version.settings.is_empty() {
+        let keys: Vec<&str> = version.settings.iter().map(|setting| setting.key.as_str()).collect();
+        line(format!("its version.yaml decides {}", keys.join(", ")));
     }
     if !version.digest.is_empty() {
         line(format!("digest: {}", version.digest));
@@ -169,13 +185,20 @@ fn to_json(model: &DescribeModelResponse) -> Value {
             "execution": version.execution.as_ref().map(execution_json),
             "metrics": sorted(&version.metrics),
             "digest": version.digest,
+            "settings": settings_json(&version.settings),
         })
     };
     json!({
         "summary": model.summary.as_ref().map(summary_json),
         "versions": model.versions.iter().map(version).collect::<Vec<_>>(),
         "route": model.route.as_ref().map(route::to_json),
+        "settings": settings_json(&model.settings),
     })
+}
+
+fn settings_json(settings: &[Setting]) -> Value {
+    let setting = |setting: &Setting| json!({ "key": setting.key, "value": setting.value, "source": setting.source });
+    settings.iter().map(setting).collect()
 }
 
 fn execution_json(execution: &Execution) -> Value {
@@ -200,6 +223,10 @@ fn execution_json(execution: &Execution) -> Value {
 mod tests {
     use super::*;
     use crate::cli::proto::{DataType, ModelSummary, VersionState};
+
+    fn setting(key: &str, value: &str, source: &str) -> Setting {
+        Setting { key: key.into(), value: value.into(), source: source.into() }
+    }
 
     fn model() -> DescribeModelResponse {
         let failed = VersionStatus {
@@ -226,6 +253,7 @@ mod tests {
             summary: Some(ModelSummary { name: "m".into(), ready: true, stable: "1.0.0".into(), ..Default::default() }),
             versions: vec![failed, ready],
             route: None,
+            settings: vec![setting("batching", "off", "model.yaml"), setting("required", "false", "default")],
         }
     }
 
@@ -233,7 +261,7 @@ mod tests {
     fn people_see_each_version_with_what_is_wrong() {
         assert_eq!(
             for_people(&model()),
-            "m: ready, stable 1.0.0\n\
+            "m: ready, stable 1.0.0\noptions, others by default:\n  batching: off  (model.yaml)\n\
              \n1.1.0: failed since 1970-01-01T00:00:00Z\n  DIGEST_MISMATCH: model.txt is not\\nwhat it was\n\
              \n1.0.0: ready\n      NAME      TYPE  SHAPE    FEATURES\n  in  features  FP64  [-1, 2]  a b\n"
         );
@@ -243,6 +271,7 @@ mod tests {
     fn scripts_see_the_protocols_keys() {
         let json = to_json(&model());
         assert_eq!(json["versions"][0]["state"], "failed");
+        assert_eq!(json["settings"][1]["source"], "default");
         assert_eq!(json["versions"][1]["inputs"][0]["dtype"], "FP64");
     }
 }

@@ -133,6 +133,7 @@ mod tests {
             revision: 0,
             pending: None,
             disabled: None,
+            settings: Default::default(),
             message: None,
             refused: Default::default(),
         };

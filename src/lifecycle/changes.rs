@@ -158,6 +158,7 @@ mod tests {
             since: std::time::SystemTime::UNIX_EPOCH,
             cause: reason.map(|reason| Error::new(Code::FailedPrecondition, reason, "a sentence")),
             notes: Vec::new(),
+            settings: Default::default(),
             metrics: Default::default(),
             digest: String::new(),
             artifact_bytes: 0,
@@ -179,6 +180,7 @@ mod tests {
             revision: 0,
             pending: None,
             disabled: None,
+            settings: Default::default(),
             message: None,
             refused: Refused::default(),
         }

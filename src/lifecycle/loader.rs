@@ -27,7 +27,10 @@ use super::{
 use crate::{
     backend::{self, Executable, LIBRARY_MISSING, Session},
     error::{Code, Error, Result},
-    model::{Manifest, ModelName, ModelYaml, Parameters, Platform, Signature, Version, VersionYaml},
+    model::{
+        Manifest, ModelName, ModelYaml, Parameters, Platform, Setting, Signature, Version, VersionYaml,
+        settings_of_version,
+    },
     runtime::{Marker, Runtime, Servable, ServableConfig},
     store::{self, PrivateDir, Verified, VersionFolder, platform_of},
     telemetry::Metrics,
@@ -87,6 +90,8 @@ pub struct Loaded<T = Servable> {
     pub memory_bytes: u64,
     pub notes: Vec<String>,
     pub metrics: std::collections::BTreeMap<String, f64>,
+    /// What its version.yaml says of options.
+    pub settings: Arc<[Setting]>,
 }
 
 /// What all loader threads share.
@@ -262,7 +267,8 @@ impl Loader {
             mark,
         };
         let servable = Servable::new(&self.runtime, config);
-        Ok(Loaded { servable, platform, digest, bytes, memory_bytes, notes, metrics })
+        let settings = settings_of_version(&yaml).into();
+        Ok(Loaded { servable, platform, digest, bytes, memory_bytes, notes, metrics, settings })
     }
 
     /// What the child says of the version, now or when it last had the same before it.

@@ -252,6 +252,7 @@ fn entry_of(name: &ModelName, model: &ModelState<Servable>) -> ModelEntry {
         pending: model.route.pending(),
         // At once: whoever disables a model does not wait for a version.
         disabled: model.route.wanted().disabled.as_ref().map(|disabled| disabled.reason.clone()),
+        settings: model.settings.clone(),
         message: (!messages.is_empty()).then(|| messages.join("; ")),
         refused: Refused { model_yaml: model.message.clone(), route_yaml: model.route.message().cloned() },
     }
@@ -270,6 +271,7 @@ fn version_entry(version: &VersionState<Servable>, model: &ModelState<Servable>)
         cause: version.cause(),
         notes: loaded.into_iter().flat_map(|loaded| &loaded.notes).cloned().chain(kept).collect(),
         metrics: loaded.map(|loaded| loaded.metrics.clone()).unwrap_or_default(),
+        settings: loaded.map(|loaded| loaded.settings.clone()).unwrap_or_default(),
         digest: loaded.map(|loaded| loaded.digest.clone()).unwrap_or_default(),
         artifact_bytes: loaded.map_or(listed_bytes, |loaded| loaded.bytes),
         memory_bytes: loaded.map_or(0, |loaded| loaded.memory_bytes),

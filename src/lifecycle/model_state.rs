@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     catalog::PendingWhy,
-    model::{ModelYaml, Version, VersionsPolicy},
+    model::{ModelYaml, Setting, Version, VersionsPolicy, settings},
     store::{ModelFolder, TextFile},
 };
 
@@ -26,6 +26,8 @@ pub struct ModelState<T> {
     pub yaml: Option<ModelYaml>,
     /// Of it, what servables are made by. Another one means other servables.
     pub options: Arc<ModelYaml>,
+    /// The same, with who said it.
+    pub settings: Arc<[Setting]>,
     /// The model.yaml that `yaml` and `message` came from.
     pub read: Option<TextFile>,
     /// What is wrong with model.yaml.
@@ -46,6 +48,7 @@ impl<T> Default for ModelState<T> {
             folder: None,
             yaml: None,
             options: Arc::default(),
+            settings: Arc::default(),
             read: None,
             message: None,
             route: RouteState::default(),
@@ -95,13 +98,14 @@ impl<T> ModelState<T> {
 
     /// A bad edit keeps the last good one, and is shown.
     fn take_yaml(&mut self, defaults: &ModelYaml) {
-        let yaml = match read_yaml(self.read.as_ref()) {
-            Ok(yaml) => yaml.over(defaults),
+        let own = match read_yaml(self.read.as_ref()) {
+            Ok(yaml) => yaml,
             Err(message) => {
                 self.message = Some(message);
                 return;
             }
         };
+        let yaml = own.clone().over(defaults);
         self.message = aspire::aspired(yaml.versions.as_ref(), &[]).err().map(|error| error.message().to_owned());
         if self.message.is_some() {
             return;
@@ -111,6 +115,7 @@ impl<T> ModelState<T> {
             self.options = Arc::new(options);
         }
         self.yaml = Some(yaml);
+        self.settings = settings(&own, defaults).into();
     }
 
     pub fn aspire(&mut self) {

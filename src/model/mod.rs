@@ -13,6 +13,7 @@ mod request;
 mod route;
 mod rows;
 mod scaling;
+mod settings;
 mod signature;
 mod tensor;
 pub mod units;
@@ -30,6 +31,7 @@ pub use request::{
     TensorInput, Timing, Value, length_prefixed,
 };
 pub use route::{Disabled, HISTORY_MAX, LABELS_MAX, Route, RouteChange, Stable, check_label};
+pub use settings::{Origin, Setting, settings, settings_of_version};
 pub use signature::{Bound, Signature, TensorSpec};
 pub use tensor::{BytesElements, DType, Shape, Tensor, bytes_from, element_count, shape_text};
 pub use yaml::{

@@ -43,6 +43,7 @@ mod tests {
             since: SystemTime::UNIX_EPOCH,
             cause: Some(Error::invalid("LOAD_FAILED", "no graph")),
             notes: vec![],
+            settings: Default::default(),
             metrics: BTreeMap::new(),
             digest: String::new(),
             artifact_bytes: 0,
@@ -58,6 +59,7 @@ mod tests {
             revision: 0,
             pending: None,
             disabled: None,
+            settings: Default::default(),
             message: Some("route.yaml: no such version".into()),
             refused: Default::default(),
         };

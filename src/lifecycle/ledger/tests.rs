@@ -104,6 +104,7 @@ impl World {
                         bytes: 10,
                         memory_bytes: 10,
                         notes: Vec::new(),
+                        settings: Default::default(),
                         metrics: BTreeMap::new(),
                     })
                 }

@@ -83,6 +83,7 @@ mod tests {
             revision: 0,
             pending: None,
             disabled: None,
+            settings: Default::default(),
             message: Some("model.yaml:\nbroken".into()),
             refused: Default::default(),
         };

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{answering, route, two_versions};
 use crate::{
     commands::{fails, run, succeeds, text},
-    harness::{PATIENCE, Server, eventually},
+    harness::{PATIENCE, Server, Store, eventually},
     proto::VersionState,
 };
 
@@ -99,4 +99,23 @@ async fn watch_writes_a_line_for_each_event() {
         .collect();
     assert_eq!(lines[0]["kind"], "started");
     assert_eq!(shown, [("version_loading", 2), ("version_ready", 3)]);
+}
+
+#[tokio::test]
+async fn each_option_is_shown_with_who_said_it() {
+    let store = Store::new().sample("early-signal");
+    let config = store.beside("sconce.yaml");
+    std::fs::write(&config, "defaults:\n  warmup_budget: 50ms\n  versions: all\n").expect("a file");
+    let server = Server::start(store, &[&format!("--config={}", config.display())]).await;
+    let model = server.describe("early-signal").await;
+    let said = |key: &str| {
+        let setting = model.settings.iter().find(|setting| setting.key == key).expect("it is listed");
+        (setting.value.as_str(), setting.source.as_str())
+    };
+    assert_eq!(said("warmup_budget"), ("50ms", "defaults of the server"));
+    assert_eq!(said("versions"), ("{ latest: 2 }", "model.yaml"));
+    assert_eq!(said("batching.max_batch_size"), ("64", "default"));
+    for version in &model.versions {
+        assert!(version.settings.iter().any(|setting| setting.key == "inputs" && setting.source == "version.yaml"));
+    }
 }

@@ -8,7 +8,7 @@ use crate::{
         grpc::convert::sconce::data_type,
         proto::sconce::v1::{
             self as proto, DescribeModelResponse, Disabled, Execution, ListModelsResponse, ModelSummary, Route,
-            TensorSpec, VersionState, VersionStatus,
+            Setting, TensorSpec, VersionState, VersionStatus,
         },
         trouble,
     },
@@ -29,6 +29,7 @@ pub fn describe(model: &ModelEntry) -> DescribeModelResponse {
         summary: Some(summary(model)),
         versions: versions.map(|(version, entry)| version_status(*version, entry)).collect(),
         route: Some(route(model)),
+        settings: settings(&model.settings),
     }
 }
 
@@ -120,7 +121,17 @@ fn version_status(version: Version, entry: &VersionEntry) -> VersionStatus {
         execution: entry.servable.as_deref().map(|servable| execution(servable, entry)),
         metrics: entry.metrics.iter().map(|(name, value)| (name.clone(), *value)).collect(),
         digest: entry.digest.clone(),
+        settings: settings(&entry.settings),
     }
+}
+
+fn settings(settings: &[model::Setting]) -> Vec<Setting> {
+    let setting = |setting: &model::Setting| Setting {
+        key: setting.key.to_owned(),
+        value: setting.value.clone(),
+        source: setting.origin.as_str().to_owned(),
+    };
+    settings.iter().map(setting).collect()
 }
 
 fn state(state: State) -> VersionState {

@@ -1,0 +1,228 @@
+//! Every option of a model with what holds and who said it, for operators.
+
+use std::time::Duration;
+
+use super::{
+    ModelYaml,
+    yaml::{Batching, OnOff, SpecYaml, SwapPolicy, VersionYaml, VersionsPolicy, Warmup},
+};
+
+/// One option.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Setting {
+    /// `batching.max_batch_size`
+    pub key: &'static str,
+    /// As one writes it.
+    pub value: String,
+    pub origin: Origin,
+}
+
+/// Who said it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Nobody.
+    Default,
+    /// `defaults:` of the server's configuration.
+    Server,
+    ModelYaml,
+    VersionYaml,
+}
+
+/// An option's key, how its value is read where somebody gave one, and what holds otherwise.
+type Known = (&'static str, fn(&ModelYaml) -> Option<String>, &'static str);
+
+const OPTIONS: [Known; 18] = [
+    ("platform", |yaml| yaml.platform.map(|platform| platform.to_string()), "by the artifact's file name"),
+    ("inputs", |yaml| yaml.inputs.as_deref().map(specs), "by the artifact"),
+    ("outputs", |yaml| yaml.outputs.as_deref().map(specs), "by the artifact"),
+    ("normalizer", |yaml| yaml.normalizer.clone(), "none"),
+    ("instances.count", |yaml| Some(yaml.instances.as_ref()?.count?.to_string()), "1"),
+    ("instances.device", |yaml| yaml.instances.as_ref()?.device.clone(), "auto"),
+    ("batching", |yaml| yaml.batching.as_ref().map(is_on), "on"),
+    ("batching.max_batch_size", |yaml| Some(batching(yaml)?.max_batch_size?.to_string()), "64"),
+    ("batching.queue_timeout", |yaml| batching(yaml)?.queue_timeout.map(time), "1s"),
+    ("batching.max_queue.rows", |yaml| Some(batching(yaml)?.max_queue.as_ref()?.rows?.to_string()), "1024"),
+    ("batching.max_queue.bytes", |yaml| batching(yaml)?.max_queue.as_ref()?.bytes.map(size), "64MiB"),
+    ("batching.joinable", |yaml| Some(batching(yaml)?.joinable?.to_string()), "as the child has shown"),
+    (
+        "warmup",
+        |yaml| yaml.warmup.as_deref().map(warmup),
+        "rows of 1, of max_batch_size, of 2, 4, … within warmup_budget",
+    ),
+    ("warmup_budget", |yaml| yaml.warmup_budget.map(time), "200ms"),
+    ("versions", |yaml| yaml.versions.as_ref().map(versions), "{ latest: 1 }"),
+    ("required", |yaml| Some(yaml.required?.to_string()), "false"),
+    ("swap_policy", |yaml| yaml.swap_policy.map(|policy| swap_policy(policy).to_owned()), "availability"),
+    ("keep_previous", |yaml| yaml.keep_previous.map(time), "0s"),
+];
+
+/// What holds for a model: its own model.yaml over the server's `defaults`.
+pub fn settings(own: &ModelYaml, server: &ModelYaml) -> Vec<Setting> {
+    let held = own.clone().over(server);
+    let setting = |(key, read, default): &Known| {
+        let (value, origin) = match (read(&held), read(own)) {
+            (None, _) => ((*default).to_owned(), Origin::Default),
+            (Some(value), Some(_)) => (value, Origin::ModelYaml),
+            (Some(value), None) => (value, Origin::Server),
+        };
+        Setting { key, value, origin }
+    };
+    OPTIONS.iter().map(setting).collect()
+}
+
+/// What an artifact says of itself, which wins over its model's.
+pub fn settings_of_version(version: &VersionYaml) -> Vec<Setting> {
+    let said = [
+        ("platform", version.platform.map(|platform| platform.to_string())),
+        ("inputs", version.inputs.as_deref().map(specs)),
+        ("outputs", version.outputs.as_deref().map(specs)),
+        ("normalizer", version.normalizer.clone()),
+    ];
+    let setting = |(key, value): (&'static str, Option<String>)| {
+        Some(Setting { key, value: value?, origin: Origin::VersionYaml })
+    };
+    said.into_iter().filter_map(setting).collect()
+}
+
+fn batching(yaml: &ModelYaml) -> Option<&super::yaml::BatchingOptions> {
+    match yaml.batching.as_ref()? {
+        Batching::Options(options) => Some(options),
+        Batching::Word(_) | Batching::Flag(_) => None,
+    }
+}
+
+fn is_on(batching: &Batching) -> String {
+    let on = !matches!(batching, Batching::Word(OnOff::Off) | Batching::Flag(false));
+    if on { "on" } else { "off" }.to_owned()
+}
+
+fn specs(specs: &[SpecYaml]) -> String {
+    let spec = |spec: &SpecYaml| format!("{} {} {:?}", spec.name, spec.dtype, spec.shape);
+    specs.iter().map(spec).collect::<Vec<_>>().join(", ")
+}
+
+fn warmup(runs: &[Warmup]) -> String {
+    let run = |run: &Warmup| match run {
+        Warmup::Zeros(rows) => format!("{{ zeros: {rows} }}"),
+        Warmup::Random(rows) => format!("{{ random: {rows} }}"),
+    };
+    format!("[{}]", runs.iter().map(run).collect::<Vec<_>>().join(", "))
+}
+
+fn versions(policy: &VersionsPolicy) -> String {
+    match policy {
+        VersionsPolicy::All => "all".to_owned(),
+        VersionsPolicy::Latest(count) => format!("{{ latest: {count} }}"),
+        VersionsPolicy::Only(only) => {
+            let text = |value: &serde_yaml_ng::Value| serde_yaml_ng::to_string(value).unwrap_or_default();
+            let only: Vec<String> = only.iter().map(|value| text(value).trim().to_owned()).collect();
+            format!("{{ only: [{}] }}", only.join(", "))
+        }
+    }
+}
+
+fn swap_policy(policy: SwapPolicy) -> &'static str {
+    match policy {
+        SwapPolicy::Availability => "availability",
+        SwapPolicy::Resource => "resource",
+    }
+}
+
+fn time(time: Duration) -> String {
+    humantime::format_duration(time).to_string().replace(' ', "")
+}
+
+fn size(bytes: u64) -> String {
+    match bytes {
+        0 => "0".to_owned(),
+        bytes if bytes.is_multiple_of(1 << 30) => format!("{}GiB", bytes >> 30),
+        bytes if bytes.is_multiple_of(1 << 20) => format!("{}MiB", bytes >> 20),
+        bytes if bytes.is_multiple_of(1 << 10) => format!("{}KiB", bytes >> 10),
+        bytes => bytes.to_string(),
+    }
+}
+
+// === impl Origin ===
+
+impl Origin {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Origin::Default => "default",
+            Origin::Server => "defaults of the server",
+            Origin::ModelYaml => "model.yaml",
+            Origin::VersionYaml => "version.yaml",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{KEYS, Manifest, Platform};
+
+    fn held(own: &str, server: &str) -> Vec<Setting> {
+        let yaml = |text: &str| ModelYaml::parse(text).expect("a model.yaml");
+        settings(&yaml(own), &yaml(server))
+    }
+
+    fn of<'a>(settings: &'a [Setting], key: &str) -> (&'a str, Origin) {
+        let setting = settings.iter().find(|setting| setting.key == key).expect("it is listed");
+        (&setting.value, setting.origin)
+    }
+
+    #[test]
+    fn each_option_says_who_said_it() {
+        let own = "batching: { max_batch_size: 8, max_queue: { bytes: 1MiB } }\nversions: { only: [1.2, v2] }\nrequired: true";
+        let server = "batching: { max_batch_size: 16, queue_timeout: 1500ms }\nwarmup: [{ random: 4 }]";
+        let settings = held(own, server);
+        assert_eq!(of(&settings, "batching.max_batch_size"), ("8", Origin::ModelYaml));
+        assert_eq!(of(&settings, "batching.max_queue.bytes"), ("1MiB", Origin::ModelYaml));
+        assert_eq!(of(&settings, "batching.queue_timeout"), ("1s500ms", Origin::Server));
+        assert_eq!(of(&settings, "batching.max_queue.rows"), ("1024", Origin::Default));
+        assert_eq!(of(&settings, "warmup"), ("[{ random: 4 }]", Origin::Server));
+        assert_eq!(of(&settings, "versions"), ("{ only: [1.2, v2] }", Origin::ModelYaml));
+        assert_eq!(of(&settings, "required"), ("true", Origin::ModelYaml));
+        let off = held("batching: off", server);
+        assert_eq!(of(&off, "batching"), ("off", Origin::ModelYaml));
+        assert_eq!(of(&off, "batching.max_batch_size"), ("64", Origin::Default), "it does not inherit what it is not");
+    }
+
+    #[test]
+    fn every_key_is_listed_and_each_default_is_what_holds_by_default() {
+        let listed = held("", "");
+        for (key, _) in KEYS {
+            assert!(listed.iter().any(|setting| setting.key.split('.').next() == Some(key)), "{key}");
+        }
+        let value = |key| of(&listed, key).0;
+        let written = format!(
+            "instances: {{ count: {}, device: {} }}\nbatching: {{ max_batch_size: {}, queue_timeout: {}, max_queue: {{ rows: {}, \
+             bytes: {} }} }}\nwarmup_budget: {}\nversions: {}\nrequired: {}\nswap_policy: {}\nkeep_previous: {}",
+            value("instances.count"),
+            value("instances.device"),
+            value("batching.max_batch_size"),
+            value("batching.queue_timeout"),
+            value("batching.max_queue.rows"),
+            value("batching.max_queue.bytes"),
+            value("warmup_budget"),
+            value("versions"),
+            value("required"),
+            value("swap_policy"),
+            value("keep_previous"),
+        );
+        let written = ModelYaml::parse(&written).expect("as one writes it");
+        assert_eq!(written.versions.clone().unwrap_or_default(), VersionsPolicy::default());
+        assert_eq!(written.swap_policy, Some(SwapPolicy::default()));
+        assert_eq!((written.required, written.keep_previous), (Some(false), Some(Duration::ZERO)));
+        let resolve = |yaml| Manifest::resolve(Platform::Onnx, yaml, VersionYaml::default()).expect("it is right");
+        assert_eq!(resolve(written), resolve(ModelYaml::default()));
+    }
+
+    #[test]
+    fn what_the_artifact_says_is_its_own() {
+        let text = "inputs: [{ name: x, dtype: FP32, shape: [-1, 2] }]\nnormalizer: z.json";
+        let own = settings_of_version(&VersionYaml::parse(text).expect("a version.yaml"));
+        assert_eq!(of(&own, "inputs"), ("x FP32 [-1, 2]", Origin::VersionYaml));
+        assert_eq!(of(&own, "normalizer"), ("z.json", Origin::VersionYaml));
+        assert_eq!(own.len(), 2);
+    }
+}
