@@ -6,11 +6,13 @@ use tonic::transport::Channel;
 
 use crate::{
     harness::{
-        PATIENCE, Server, Store, call, eventually, fixture, http,
+        PATIENCE, Server, Store,
+        adders::{adders, predict, publish_adder, rows, version, who_answered},
+        call, eventually, fixture, http,
         open_loop::OpenLoop,
         process,
         tensors::{Form, Values, floats},
-        versions::{Published, adder, publish},
+        versions::publish,
     },
     proto::{inference_client::InferenceClient, oip, *},
 };
@@ -18,60 +20,12 @@ use crate::{
 const SWAPS: u64 = 200;
 /// Of versions in the store: the publisher removes older ones, as publishers do.
 const KEPT: u64 = 5;
-/// What a version adds to every value, by its number. Sums stay below 2^24: FP32 has them exactly.
-const OFFSET: u64 = 10_000;
 /// From the moment when a version is complete, on a busy machine in a debug build.
 const VISIBLE_WITHIN: Duration = Duration::from_secs(10);
 /// The promise, held by the median of the swaps here, and by each in the bench.
 const VISIBLE_USUALLY: Duration = Duration::from_secs(1);
 const RATE_MAX: f64 = 300.0;
 const MEMORY_SLACK: u64 = 64 << 20;
-
-fn version(number: u64) -> String {
-    format!("1.0.{number}")
-}
-
-fn offset(number: u64) -> f32 {
-    (number * OFFSET) as f32
-}
-
-fn publish_adder(store: &Store, number: u64) -> Published {
-    let model = store.path().join("adder");
-    publish(&model, &version(number), &[("model.onnx", &adder(offset(number)))], "").expect("a version")
-}
-
-fn adders() -> Store {
-    let store = Store::new();
-    publish_adder(&store, 1);
-    store
-}
-
-/// Three rows, none of which another call has.
-fn rows(number: u64) -> Values {
-    let first = (number % 3_000 * 3) as f32;
-    floats("x", &[3, 1], &[first, first + 1.0, first + 2.0])
-}
-
-/// The number of the version that the answer claims, if every row of the answer is that version's.
-fn who_answered(input: &Values, claimed: &str, output: &Values) -> Result<u64, String> {
-    let number = claimed.strip_prefix("1.0.").and_then(|number| number.parse().ok());
-    let number: u64 = number.ok_or_else(|| format!("version '{claimed}' answered"))?;
-    let expected: Vec<f64> = input.numbers().iter().map(|x| x + f64::from(offset(number))).collect();
-    match output.numbers() == expected {
-        true => Ok(number),
-        false => Err(format!("{claimed} answered {:?} instead of {expected:?}", output.numbers())),
-    }
-}
-
-async fn predict(mut client: InferenceClient<Channel>, number: u64) -> Result<u64, String> {
-    let input = rows(number);
-    let inputs = vec![input.to_sconce(Form::Raw)];
-    let request = PredictRequest { model: "adder".into(), inputs, ..Default::default() };
-    let answer = client.predict(call(request)).await.map_err(|status| status.to_string())?.into_inner();
-    let served = answer.served.ok_or("nobody says who served")?;
-    let output = answer.outputs.first().ok_or("no output")?;
-    who_answered(&input, &served.version, &Values::of_sconce(output))
-}
 
 /// Calls a second with four at a time, measured for a moment.
 async fn capacity(client: &InferenceClient<Channel>) -> f64 {
@@ -91,7 +45,7 @@ async fn capacity(client: &InferenceClient<Channel>) -> f64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_hundred_swaps_under_load_fail_no_call_and_mix_no_answer() {
-    let server = Server::start(adders(), &["--poll-interval=20ms", "--log-level=warn,sconce=info"]).await;
+    let server = Server::start(adders(1..=1), &["--poll-interval=20ms", "--log-level=warn,sconce=info"]).await;
     let client = server.inference().await;
     let rate = (capacity(&client).await / 2.0).min(RATE_MAX);
     let memory = process::resident_bytes(server.pid());
@@ -143,7 +97,7 @@ async fn two_hundred_swaps_under_load_fail_no_call_and_mix_no_answer() {
 #[tokio::test]
 async fn a_stream_goes_on_through_swaps_and_each_answer_is_one_versions() {
     const MESSAGES_A_SWAP: u64 = 10;
-    let server = Server::start(adders(), &["--poll-interval=20ms"]).await;
+    let server = Server::start(adders(1..=1), &["--poll-interval=20ms"]).await;
     let (questions, asked) = tokio::sync::mpsc::channel(1);
     let mut oip = server.oip().await;
     let asked = tokio_stream::wrappers::ReceiverStream::new(asked);

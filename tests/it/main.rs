@@ -19,5 +19,6 @@ mod names_who_ran_at_a_crash;
 mod opened_first_in_a_child;
 mod pasted;
 mod predicts;
+mod routes;
 mod starts;
 mod store_changes;

@@ -3,6 +3,7 @@
 //! A server takes free ports, writes its log into its folder and dies with the test process, however that ends. Nothing
 //! here waits for a time: `eventually` polls for what is wanted, within a bound.
 
+pub mod adders;
 pub mod artifacts;
 pub mod calls;
 pub mod http;
