@@ -5,7 +5,8 @@
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
-    time::Duration,
+    sync::Arc,
+    time::{Duration, SystemTime},
 };
 
 use anyhow::Context as _;
@@ -14,15 +15,20 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     catalog::{self, Catalog, Snapshot},
-    config::{Config, Listening, Routes},
+    config::{Config, Listening, Routes, Source},
     engine::{Engine, IdKey},
     error::{Code, Error},
     lifecycle::{self, Lifecycle},
+    model::{ModelName, Version},
     rollout::{self, Operator},
     runtime::{self, Runtime},
-    server::{self, Ports, Running, Server},
-    store::{self, Records},
-    telemetry::Metrics,
+    server::{self, Control, Ports, Replica, Running, Server},
+    store::{self, Location, Records},
+    telemetry::{
+        Events, Metrics,
+        events::{Event, Kind},
+        logs::Level,
+    },
 };
 
 /// Threads of the control plane: one more than the one that waits for signals, so that neither waits for the other.
@@ -32,14 +38,14 @@ const ANNOUNCE_AFTER: Duration = Duration::from_secs(60);
 const ID_KEY_BYTES_MIN: usize = 16;
 
 /// Serves until a signal says stop. `announce` is called once, when the models are ready or finally failed.
-pub fn serve(config: Config, announce: impl FnOnce(&Snapshot, Listening)) -> anyhow::Result<()> {
+pub fn serve(config: Config, level: Level, announce: impl FnOnce(&Snapshot, Listening)) -> anyhow::Result<()> {
     let control = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .thread_name("control")
         .enable_all()
         .build()
         .context("the control plane's runtime could not be made")?;
-    let served = control.block_on(serve_here(config, announce));
+    let served = control.block_on(serve_here(config, level, announce));
     // A load that still runs is a child's or a library's: nobody waits for it any more.
     control.shutdown_background();
     served
@@ -47,33 +53,68 @@ pub fn serve(config: Config, announce: impl FnOnce(&Snapshot, Listening)) -> any
 
 /// Everything that would keep this store from being served well, for `sconce check`.
 pub fn check(config: &Config) -> crate::error::Result<Vec<lifecycle::Problem>> {
-    lifecycle::check(&lifecycle_config(config), &store_config(config))
+    lifecycle::check(&lifecycle_config(config), &store_config(config)?)
 }
 
-async fn serve_here(config: Config, announce: impl FnOnce(&Snapshot, Listening)) -> anyhow::Result<()> {
+/// What a server with this configuration would find wrong with one version of a store, for `sconce publish`.
+pub fn check_version(
+    config: &Config,
+    store: &Path,
+    version: (&ModelName, Version),
+    is_run: bool,
+) -> crate::error::Result<()> {
+    lifecycle::check_version(&lifecycle_config(config), &store::Config::new(store), version, is_run)
+}
+
+/// Where a server with this configuration keeps its own copies.
+pub fn work_dir(config: &Config) -> PathBuf {
+    lifecycle_config(config).work_dir
+}
+
+async fn serve_here(config: Config, level: Level, announce: impl FnOnce(&Snapshot, Listening)) -> anyhow::Result<()> {
+    let started = SystemTime::now();
     let mut stop = Stop::listen()?;
+    let store = store_config(&config)?;
     let metrics = Metrics::new();
     let runtime =
         Runtime::start(&runtime::Config { cores: config.machine.cores, loop_budget: config.machine.loop_budget })?;
     let (publisher, catalog) = catalog::new();
-    let (refresh, asks) = store::refresh();
+    let (refresh, asks, answers) = store::refresh();
     let engine = Engine::new(catalog.clone(), metrics.clone(), id_key(&config)?);
-    let operator = Operator::new(records(&config), catalog.clone(), refresh);
-    let server = Server::bind(edge_config(&config), engine, operator, metrics.clone()).await?;
+    let server = Server::bind(edge_config(&config), engine, metrics.clone()).await?;
     let ports = server.ports();
-    let running = server.serve(runtime.clone())?;
-    let lifecycle =
-        Lifecycle::start(lifecycle_config(&config), store_config(&config), asks, publisher, runtime.clone(), metrics)?;
+    let records = records(&config, &store);
     let replica = rollout::replica_name(ports.grpc);
-    tokio::spawn(rollout::report(catalog.clone(), records(&config), replica));
+    let events = Events::new(&replica);
+    let control = Control {
+        operator: Operator::new(records.clone(), catalog.clone(), refresh),
+        events: events.clone(),
+        level,
+        replica: Arc::new(described(&config, started)),
+    };
+    let running = server.serve(runtime.clone(), control)?;
+    let lifecycle = Lifecycle::start(
+        lifecycle_config(&config),
+        store.clone(),
+        (asks, answers),
+        publisher,
+        runtime.clone(),
+        metrics,
+        events.clone(),
+    )?;
+    tokio::spawn(rollout::report(catalog.clone(), records, replica));
     if let Some(file) = &config.listen.ports_file {
         write_ports(file, ports)?;
     }
     tokio::select! {
         () = settled(&catalog) => announce(&catalog.load(), listening(&config, ports)),
-        hurry = stop.first() => return drain(&config, running, lifecycle, &runtime, stop, hurry).await,
+        hurry = stop.first() => {
+            events.tell(Event::new(Kind::Draining));
+            return drain(&config, running, lifecycle, &runtime, stop, hurry).await;
+        }
     }
     let hurry = stop.first().await;
+    events.tell(Event::new(Kind::Draining));
     drain(&config, running, lifecycle, &runtime, stop, hurry).await
 }
 
@@ -121,21 +162,52 @@ async fn settled(catalog: &Catalog) {
     }
 }
 
-fn store_config(config: &Config) -> store::Config {
-    let root = config.source().map(Path::to_owned).unwrap_or_default();
-    store::Config {
-        models: config.store.models.clone().into(),
-        poll_interval: config.store.poll_interval,
-        settle: config.store.settle_time,
-        completeness: config.store.completeness,
-        ..store::Config::new(root)
+/// This replica, for operators.
+fn described(config: &Config, started: SystemTime) -> Replica {
+    let said = config.settings.iter().filter(|setting| setting.source != Source::Default);
+    let settings = said.map(|setting| {
+        let value = setting.value.as_ref().map(|value| value.to_string_lossy().into_owned());
+        (setting.key.clone(), without_secrets(&value.unwrap_or_default()), setting.source.to_string())
+    });
+    Replica {
+        started,
+        store: config.source().map(|source| without_secrets(&source.to_string())).unwrap_or_default(),
+        cores: config.machine.cores,
+        memory_bytes: config.machine.memory,
+        settings: settings.collect(),
     }
 }
 
+/// An address without its user, password and query; other texts are as they are. Options name the files of secrets, never the
+/// secrets themselves.
+fn without_secrets(text: &str) -> String {
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return text.to_owned();
+    };
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (host, path) = rest.split_at(end);
+    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+    let path = path.split(['?', '#']).next().unwrap_or_default();
+    format!("{scheme}://{host}{path}")
+}
+
+fn store_config(config: &Config) -> crate::error::Result<store::Config> {
+    let root = config.source().unwrap_or(Location::Folder(PathBuf::new()));
+    let store = store::Config {
+        models: config.store.models.clone().into(),
+        poll_interval: config.store.poll_interval,
+        relist_interval: config.store.relist_interval,
+        settle: config.store.settle_time,
+        completeness: config.store.completeness,
+        ..store::Config::new(root)
+    };
+    store.connect(&lifecycle_config(config).work_dir, config.store.cache_size)
+}
+
 /// Where operators' changes go.
-fn records(config: &Config) -> Records {
+fn records(config: &Config, store: &store::Config) -> Records {
     let closed = |reason, message: &str| Records::closed(Error::new(Code::FailedPrecondition, reason, message));
-    match (config.store.routes, &config.store.model_store) {
+    match (config.store.routes, &store.root) {
         (Routes::External, _) => closed(
             "ROUTES_EXTERNAL",
             "this server's routes are written elsewhere (routes: external): change route.yaml at its source",
@@ -143,8 +215,11 @@ fn records(config: &Config) -> Records {
         _ if config.model_file.is_some() => {
             closed("NO_STORE", "one file is served and no store: there is nothing to change; serve a folder of models")
         }
-        (_, Some(root)) => Records::in_folder(root),
-        (_, None) => closed("NO_STORE", "no store is served: there is nothing to change"),
+        (_, Location::Folder(root)) => Records::in_folder(root),
+        (_, Location::Bucket(_)) => match &store.remote {
+            Some(remote) => Records::in_bucket(remote.bucket().clone()),
+            None => closed("NO_STORE", "no bucket is served: there is nothing to change"),
+        },
     }
 }
 
@@ -172,6 +247,7 @@ fn edge_config(config: &Config) -> server::Config {
         grpc_admin_port: Some(listen.grpc_admin_port),
         http_port: Some(listen.http_port),
         metrics_port: Some(listen.metrics_port),
+        repository_api: listen.repository_api,
         max_message_bytes: edge.max_message_bytes,
         request_memory: config.request_memory(),
         max_concurrent_streams: edge.max_concurrent_streams,
@@ -244,5 +320,17 @@ impl Stop {
             _ = self.terminate.recv() => false,
             _ = self.interrupt.recv() => true,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_shown_without_its_secrets() {
+        assert_eq!(without_secrets("s3://key:secret@bucket/models?token=x"), "s3://bucket/models");
+        assert_eq!(without_secrets("gs://bucket"), "gs://bucket");
+        assert_eq!(without_secrets("/srv/models@2?"), "/srv/models@2?");
     }
 }

@@ -21,6 +21,8 @@ pub struct Snapshot {
     pub scanned: bool,
     /// Why the server is not ready, one line each; empty when it is.
     pub unready: Vec<String>,
+    /// Why the store cannot be listed at present; what is loaded serves on.
+    pub store_trouble: Option<String>,
 }
 
 /// One model.
@@ -41,6 +43,15 @@ pub struct ModelEntry {
     pub disabled: Option<String>,
     /// What is wrong with the model as a whole, e.g. a bad model.yaml.
     pub message: Option<String>,
+    /// Which files of people's are not taken; `message` has them, too.
+    pub refused: Refused,
+}
+
+/// What is wrong with a model's files; the last good ones hold meanwhile.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Refused {
+    pub model_yaml: Option<String>,
+    pub route_yaml: Option<String>,
 }
 
 /// A route that waits for its stable version.

@@ -11,7 +11,7 @@ mod sources;
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -22,7 +22,7 @@ use crate::{
         ModelYaml,
         units::{parse_duration, parse_size},
     },
-    store::Completeness,
+    store::{Completeness, Location},
     telemetry::logs::Format,
 };
 
@@ -53,13 +53,16 @@ pub struct Config {
     /// What every model.yaml leaves out: `defaults:` of the file, in the shape of model.yaml.
     #[arg(skip)]
     pub defaults: ModelYaml,
+    /// Each option as it was written, and who said it, for operators; `sconce serve` fills it in.
+    #[arg(skip)]
+    pub settings: Vec<Setting>,
 }
 
 #[derive(Args, Clone, Debug)]
 pub struct StoreConfig {
-    /// The folder of all models
-    #[arg(long, value_name = "DIR")]
-    pub model_store: Option<PathBuf>,
+    /// The folder of all models, or a bucket: s3://bucket/path, gs://bucket/path, az://container/path
+    #[arg(long, value_name = "DIR|URL")]
+    pub model_store: Option<Location>,
     /// Serve only models whose names match one of these patterns with * and ?, with commas between them (default: all)
     #[arg(long, value_name = "PATTERN", value_delimiter = ',', action = clap::ArgAction::Set)]
     pub models: Vec<String>,
@@ -69,6 +72,12 @@ pub struct StoreConfig {
     /// How often the store is looked at for changes
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_duration)]
     pub poll_interval: Duration,
+    /// How often a bucket is listed as a whole although its marker .sconce/changed says that nothing changed
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = parse_duration)]
+    pub relist_interval: Duration,
+    /// How much of the work folder's disk the artifacts of a bucket may take; what is used stays, the rest goes by age
+    #[arg(long, value_name = "SIZE", default_value = "10GiB", value_parser = parse_size)]
+    pub cache_size: u64,
     /// When a version counts as complete: `settle`, when all that its version.yaml names is there or nothing in it changed for settle_time; `manifest`, only the former
     #[arg(long, value_name = "HOW", default_value = "settle", hide_possible_values = true)]
     pub completeness: Completeness,
@@ -111,6 +120,10 @@ pub struct ListenConfig {
     /// Where the ports are written as JSON once all are bound
     #[arg(long, value_name = "FILE")]
     pub ports_file: Option<PathBuf>,
+    /// Speak Triton's model repository and statistics extensions on the inference port: whoever may call a model may then load and unload it
+    #[arg(long, value_name = "BOOL", default_value = "false", default_missing_value = "true",
+          num_args = 0..=1, require_equals = true, action = clap::ArgAction::Set)]
+    pub repository_api: bool,
     /// Let inference and admin leave loopback although nothing here authenticates, because something in front of them does
     #[arg(long, value_name = "BOOL", default_value = "false", default_missing_value = "true",
           num_args = 0..=1, require_equals = true, action = clap::ArgAction::Set)]
@@ -189,7 +202,7 @@ pub struct LoadingConfig {
     /// The address space of the throw-away child that opens a version first
     #[arg(long, value_name = "SIZE", default_value = "4GiB", value_parser = parse_size)]
     pub child_memory: u64,
-    /// How long that child may take over one version
+    /// How long that child may take over one version, and the server itself to open it after that
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
     pub child_time: Duration,
     /// The program that is run as that child (default: this one)
@@ -271,9 +284,10 @@ impl Config {
         Ok(())
     }
 
-    /// What is served: the one file or the folder of all models; `None` where nobody said.
-    pub fn source(&self) -> Option<&Path> {
-        self.model_file.as_deref().or(self.store.model_store.as_deref())
+    /// What is served: the one file, or the folder or bucket of all models; `None` where nobody said.
+    pub fn source(&self) -> Option<Location> {
+        let file = self.model_file.as_ref().map(Location::from);
+        file.or_else(|| self.store.model_store.clone())
     }
 }
 

@@ -10,6 +10,7 @@ use super::{
 use crate::{
     catalog::{ModelEntry, Snapshot, State, VersionEntry},
     config::{Config, Listening},
+    store::Location,
     telemetry::logs::escape,
 };
 
@@ -142,7 +143,7 @@ fn looks_like_a_default(stored: &Stored) -> bool {
 impl Examples {
     /// Looks into the store's folders of the ready models, in the order of their names.
     pub fn find(snapshot: &Snapshot, config: &Config) -> Self {
-        let Some(store) = &config.store.model_store else {
+        let Some(store) = config.store.model_store.as_ref().and_then(Location::folder) else {
             return Self::default();
         };
         let mut examples = Self::default();
@@ -206,6 +207,7 @@ mod tests {
             pending: None,
             disabled: None,
             message: None,
+            refused: Default::default(),
         };
         Snapshot { models: [(name, Arc::new(entry))].into(), ..Default::default() }
     }

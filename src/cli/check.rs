@@ -11,6 +11,7 @@ use crate::{
     app,
     config::{self, Given},
     lifecycle::Problem,
+    store::Location,
     telemetry::logs::escape,
 };
 
@@ -20,9 +21,9 @@ use crate::{
     after_help = "Examples:\n  sconce check model-store\n  sconce check model-store --json | jq '.[].message'\n\nExit status: 0 nothing is wrong, 1 something is."
 )]
 pub struct CheckArgs {
-    /// The model store
-    #[arg(value_name = "DIR")]
-    store: PathBuf,
+    /// The model store: a folder, or a bucket as in s3://bucket/path
+    #[arg(value_name = "DIR|URL")]
+    store: Location,
     /// Print a JSON list of problems
     #[arg(long)]
     json: bool,
@@ -36,7 +37,7 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let given = Given::read(|name| std::env::var_os(name), args.config.as_deref())?;
     let mut config = config::without_flags(given)?;
     config.store.model_store = Some(args.store.clone());
-    let problems = app::check(&config).with_context(|| args.store.display().to_string())?;
+    let problems = app::check(&config).with_context(|| args.store.to_string())?;
     let text = match args.json {
         true => serde_json::to_string_pretty(&problems.iter().map(to_json).collect::<Vec<_>>())? + "\n",
         false => sentences(&problems),

@@ -1,5 +1,7 @@
 //! `sconce describe`: one model of a running server, whole.
 
+mod route;
+
 use std::{collections::BTreeMap, fmt::Write as _, process::ExitCode, time::SystemTime};
 
 use clap::Args;
@@ -54,13 +56,7 @@ fn for_people(model: &DescribeModelResponse) -> String {
         let _ = write!(text, "; {}", escape(&summary.message));
     }
     text.push('\n');
-    if let Some(route) = &model.route {
-        let labels = sorted(&route.labels).into_iter().map(|(label, version)| format!("{label} → {version}"));
-        let labels = labels.collect::<Vec<_>>().join(", ");
-        let stable = if route.stable.is_empty() { "latest" } else { &route.stable };
-        let _ = write!(text, "route: revision {}, stable: {}", route.revision, escape(stable));
-        let _ = writeln!(text, "{}{}", if labels.is_empty() { "" } else { ", labels: " }, escape(&labels));
-    }
+    text += &model.route.as_ref().map(route::for_people).unwrap_or_default();
     for version in &model.versions {
         text += &version_for_people(version);
     }
@@ -178,11 +174,7 @@ fn to_json(model: &DescribeModelResponse) -> Value {
     json!({
         "summary": model.summary.as_ref().map(summary_json),
         "versions": model.versions.iter().map(version).collect::<Vec<_>>(),
-        "route": model.route.as_ref().map(|route| json!({
-            "revision": route.revision,
-            "stable": route.stable,
-            "labels": sorted(&route.labels),
-        })),
+        "route": model.route.as_ref().map(route::to_json),
     })
 }
 

@@ -1,22 +1,26 @@
 //! The commands. Each file is one: its arguments first, then what it does.
 //!
-//! `serve` hands a `Config` to `app`; `predict`, `models` and `describe` are clients like any other and know the server by
-//! its protocol alone; `example` and `check` read the store's folder and need no server.
+//! `serve` hands a `Config` to `app`; `example` and `check` read the store's folder and `publish` writes to a store, without a
+//! server; all others are clients like any other and know the server by its protocol alone.
 
 mod banner;
+mod change;
 mod check;
 mod client;
 mod convert;
 mod describe;
 mod example;
+mod info;
 mod json;
 mod models;
 mod paste;
 mod predict;
 mod proto;
+mod publish;
 pub mod serve;
 mod stored;
 mod table;
+mod watch;
 
 use std::{ffi::OsString, io::Write, process::ExitCode};
 
@@ -36,10 +40,17 @@ struct Cli {
 enum Command {
     Serve(Box<serve::ServeArgs>),
     Check(check::CheckArgs),
+    Publish(publish::PublishArgs),
     Predict(predict::PredictArgs),
     Example(example::ExampleArgs),
     Models(models::ModelsArgs),
     Describe(describe::DescribeArgs),
+    Watch(watch::WatchArgs),
+    #[command(flatten)]
+    Change(change::Verb),
+    Refresh(info::RefreshArgs),
+    LogLevel(info::LogLevelArgs),
+    Info(info::InfoArgs),
     /// Opens versions for a server, one after another; the server starts it
     #[command(hide = true)]
     ProbeChild,
@@ -50,7 +61,11 @@ Examples:
   sconce serve --model-store model-store        serve a folder of models
   sconce serve model.onnx                       serve one file
   sconce check model-store                      say what is wrong in it, change nothing
+  sconce publish out/m/1.2.0 --to model-store   check a version and put it there, whole or not at all
   sconce models                                 what a running server serves
+  sconce promote early-signal 1.1.0             let a version answer, and wait until it does
+  sconce rollback early-signal                  go back to the one before
+  sconce watch                                  what happens, as it happens
   sconce predict early-signal --file rows.csv   score a file
   sconce example early-signal | grpcurl -plaintext -d @ 127.0.0.1:7070 sconce.v1.Inference/Predict
 
@@ -74,10 +89,16 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             None => Ok(ExitCode::SUCCESS),
         },
         Command::Check(args) => check::run(&args),
+        Command::Publish(args) => publish::run(&args),
         Command::Predict(args) => predict::run(&args),
         Command::Example(args) => example::run(&args),
         Command::Models(args) => models::run(&args),
         Command::Describe(args) => describe::run(&args),
+        Command::Watch(args) => watch::run(&args),
+        Command::Change(verb) => change::run(&verb),
+        Command::Refresh(args) => info::refresh(&args),
+        Command::LogLevel(args) => info::log_level(&args),
+        Command::Info(args) => info::run(&args),
         Command::ProbeChild => Ok(crate::lifecycle::run_child()),
     };
     done.unwrap_or_else(|error| {

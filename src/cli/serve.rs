@@ -1,9 +1,6 @@
 //! `sconce serve`: the configuration from its four sources, and the server.
 
-use std::{
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, bail};
 use clap::{ArgMatches, Args};
@@ -15,7 +12,7 @@ use super::{
 use crate::{
     app,
     config::{self, Config, Given, Setting},
-    store,
+    store::{self, Location},
     telemetry::logs,
 };
 
@@ -54,22 +51,24 @@ pub fn run(args: &ServeArgs, flags: &ArgMatches, program: &str) -> anyhow::Resul
         print(&printed(&settings))?;
         return Ok(ExitCode::SUCCESS);
     }
+    config.settings = settings;
     if let Some(model_file) = &args.model_file {
         config.model_file = Some(model_file.clone());
         config.store.model_store = None;
     }
     if config.source().is_none() {
-        bail!("nothing to serve: give --model-store DIR, or a file as in `sconce serve model.onnx`");
+        bail!("nothing to serve: give --model-store DIR or URL, or a file as in `sconce serve model.onnx`");
     }
     check_source(&config)?;
     config.check_exposure()?;
-    logs::init(config.telemetry.log_format, &config.telemetry.log_level).map_err(anyhow::Error::msg)?;
+    let level = logs::init(config.telemetry.log_format, &config.telemetry.log_level).map_err(anyhow::Error::msg)?;
     let (known, program) = (config.clone(), program.to_owned());
-    app::serve(config, move |snapshot, listening| {
+    app::serve(config, level, move |snapshot, listening| {
+        let source = known.source().map(|source| PathBuf::from(source.to_string())).unwrap_or_default();
         let shown = banner(&Banner {
             snapshot,
             listening,
-            source: known.source().unwrap_or(Path::new("")),
+            source: &source,
             cores: known.machine.cores,
             memory: known.machine.memory,
             program: &program,
@@ -92,7 +91,7 @@ fn check_source(config: &Config) -> anyhow::Result<()> {
         );
         store::platform_of_file(file).with_context(|| file.display().to_string())?;
     }
-    if let Some(store) = &config.store.model_store {
+    if let Some(store) = config.store.model_store.as_ref().and_then(Location::folder) {
         std::fs::read_dir(store).with_context(|| format!("the model store {}", store.display()))?;
     }
     Ok(())

@@ -134,9 +134,11 @@ mod tests {
             pending: None,
             disabled: None,
             message: None,
+            refused: Default::default(),
         };
         let (publisher, catalog) = catalog::new();
-        publisher.publish(Snapshot { models: [(name, Arc::new(entry))].into(), scanned: true, unready: vec![] });
+        let models = [(name, Arc::new(entry))].into();
+        publisher.publish(Snapshot { models, scanned: true, ..Snapshot::default() });
         let metrics = Metrics::new();
         let engine = Engine::new(catalog, metrics.clone(), IdKey::random().expect("the system has randomness"));
         for model in ["known", "unknown"] {

@@ -7,7 +7,6 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Instant, SystemTime},
 };
 
 use super::{
@@ -21,7 +20,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     model::{ModelName, ModelYaml, Version},
-    store::{self, ModelFolder, Scanner, StoreListing, VersionFolder},
+    store::{self, ModelFolder, StoreListing, VersionFolder},
 };
 
 /// One thing that is wrong.
@@ -67,8 +66,7 @@ struct Checker<'a> {
 /// take. The problems stand in the store's order.
 pub fn check(config: &Config, store: &store::Config) -> Result<Vec<Problem>> {
     let work = Work::open(&config.work_dir)?;
-    let listing = Scanner::new(store.clone())
-        .scan(Instant::now(), SystemTime::now())
+    let listing = store::look_once(store)
         .map_err(|error| Error::invalid("STORE_UNREADABLE", format!("the store cannot be listed: {error}")))?;
     let checker = Checker {
         config,

@@ -117,7 +117,7 @@ enum Obstacle {
     Short(Short),
 }
 
-/// While the child has it, its bytes may lie here twice: as a file that was just copied, and read. Only the child knows more.
+/// Of its files' bytes, while the child has it, which shares the limit with the server: once as read, once as weights.
 const UNTRIED_FACTOR: u64 = 2;
 
 /// Starts `count` threads. They end when the sender is dropped.

@@ -14,23 +14,28 @@ use tokio::{
 };
 
 use super::{
-    aspire,
+    aspire, changes,
     ledger::Ledger,
     loader::{LoadDone, LoadJob, Outcome},
     model_state::ModelState,
     state::VersionState,
 };
 use crate::{
-    catalog::{ModelEntry, Publisher, Snapshot, VersionEntry},
+    catalog::{ModelEntry, Publisher, Refused, Snapshot, VersionEntry},
     model::{ModelName, Version},
     runtime::Servable,
-    store::News,
-    telemetry::Metrics,
+    store::{Answers, News},
+    telemetry::{
+        Events, Metrics,
+        events::{Event, Kind},
+    },
 };
 
 pub struct Manager {
     pub ledger: Ledger<Servable>,
     pub news: watch::Receiver<News>,
+    /// Told when the news that somebody waits for are published.
+    pub answers: Answers,
     /// Loads to be done. The ledger gives out no more than there are threads, so there is always room.
     pub jobs: SyncSender<LoadJob>,
     pub done: mpsc::Receiver<LoadDone>,
@@ -38,6 +43,8 @@ pub struct Manager {
     /// Takes old pictures, which may hold the last handles of what was let go.
     pub bury: Box<dyn Fn(Arc<Snapshot>) + Send>,
     pub metrics: Arc<Metrics>,
+    /// Told what a picture changed, once it is published.
+    pub events: Events,
     pub shown: Shown,
 }
 
@@ -50,6 +57,10 @@ pub struct Shown {
     unready: Vec<String>,
     /// Of the store's root, as they were logged.
     problems: Vec<String>,
+    /// Why the store could not be listed, as it was told.
+    trouble: Option<String>,
+    /// Whether the picture does not show that yet.
+    trouble_changed: bool,
     started: Instant,
 }
 
@@ -68,12 +79,13 @@ impl Manager {
     /// Waits for something to happen, and deals with it. False when nothing can happen any more.
     pub async fn step(&mut self) -> bool {
         let wake = self.wake();
+        let mut answer = None;
         tokio::select! {
             changed = self.news.changed() => {
                 if changed.is_err() {
                     return false;
                 }
-                self.take_news();
+                answer = Some(self.take_news());
             }
             done = self.done.recv() => {
                 let Some(done) = done else {
@@ -94,6 +106,9 @@ impl Manager {
             }
         }
         self.publish();
+        if let Some((ask, trouble)) = answer {
+            self.answers.answer(ask, trouble);
+        }
         true
     }
 
@@ -105,8 +120,10 @@ impl Manager {
         first.unwrap_or_else(|| Instant::now() + FAR)
     }
 
-    fn take_news(&mut self) {
+    /// Returns the ask that the news answer, and why the store could not be listed.
+    fn take_news(&mut self) -> (u64, Option<String>) {
         let news = self.news.borrow_and_update().clone();
+        self.take_trouble(news.trouble.clone());
         if let Some(listing) = news.listing {
             self.shown.scanned = true;
             if listing.problems != self.shown.problems {
@@ -117,6 +134,19 @@ impl Manager {
             }
             self.ledger.take_listing(&listing, SystemTime::now());
         }
+        (news.asked, news.trouble)
+    }
+
+    fn take_trouble(&mut self, trouble: Option<String>) {
+        if trouble == self.shown.trouble {
+            return;
+        }
+        self.shown.trouble_changed = true;
+        self.events.tell(match &trouble {
+            Some(why) => Event::new(Kind::StoreTrouble).because("STORE_UNREADABLE", why),
+            None => Event::new(Kind::StoreRecovered),
+        });
+        self.shown.trouble = trouble;
     }
 
     fn take_result(&mut self, done: LoadDone) {
@@ -145,20 +175,19 @@ impl Manager {
     /// Publishes if anything changed that the picture shows.
     fn publish(&mut self) {
         let changed = self.ledger.take_changed();
+        let mut events = Vec::new();
         for name in &changed {
-            match self.ledger.models().get(name) {
-                Some(model) => {
-                    let entry = Arc::new(entry_of(name, model));
-                    self.shown.entries.insert(name.clone(), entry);
-                }
-                None => {
-                    self.shown.entries.remove(name);
-                }
-            }
+            let entry = self.ledger.models().get(name).map(|model| Arc::new(entry_of(name, model)));
+            let old = match &entry {
+                Some(entry) => self.shown.entries.insert(name.clone(), entry.clone()),
+                None => self.shown.entries.remove(name),
+            };
+            events.extend(changes::diff(old.as_deref(), entry.as_deref()));
         }
         let unready = self.unready();
         let first = self.shown.scanned && !self.shown.ready_once && unready.is_empty();
-        if changed.is_empty() && unready == self.shown.unready && !first {
+        let trouble = std::mem::take(&mut self.shown.trouble_changed);
+        if changed.is_empty() && unready == self.shown.unready && !first && !trouble {
             return;
         }
         self.shown.ready_once |= first;
@@ -167,7 +196,10 @@ impl Manager {
             models: self.shown.entries.clone(),
             scanned: self.shown.scanned,
             unready,
+            store_trouble: self.shown.trouble.clone(),
         });
+        // After the picture: whoever hears of a version that is ready can call it.
+        events.into_iter().for_each(|event| self.events.tell(event));
         (self.bury)(old);
     }
 
@@ -195,6 +227,8 @@ impl Shown {
             ready_once: false,
             unready: Vec::new(),
             problems: Vec::new(),
+            trouble: None,
+            trouble_changed: false,
             started: Instant::now(),
         }
     }
@@ -219,6 +253,7 @@ fn entry_of(name: &ModelName, model: &ModelState<Servable>) -> ModelEntry {
         // At once: whoever disables a model does not wait for a version.
         disabled: model.route.wanted().disabled.as_ref().map(|disabled| disabled.reason.clone()),
         message: (!messages.is_empty()).then(|| messages.join("; ")),
+        refused: Refused { model_yaml: model.message.clone(), route_yaml: model.route.message().cloned() },
     }
 }
 
@@ -275,11 +310,13 @@ mod tests {
         let manager = Manager {
             ledger: Ledger::new(ModelYaml::default(), 2),
             news,
+            answers: crate::store::refresh().2,
             jobs,
             done,
             publisher,
             bury: Box::new(move |_| *count.lock().expect("not poisoned") += 1),
             metrics: Metrics::new(),
+            events: Events::new("test"),
             shown: Shown::nothing(),
         };
         let ends = Ends { news: news_sender, jobs: taken, done: done_sender, catalog, buried };

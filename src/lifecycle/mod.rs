@@ -5,7 +5,9 @@
 
 mod aspire;
 mod black_box;
+mod changes;
 mod check;
+mod check_one;
 mod job;
 mod ledger;
 mod loader;
@@ -32,6 +34,7 @@ use tokio::{
 };
 
 pub use check::{Problem, check};
+pub use check_one::check_version;
 pub use probe::SUBCOMMAND as CHILD_SUBCOMMAND;
 pub use probe_child::run_child;
 pub use work::default_dir as default_work_dir;
@@ -42,7 +45,7 @@ use crate::{
     model::ModelYaml,
     runtime::Runtime,
     store::{self, News},
-    telemetry::Metrics,
+    telemetry::{Events, Metrics},
 };
 use loader::Loader;
 use manager::Manager;
@@ -114,10 +117,11 @@ impl Lifecycle {
     pub fn start(
         config: Config,
         store: store::Config,
-        asks: store::Asks,
+        (asks, answers): (store::Asks, store::Answers),
         publisher: Publisher,
         runtime: Arc<Runtime>,
         metrics: Arc<Metrics>,
+        events: Events,
     ) -> Result<Self> {
         let work = Arc::new(Work::open(&config.work_dir)?);
         let (news_sender, news) = watch::channel(News::default());
@@ -148,11 +152,13 @@ impl Lifecycle {
         let manager = Manager {
             ledger: ledger::Ledger::new(config.defaults, loads_at_once),
             news,
+            answers,
             jobs: loader::start(loader, loads_at_once, done_sender)?,
             done,
             publisher,
             bury: Box::new(move |old| runtime.reaper().bury_shared(old)),
             metrics,
+            events,
             shown: manager::Shown::nothing(),
         };
         Ok(Self {

@@ -17,7 +17,7 @@ use crate::{
     catalog::State,
     error::{Code, Error},
     model::{ModelYaml, Version},
-    store::{VersionFolder, platform_of},
+    store::{VersionFolder, bucket::STORE_UNAVAILABLE, platform_of},
 };
 
 /// One version.
@@ -69,6 +69,7 @@ pub struct Failure {
 
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_LAST: Duration = Duration::from_secs(300);
+const RETRY_STORE_LAST: Duration = Duration::from_secs(10);
 
 // === impl VersionState ===
 
@@ -149,6 +150,8 @@ impl<T> VersionState<T> {
         };
         let pause = match failure.missing_library {
             Some(_) => RETRY_FIRST,
+            // A bucket that comes back is no reason to wait for minutes more.
+            None if failure.error.reason() == STORE_UNAVAILABLE => pause_after(attempts).min(RETRY_STORE_LAST),
             None => pause_after(attempts),
         };
         self.failure = Some(Failure { attempts, retry_at: failure.retry_at + pause, ..failure });

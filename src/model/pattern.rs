@@ -9,6 +9,11 @@ pub struct Patterns(Vec<String>);
 // === impl Patterns ===
 
 impl Patterns {
+    /// Whether every name is admitted.
+    pub fn is_all(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub fn admits(&self, name: &str) -> bool {
         self.0.is_empty() || self.0.iter().any(|pattern| matches(pattern.as_bytes(), name.as_bytes()))
     }

@@ -12,7 +12,10 @@ use tonic_prost::{ProstDecoder, ProstEncoder};
 
 use super::{
     fields::{self, Layout},
-    proto::{inference::ModelInferRequest, sconce::v1::PredictRequest},
+    proto::{
+        inference::{ModelInferRequest, RepositoryModelLoadRequest, RepositoryModelUnloadRequest},
+        sconce::v1::{PredictRequest, SetLabelsRequest},
+    },
 };
 
 /// What the generated services and clients encode and decode with.
@@ -70,12 +73,12 @@ impl<U: Message + Default + 'static> Decoder for CountingDecoder<U> {
 
 /// `None` where nothing in such a message is repeated, and for answers, which the commands read.
 fn layout<U: 'static>() -> Option<&'static Layout> {
-    let message = TypeId::of::<U>();
-    if message == TypeId::of::<ModelInferRequest>() {
-        Some(&fields::MODEL_INFER)
-    } else if message == TypeId::of::<PredictRequest>() {
-        Some(&fields::PREDICT)
-    } else {
-        None
-    }
+    let layouts: [(TypeId, &'static Layout); 5] = [
+        (TypeId::of::<ModelInferRequest>(), &fields::MODEL_INFER),
+        (TypeId::of::<PredictRequest>(), &fields::PREDICT),
+        (TypeId::of::<RepositoryModelLoadRequest>(), &fields::REPOSITORY),
+        (TypeId::of::<RepositoryModelUnloadRequest>(), &fields::REPOSITORY),
+        (TypeId::of::<SetLabelsRequest>(), &fields::SET_LABELS),
+    ];
+    layouts.into_iter().find(|(message, _)| *message == TypeId::of::<U>()).map(|(_, layout)| layout)
 }

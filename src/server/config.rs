@@ -24,6 +24,9 @@ pub struct Config {
     pub http_port: Option<u16>,
     /// Metrics.
     pub metrics_port: Option<u16>,
+    /// Whether the inference port speaks Triton's model repository and statistics extensions. Whoever may ask for a prediction
+    /// may then also load and unload.
+    pub repository_api: bool,
 
     /// The largest message, compressed or not, in bytes. `--max-message-bytes`
     pub max_message_bytes: usize,
@@ -82,6 +85,7 @@ impl Default for Config {
             grpc_admin_port: Some(7071),
             http_port: Some(8080),
             metrics_port: Some(8082),
+            repository_api: false,
             max_message_bytes: 64 * MIB,
             request_memory: 1024 * MIB,
             max_concurrent_streams: 128,

@@ -47,6 +47,12 @@ static ENTRY: [Field; 1] = [holder(2, &VALUE)];
 static VALUE: [Field; 2] = [holder(5, &STRUCT), holder(6, &LIST)];
 static LIST: [Field; 1] = [value(1, &VALUE)];
 
+/// Of `inference.RepositoryModelLoadRequest` and `RepositoryModelUnloadRequest`.
+pub static REPOSITORY: [Field; 1] = [part(3, &[])];
+
+/// Of `sconce.v1.SetLabelsRequest`.
+pub static SET_LABELS: [Field; 2] = [part(2, &[]), part(3, &[])];
+
 /// RESOURCE_EXHAUSTED where the message has more parts or values than a message may have. One that is broken passes: whoever
 /// decodes it says so.
 pub fn check(message: &[u8], layout: &Layout) -> Result<()> {

@@ -73,12 +73,20 @@ fn compare(all: &HashMap<String, DescriptorProto>, name: &str, layout: &Layout, 
 #[test]
 fn the_layouts_are_those_of_the_descriptors() {
     let all = messages();
-    compare(&all, ".inference.ModelInferRequest", &MODEL_INFER, 8);
-    compare(&all, ".sconce.v1.PredictRequest", &PREDICT, 8);
+    let layouts: [(&str, &Layout); 5] = [
+        (".inference.ModelInferRequest", &MODEL_INFER),
+        (".sconce.v1.PredictRequest", &PREDICT),
+        (".inference.RepositoryModelLoadRequest", &REPOSITORY),
+        (".inference.RepositoryModelUnloadRequest", &REPOSITORY),
+        (".sconce.v1.SetLabelsRequest", &SET_LABELS),
+    ];
+    for (message, layout) in layouts {
+        compare(&all, message, layout, 8);
+    }
     for file in FileDescriptorSet::decode(DESCRIPTORS).expect("a descriptor set").file {
         for method in file.service.iter().flat_map(|service| &service.method) {
             let input = method.input_type();
-            let counted = matches!(input, ".inference.ModelInferRequest" | ".sconce.v1.PredictRequest");
+            let counted = layouts.iter().any(|(message, _)| *message == input);
             let many = holds_many(&all, input, &mut Vec::new());
             assert_eq!(counted, many, "{input} has no layout");
         }

@@ -41,7 +41,7 @@ pub enum Door {
 
 /// The frequent ones first: the table is walked.
 #[rustfmt::skip]
-const METHODS: [Method; 15] = [
+const METHODS: [Method; 32] = [
     work("/inference.GRPCInferenceService/ModelInfer", Service::OpenInference),
     work("/sconce.v1.Inference/Predict", Service::Inference),
     stream("/inference.GRPCInferenceService/ModelStreamInfer", Service::OpenInference),
@@ -53,8 +53,25 @@ const METHODS: [Method; 15] = [
     plain("/inference.GRPCInferenceService/ServerMetadata", Service::OpenInference),
     plain("/inference.GRPCInferenceService/ModelMetadata", Service::OpenInference),
     plain("/inference.GRPCInferenceService/ModelConfig", Service::OpenInference),
+    plain("/inference.GRPCInferenceService/ModelStatistics", Service::OpenInference),
+    plain("/inference.GRPCInferenceService/RepositoryIndex", Service::OpenInference),
+    plain("/inference.GRPCInferenceService/RepositoryModelLoad", Service::OpenInference),
+    plain("/inference.GRPCInferenceService/RepositoryModelUnload", Service::OpenInference),
     plain("/sconce.v1.Admin/ListModels", Service::Admin),
     plain("/sconce.v1.Admin/DescribeModel", Service::Admin),
+    plain("/sconce.v1.Admin/WatchEvents", Service::Admin),
+    plain("/sconce.v1.Admin/Promote", Service::Admin),
+    plain("/sconce.v1.Admin/Rollback", Service::Admin),
+    plain("/sconce.v1.Admin/Unpin", Service::Admin),
+    plain("/sconce.v1.Admin/SetLabels", Service::Admin),
+    plain("/sconce.v1.Admin/LoadVersion", Service::Admin),
+    plain("/sconce.v1.Admin/UnloadVersion", Service::Admin),
+    plain("/sconce.v1.Admin/ReloadModel", Service::Admin),
+    plain("/sconce.v1.Admin/DisableModel", Service::Admin),
+    plain("/sconce.v1.Admin/EnableModel", Service::Admin),
+    plain("/sconce.v1.Admin/Refresh", Service::Admin),
+    plain("/sconce.v1.Admin/SetLogLevel", Service::Admin),
+    plain("/sconce.v1.Admin/ServerInfo", Service::Admin),
     stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Service::ReflectionV1),
     stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Service::ReflectionV1Alpha),
 ];

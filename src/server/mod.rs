@@ -6,7 +6,8 @@
 //! its parts (`fields`), a service in `grpc` answers, and `call` sees to it that the caller gets a status of ours whatever
 //! happens.
 //!
-//! Knows the engine and the catalog; knows nothing of the store, of the lifecycle or of libraries. `app` makes the one
+//! Knows the engine, the catalog and the operator's door (`control`); knows nothing of the store's files, of the lifecycle or
+//! of libraries. `app` makes the one
 //! `Server`.
 
 mod accept;
@@ -16,6 +17,7 @@ mod call;
 mod codec;
 mod config;
 mod connection;
+mod control;
 mod fields;
 mod frames;
 mod grpc;
@@ -37,7 +39,11 @@ use tokio::{
     sync::{mpsc, watch},
 };
 
-pub use self::{config::Config, ports::Ports};
+pub use self::{
+    config::Config,
+    control::{Control, Replica},
+    ports::Ports,
+};
 
 use self::{
     accept::{Placement, Serve, Slots},
@@ -51,7 +57,6 @@ use self::{
 use crate::{
     engine::Engine,
     error::{Code, Error, Result},
-    rollout::Operator,
     runtime::Runtime,
     telemetry::Metrics,
 };
@@ -60,7 +65,6 @@ use crate::{
 pub struct Server {
     config: Arc<Config>,
     engine: Engine,
-    operator: Operator,
     metrics: Arc<Metrics>,
     ports: Ports,
     grpc: TcpListener,
@@ -84,7 +88,7 @@ const SMALL_PORT_CONNECTIONS_MAX: usize = 256;
 impl Server {
     /// Binds every port, so that whoever is told of them finds them open. FAILED_PRECONDITION names the option of a port that
     /// cannot be had.
-    pub async fn bind(config: Config, engine: Engine, operator: Operator, metrics: Arc<Metrics>) -> Result<Self> {
+    pub async fn bind(config: Config, engine: Engine, metrics: Arc<Metrics>) -> Result<Self> {
         config.check()?;
         let (grpc, grpc_port) = bind(config.host, config.grpc_port, "--grpc-port").await?;
         let grpc_admin = bind_open(config.admin_host, config.grpc_admin_port, "--grpc-admin-port").await?;
@@ -101,7 +105,6 @@ impl Server {
         Ok(Self {
             config: Arc::new(config),
             engine,
-            operator,
             metrics,
             ports,
             grpc,
@@ -116,11 +119,10 @@ impl Server {
     }
 
     /// Begins to accept: inference is served on the cores of `runtime`, everything else on the runtime that calls this.
-    pub fn serve(self, runtime: Arc<Runtime>) -> Result<Running> {
+    pub fn serve(self, runtime: Arc<Runtime>, control: Control) -> Result<Running> {
         let (phase, phases) = phase::new();
         let (alive_sender, alive) = mpsc::channel(1);
-        let services =
-            Services::new(self.engine.clone(), self.operator, phases.clone(), self.config.max_message_bytes)?;
+        let services = Services::new(self.engine.clone(), control, phases.clone(), &self.config)?;
         let budget = Budget::new(self.config.request_memory);
         let shared = |door| {
             Arc::new(Shared {

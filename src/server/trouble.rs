@@ -59,6 +59,7 @@ mod tests {
             pending: None,
             disabled: None,
             message: Some("route.yaml: no such version".into()),
+            refused: Default::default(),
         };
         assert_eq!(of(&model).expect("two things"), "1.0.0: no graph; route.yaml: no such version");
         model.message = None;

@@ -155,7 +155,13 @@ async fn replace_object(bucket: &Bucket, model: &ModelName, expected: &Tag, text
     };
     match bucket.put_if(&format!("{model}/{ROUTE}"), text, expected).await? {
         PutOutcome::Lost => Ok(Replaced::Lost),
-        PutOutcome::Written(_) => Ok(Replaced::Written),
+        PutOutcome::Written(_) => {
+            // It is written: where the marker fails, the others only learn of it later.
+            if let Err(error) = bucket.touch_marker().await {
+                tracing::debug!(%error, "the bucket's marker is not written");
+            }
+            Ok(Replaced::Written)
+        }
     }
 }
 

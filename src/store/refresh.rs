@@ -1,6 +1,7 @@
 //! An operator's ask for a look at once.
 //!
-//! `refresh()` makes both ends: whoever may ask holds `Refresh`, the watcher holds `Asks`.
+//! `refresh()` makes all ends: whoever may ask holds `Refresh`, the watcher `Asks`, and whoever takes in what a look found
+//! `Answers`.
 
 use tokio::sync::watch;
 
@@ -13,10 +14,11 @@ pub struct Refresh {
 
 /// The watcher's end.
 #[derive(Debug)]
-pub struct Asks {
-    asked: watch::Receiver<u64>,
-    answered: watch::Sender<Answer>,
-}
+pub struct Asks(watch::Receiver<u64>);
+
+/// The end of whoever takes the news in.
+#[derive(Debug)]
+pub struct Answers(watch::Sender<Answer>);
 
 #[derive(Clone, Debug, Default)]
 struct Answer {
@@ -26,17 +28,17 @@ struct Answer {
     trouble: Option<String>,
 }
 
-pub fn refresh() -> (Refresh, Asks) {
+pub fn refresh() -> (Refresh, Asks, Answers) {
     let (asked_sender, asked) = watch::channel(0);
     let (answered_sender, answered) = watch::channel(Answer::default());
-    (Refresh { asked: asked_sender, answered }, Asks { asked, answered: answered_sender })
+    (Refresh { asked: asked_sender, answered }, Asks(asked), Answers(answered_sender))
 }
 
 // === impl Refresh ===
 
 impl Refresh {
-    /// Ends the watcher's pause, and returns when a look that began after this call is in the news. Fails with why the store
-    /// could not be listed.
+    /// Ends the watcher's pause, and returns when what a look found that began after this call was taken in. Fails with why
+    /// the store could not be listed.
     pub async fn look(&self) -> Result<(), String> {
         let ask = self.ask();
         let mut answered = self.answered.clone();
@@ -65,20 +67,28 @@ impl Refresh {
 impl Asks {
     /// Called before a look: the asks that it answers.
     pub(super) fn taken(&mut self) -> u64 {
-        *self.asked.borrow_and_update()
-    }
-
-    /// Called when a look is in the news.
-    pub(super) fn answer(&self, ask: u64, trouble: Option<String>) {
-        self.answered.send_replace(Answer { ask, trouble });
+        *self.0.borrow_and_update()
     }
 
     /// Returns when somebody asks, or has asked since `taken`.
     pub(super) async fn come(&mut self) {
-        if self.asked.changed().await.is_err() {
+        if self.0.changed().await.is_err() {
             // Nobody is left who could ask.
             std::future::pending::<()>().await;
         }
+    }
+}
+
+// === impl Answers ===
+
+impl Answers {
+    /// Called when the news of a look are taken in, with the ask that they name.
+    pub fn answer(&self, ask: u64, trouble: Option<String>) {
+        self.0.send_if_modified(|last| {
+            let is_news = last.ask != ask;
+            *last = Answer { ask, trouble };
+            is_news
+        });
     }
 }
 
@@ -88,23 +98,23 @@ mod tests {
 
     #[tokio::test]
     async fn only_a_look_that_began_after_the_ask_answers_it() {
-        let (refresh, mut asks) = refresh();
+        let (refresh, mut asks, answers) = refresh();
         let early = asks.taken();
         let look = refresh.look();
         tokio::pin!(look);
         assert!(futures_util::poll!(look.as_mut()).is_pending());
-        asks.answer(early, None);
+        answers.answer(early, None);
         assert!(futures_util::poll!(look.as_mut()).is_pending(), "that look was under way");
         asks.come().await;
         let ask = asks.taken();
-        asks.answer(ask, Some("no such folder".into()));
+        answers.answer(ask, Some("no such folder".into()));
         assert_eq!(look.await, Err("no such folder".into()));
     }
 
     #[tokio::test]
     async fn nobody_waits_for_a_watcher_that_is_gone() {
-        let (refresh, asks) = refresh();
-        drop(asks);
+        let (refresh, _asks, answers) = refresh();
+        drop(answers);
         assert!(refresh.look().await.is_err());
     }
 }

@@ -40,7 +40,7 @@ struct Look<'a> {
 }
 
 /// Deep enough for anybody, and an end for links that go round.
-const DEPTH_MAX: usize = 8;
+pub(super) const DEPTH_MAX: usize = 8;
 
 // === impl Scanner ===
 
@@ -58,11 +58,12 @@ impl Scanner {
     /// `scan`, where it is known which folders were renamed into place: their versions need not settle.
     pub fn scan_with(&mut self, renames: &Renames, now: Instant, wall: SystemTime) -> io::Result<Arc<StoreListing>> {
         let moment = Moment { now, wall_ns: nanoseconds(wall) };
-        let seen = if self.config.root.is_file() {
+        let root = self.config.folder();
+        let seen = if root.is_file() {
             single::list(&self.config, self.looks.last(), moment)?
         } else {
             // Opened anew each time: the store may have been mounted again, or the root be a link that moved.
-            let root = Dir::open_ambient_dir(&self.config.root, ambient_authority())?;
+            let root = Dir::open_ambient_dir(root, ambient_authority())?;
             let look = Look { root: &root, config: &self.config, moment, renames };
             look.store(self.looks.last())?
         };
@@ -97,9 +98,7 @@ impl Look<'_> {
                 }
             }
             let Ok(model) = ModelName::new(&name) else {
-                listing
-                    .problems
-                    .push(format!("folder '{name}' is not a model: a name has 1 to 128 of A-Z a-z 0-9 . _ -"));
+                listing.problems.push(not_a_model(&name));
                 continue;
             };
             let before = last.models.get(&model);
@@ -152,9 +151,7 @@ impl Look<'_> {
                 continue;
             }
             let Ok(number) = name.parse::<Version>() else {
-                folder
-                    .problems
-                    .push(format!("folder '{name}' is not a version: one to four numbers with dots between them"));
+                folder.problems.push(not_a_version(&name));
                 continue;
             };
             let before = last.and_then(|last| last.versions.get(&number));
@@ -168,12 +165,7 @@ impl Look<'_> {
             }
         }
         folder.problems.sort();
-        for (number, version) in &mut folder.versions {
-            match last.and_then(|last| last.versions.get(number)) {
-                Some(before) if before.is_same(version) => *version = before.clone(),
-                _ => {}
-            }
-        }
+        keep_unchanged(&mut folder, last);
         Ok(folder)
     }
 
@@ -325,7 +317,25 @@ pub(super) fn finished(
     Arc::new(version)
 }
 
-fn insert_version(folder: &mut ModelFolder, number: Version, version: Arc<VersionFolder>) {
+/// Versions that are what they were become the same `Arc` again.
+pub(super) fn keep_unchanged(folder: &mut ModelFolder, last: Option<&ModelFolder>) {
+    for (number, version) in &mut folder.versions {
+        match last.and_then(|last| last.versions.get(number)) {
+            Some(before) if before.is_same(version) => *version = before.clone(),
+            _ => {}
+        }
+    }
+}
+
+pub(super) fn not_a_model(folder: &str) -> String {
+    format!("folder '{folder}' is not a model: a name has 1 to 128 of A-Z a-z 0-9 . _ -")
+}
+
+pub(super) fn not_a_version(folder: &str) -> String {
+    format!("folder '{folder}' is not a version: one to four numbers with dots between them")
+}
+
+pub(super) fn insert_version(folder: &mut ModelFolder, number: Version, version: Arc<VersionFolder>) {
     let Some(other) = folder.versions.get_mut(&number) else {
         folder.versions.insert(number, version);
         return;
@@ -340,7 +350,7 @@ fn insert_version(folder: &mut ModelFolder, number: Version, version: Arc<Versio
     *other = Arc::new(both);
 }
 
-fn nanoseconds(wall: SystemTime) -> i64 {
+pub(super) fn nanoseconds(wall: SystemTime) -> i64 {
     let since = wall.duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }

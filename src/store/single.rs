@@ -15,12 +15,15 @@ use crate::model::{ModelName, Platform, Version};
 /// The folder of the file is the root; nothing else in it is looked at but what an ONNX file keeps beside itself.
 pub(super) fn list(config: &Config, last: &StoreListing, moment: Moment) -> io::Result<StoreListing> {
     let wrong = |what: &str| io::Error::new(io::ErrorKind::InvalidInput, what.to_owned());
-    let file =
-        config.root.file_name().and_then(|name| name.to_str()).ok_or_else(|| wrong("the file's name is not UTF-8"))?;
-    let platform = platform_of_file(&config.root)?;
-    let name = name_of(&config.root);
+    let file = config
+        .folder()
+        .file_name()
+        .and_then(|name| name.to_str())
+        .ok_or_else(|| wrong("the file's name is not UTF-8"))?;
+    let platform = platform_of_file(config.folder())?;
+    let name = name_of(config.folder());
     let number = Version::new(1, 0, 0);
-    let root = Dir::open_ambient_dir(root_of(&config.root), ambient_authority())?;
+    let root = Dir::open_ambient_dir(root_of(config.folder()), ambient_authority())?;
 
     let beside = format!("{file}.data");
     let wanted = [(file, platform.artifact()), (&beside, &beside)];

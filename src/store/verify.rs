@@ -9,13 +9,18 @@ use std::{
     io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::Path,
+    time::Duration,
 };
 
-use cap_std::{ambient_authority, fs::Dir};
+use cap_std::{
+    ambient_authority,
+    fs::{Dir, Metadata},
+};
 use sha2::{Digest, Sha256};
 
 use super::{
     Config,
+    cache::{Held, fetch},
     files::{open_plain, say, stamp_of},
     layout::{StoreFile, VersionFolder},
     single,
@@ -27,7 +32,18 @@ use crate::{
 
 /// A folder that only this process can enter, and that goes when its last user is gone.
 #[derive(Debug)]
-pub struct PrivateDir(tempfile::TempDir);
+pub struct PrivateDir {
+    dir: tempfile::TempDir,
+    /// What it was copied from stays in the cache as long: a restart may have to do without the bucket.
+    held: Vec<Held>,
+}
+
+/// Where the bytes of a version come from.
+enum Source<'a> {
+    Folder(Dir),
+    /// Files of a bucket, in the cache, by their names inside the version.
+    Cache(BTreeMap<&'a str, Held>),
+}
 
 /// A version, copied and checked.
 #[derive(Debug)]
@@ -49,12 +65,12 @@ impl PrivateDir {
             .prefix("v-")
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700))
             .tempdir_in(parent)
-            .map(Self)
+            .map(|dir| Self { dir, held: Vec::new() })
             .map_err(|error| trouble("the work folder", &error))
     }
 
     pub fn path(&self) -> &Path {
-        self.0.path()
+        self.dir.path()
     }
 }
 
@@ -69,9 +85,10 @@ pub fn copy(
     work: &Path,
 ) -> Result<Verified> {
     check_named(version, named)?;
-    let dir = PrivateDir::new(work)?;
+    let source = Source::open(config, version, named)?;
+    let mut dir = PrivateDir::new(work)?;
     let mut made = "";
-    let digest = each_file(config, version, named, |name| {
+    let digest = each_file(&source, version, named, |name| {
         if let Some((folders, _)) = name.rsplit_once('/')
             && made != folders
         {
@@ -83,12 +100,14 @@ pub fn copy(
         options.write(true).create_new(true).mode(0o600);
         Ok(Some(options.open(dir.path().join(name))?))
     })?;
+    dir.held = source.held();
     Ok(Verified { dir, digest, bytes: version.bytes() })
 }
 
 /// The digest of a version as it stands in the store, without a copy.
 pub fn digest(config: &Config, version: &VersionFolder) -> Result<String> {
-    each_file(config, version, &BTreeMap::new(), |_| Ok(None))
+    let source = Source::open(config, version, &BTreeMap::new())?;
+    each_file(&source, version, &BTreeMap::new(), |_| Ok(None))
 }
 
 fn check_named(version: &VersionFolder, named: &BTreeMap<String, FileEntry>) -> Result<()> {
@@ -109,18 +128,16 @@ fn check_named(version: &VersionFolder, named: &BTreeMap<String, FileEntry>) -> 
 
 /// Reads every file once, hashes it, writes it where `target` says, and returns the digest of all.
 fn each_file<'a>(
-    config: &Config,
+    source: &Source,
     version: &'a VersionFolder,
     named: &BTreeMap<String, FileEntry>,
     mut target: impl FnMut(&'a str) -> io::Result<Option<fs::File>>,
 ) -> Result<String> {
-    let root = Dir::open_ambient_dir(single::root_of(&config.root), ambient_authority())
-        .map_err(|error| trouble("the store", &error))?;
     let mut total = Sha256::new();
     let mut buffer = vec![0; BUFFER_BYTES];
     for (name, file) in &version.files {
         let mut copy = target(name).map_err(|error| trouble(&format!("the copy of '{name}'"), &error))?;
-        let found = hash_file(&root, name, file, copy.as_mut(), &mut buffer)?;
+        let found = hash_file(source, name, file, copy.as_mut(), &mut buffer)?;
         if let Some(entry) = named.get(name)
             && !entry.sha256.eq_ignore_ascii_case(&found)
         {
@@ -138,17 +155,17 @@ fn each_file<'a>(
 }
 
 fn hash_file(
-    root: &Dir,
+    source: &Source,
     name: &str,
     file: &StoreFile,
     mut copy: Option<&mut fs::File>,
     buffer: &mut [u8],
 ) -> Result<String> {
     let unreadable = |error: io::Error| trouble(&format!("'{name}'"), &error);
-    let mut source = open_plain(root, &file.path).map_err(unreadable)?;
+    let mut opened = source.file(name, file).map_err(unreadable)?;
     let mut hasher = Sha256::new();
     loop {
-        let count = source.read(buffer).map_err(unreadable)?;
+        let count = opened.read(buffer).map_err(unreadable)?;
         if count == 0 {
             break;
         }
@@ -157,10 +174,62 @@ fn hash_file(
             copy.write_all(&buffer[..count]).map_err(|error| trouble(&format!("the copy of '{name}'"), &error))?;
         }
     }
-    if stamp_of(&source.metadata().map_err(unreadable)?) != file.stamp {
-        return Err(failed("STILL_CHANGING", format!("'{name}' changed while it was read")));
+    let found = hex::encode(hasher.finalize());
+    source.check(name, file, &opened, &found)?;
+    Ok(found)
+}
+
+// === impl Source ===
+
+impl<'a> Source<'a> {
+    /// Files of a bucket are fetched here, each that is not in the cache already.
+    fn open(config: &Config, version: &'a VersionFolder, named: &BTreeMap<String, FileEntry>) -> Result<Self> {
+        if let Some(remote) = &config.remote {
+            let fetched = version
+                .files
+                .iter()
+                .map(|(name, file)| Ok((name.as_str(), fetch(remote, name, file, named.get(name))?)));
+            return Ok(Self::Cache(fetched.collect::<Result<_>>()?));
+        }
+        Dir::open_ambient_dir(single::root_of(config.folder()), ambient_authority())
+            .map(Self::Folder)
+            .map_err(|error| trouble("the store", &error))
     }
-    Ok(hex::encode(hasher.finalize()))
+
+    fn file(&self, name: &str, file: &StoreFile) -> io::Result<fs::File> {
+        match self {
+            Self::Folder(root) => open_plain(root, &file.path).map(cap_std::fs::File::into_std),
+            Self::Cache(held) => fs::File::open(held.get(name).ok_or(io::ErrorKind::NotFound)?.path()),
+        }
+    }
+
+    /// Whether what was read is what was meant: in a folder the file that was listed, in the cache what its name says.
+    fn check(&self, name: &str, file: &StoreFile, opened: &fs::File, found: &str) -> Result<()> {
+        match self {
+            Self::Folder(_) => {
+                let metadata = Metadata::from_file(opened).map_err(|error| trouble(&format!("'{name}'"), &error))?;
+                match stamp_of(&metadata) == file.stamp {
+                    true => Ok(()),
+                    false => Err(failed("STILL_CHANGING", format!("'{name}' changed while it was read"))),
+                }
+            }
+            Self::Cache(held) => match held.get(name).filter(|held| held.sha256() != found) {
+                None => Ok(()),
+                Some(damaged) => {
+                    damaged.discard();
+                    let sentence = format!("'{name}' was damaged in the cache of artifacts; it is fetched again");
+                    Err(Error::unavailable("CACHE_DAMAGED", sentence, Duration::from_secs(1)))
+                }
+            },
+        }
+    }
+
+    fn held(self) -> Vec<Held> {
+        match self {
+            Self::Folder(_) => Vec::new(),
+            Self::Cache(held) => held.into_values().collect(),
+        }
+    }
 }
 
 fn failed(reason: &'static str, message: String) -> Error {

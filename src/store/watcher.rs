@@ -25,6 +25,8 @@ pub struct News {
     pub trouble: Option<String>,
     /// How many looks there were. One that showed nothing new is counted, and is no news.
     pub looks: u64,
+    /// The last ask that came before the last look began.
+    pub asked: u64,
 }
 
 /// What looks at the store.
@@ -64,6 +66,9 @@ const REST: u32 = 9;
 
 /// Runs until nobody listens any more.
 pub async fn watch(config: Config, news: Sender<News>, mut asks: Asks) {
+    if let Some(remote) = config.remote.clone() {
+        return super::bucket::watch(config, remote, news, asks).await;
+    }
     let mut looker = Looker::new(config);
     loop {
         let asked = asks.taken();
@@ -76,15 +81,16 @@ pub async fn watch(config: Config, news: Sender<News>, mut asks: Asks) {
             return;
         };
         looker = back;
-        let trouble = look.found.as_ref().err().map(ToString::to_string);
         news.send_if_modified(|known| {
             known.looks += 1;
-            match (&look.found, &trouble) {
-                (Ok(listing), _) => take_listing(known, listing),
-                (Err(_), trouble) => take_trouble(known, trouble.clone().unwrap_or_default()),
-            }
+            // Whoever asked waits for an answer, whether there is something new or not.
+            let is_awaited = std::mem::replace(&mut known.asked, asked) != asked;
+            let is_news = match &look.found {
+                Ok(listing) => take_listing(known, listing),
+                Err(error) => take_trouble(known, error.to_string()),
+            };
+            is_awaited || is_news
         });
-        asks.answer(asked, trouble);
         tokio::select! {
             () = until_next_look(&looker.events, looker.pace(&look)) => {}
             () = asks.come() => {}
@@ -118,7 +124,7 @@ async fn until_next_look(events: &Events, pace: Pace) {
 
 impl Looker {
     fn new(config: Config) -> Self {
-        Self { scanner: Scanner::new(config.clone()), events: Events::new(&config.root), config }
+        Self { scanner: Scanner::new(config.clone()), events: Events::new(config.folder()), config }
     }
 
     /// The watch is armed before the look: what changes meanwhile is found by the one or by the other.
@@ -175,7 +181,7 @@ impl Pace {
 }
 
 /// Whether it is news.
-fn take_listing(known: &mut News, listing: &Arc<StoreListing>) -> bool {
+pub(super) fn take_listing(known: &mut News, listing: &Arc<StoreListing>) -> bool {
     let recovered = known.trouble.take().is_some();
     if recovered {
         tracing::info!("the store can be read again");
@@ -185,7 +191,7 @@ fn take_listing(known: &mut News, listing: &Arc<StoreListing>) -> bool {
     recovered || !same
 }
 
-fn take_trouble(known: &mut News, trouble: String) -> bool {
+pub(super) fn take_trouble(known: &mut News, trouble: String) -> bool {
     let same = known.trouble.as_ref() == Some(&trouble);
     if !same {
         tracing::warn!(error = %trouble, "the store cannot be listed; what is loaded serves on");

@@ -3,7 +3,11 @@
 //! Callers' words (names, ids, metadata) reach the log as field values. Control characters in them, line ends and
 //! terminal sequences above all, are written as escapes, so nobody can forge a line or steer an operator's terminal.
 
-use std::{fmt::Write as _, io};
+use std::{
+    fmt::Write as _,
+    io,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use tracing_subscriber::{
     EnvFilter, Layer, Registry, fmt::MakeWriter, layer::SubscriberExt, reload, util::SubscriberInitExt,
@@ -18,7 +22,11 @@ pub enum Format {
 
 /// Changes what is logged while the server runs.
 #[derive(Clone, Debug)]
-pub struct Level(reload::Handle<EnvFilter, Registry>);
+pub struct Level {
+    handle: reload::Handle<EnvFilter, Registry>,
+    /// As it was written.
+    now: Arc<Mutex<String>>,
+}
 
 /// Makes writers that escape what the writers of `M` are given.
 struct Escaping<M>(M);
@@ -27,21 +35,28 @@ struct EscapingWriter<W>(W);
 
 /// Sends the process's events to stderr. Once a process.
 pub fn init(format: Format, level: &str) -> Result<Level, String> {
-    let filter = EnvFilter::try_new(level).map_err(|error| error.to_string())?;
+    let filter = filter(level).map_err(|error| error.to_string())?;
     let (filter, handle) = reload::Layer::new(filter);
     tracing_subscriber::registry()
         .with(filter)
         .with(layer(format, io::stderr))
         .try_init()
         .map_err(|error| error.to_string())?;
-    Ok(Level(handle))
+    Ok(Level::new(handle, level))
 }
 
 /// What `init` and `Level::set` would say to this filter.
 pub fn check_level(level: &str) -> Result<(), String> {
-    EnvFilter::try_new(level)
-        .map(drop)
-        .map_err(|error| format!("{error}; write e.g. info or info,sconce::lifecycle=debug"))
+    filter(level).map(drop).map_err(|error| format!("{error}; write e.g. info or info,sconce::lifecycle=debug"))
+}
+
+/// The client of buckets tells of each try at `info`; what is worth saying of them, `store` says. Who names it hears it.
+fn filter(level: &str) -> Result<EnvFilter, tracing_subscriber::filter::ParseError> {
+    const NOISY: &str = "object_store";
+    EnvFilter::try_new(match level.contains(NOISY) {
+        true => level.to_owned(),
+        false => format!("{level},{NOISY}=warn"),
+    })
 }
 
 /// The text with its control characters as escapes; those of JSON, so that a JSON line stays one.
@@ -65,9 +80,22 @@ pub fn escape(text: &str) -> String {
 // === impl Level ===
 
 impl Level {
-    pub fn set(&self, level: &str) -> Result<(), String> {
-        let filter = EnvFilter::try_new(level).map_err(|error| error.to_string())?;
-        self.0.reload(filter).map_err(|error| error.to_string())
+    fn new(handle: reload::Handle<EnvFilter, Registry>, level: &str) -> Self {
+        Self { handle, now: Arc::new(Mutex::new(level.to_owned())) }
+    }
+
+    /// What is logged now.
+    pub fn now(&self) -> String {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Returns what was logged until now.
+    pub fn set(&self, level: &str) -> Result<String, String> {
+        check_level(level)?;
+        let filter = filter(level).map_err(|error| error.to_string())?;
+        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        self.handle.reload(filter).map_err(|error| error.to_string())?;
+        Ok(std::mem::replace(&mut now, level.to_owned()))
     }
 }
 
@@ -119,7 +147,6 @@ fn breaks_or_steers(character: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::{Arc, Mutex};
 
     #[derive(Clone, Default)]
     struct Sink(Arc<Mutex<Vec<u8>>>);
@@ -173,13 +200,14 @@ mod tests {
     #[test]
     fn the_level_changes_while_events_come() {
         let (filter, handle) = reload::Layer::new(EnvFilter::new("warn"));
-        let level = Level(handle);
+        let level = Level::new(handle, "warn");
         let sink = Sink::default();
         let writer = sink.clone();
         let subscriber = tracing_subscriber::registry().with(filter).with(layer(Format::Text, move || writer.clone()));
         tracing::subscriber::with_default(subscriber, || {
             tracing::info!("first");
-            level.set("info").expect("info is a level");
+            assert_eq!(level.set("info").as_deref(), Ok("warn"));
+            assert_eq!(level.now(), "info");
             tracing::info!("second");
             assert!(level.set("sconce=loud").is_err());
         });

@@ -6,6 +6,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, Weak},
+    time::Duration,
 };
 
 use prometheus_client::{
@@ -48,6 +49,20 @@ pub struct VersionMetrics {
     pub batch_rows: Histogram,
     pub queue_rows: Gauge,
     pub ok: Counter,
+}
+
+/// A version's sums: how often, and how long in all.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Totals {
+    /// Calls that were answered.
+    pub ok: u64,
+    /// All calls, failed ones too.
+    pub requests: (u64, Duration),
+    pub queue: (u64, Duration),
+    /// Runs of the library.
+    pub compute: (u64, Duration),
+    /// Rows of these runs.
+    pub rows: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -197,6 +212,20 @@ impl Metrics {
 
 // === impl VersionMetrics ===
 
+impl VersionMetrics {
+    /// What was counted and timed since the version's first servable.
+    pub fn totals(&self) -> Totals {
+        let seconds = |histogram: &Histogram| (histogram.count(), Duration::from_secs_f64(histogram.sum().max(0.0)));
+        Totals {
+            ok: self.ok.get(),
+            requests: seconds(&self.request_duration),
+            queue: seconds(&self.queue_duration),
+            compute: seconds(&self.compute_duration),
+            rows: self.batch_rows.sum() as u64,
+        }
+    }
+}
+
 impl Drop for VersionMetrics {
     fn drop(&mut self) {
         if let Some(metrics) = self.metrics.upgrade() {
@@ -228,6 +257,10 @@ mod tests {
         let shows = || metrics.encode().matches("model=\"m\",version=\"1.0.0\"").count();
         let first = metrics.version("m", "1.0.0");
         first.ok.inc();
+        first.compute_duration.observe(0.25);
+        first.batch_rows.observe(8.0);
+        let totals = first.totals();
+        assert_eq!((totals.ok, totals.compute, totals.rows), (1, (1, Duration::from_millis(250)), 8));
         metrics.request("m", "1.0.0", "INTERNAL").inc();
         // The version is loaded again with other options: the new servable comes before the old one goes.
         let second = metrics.version("m", "1.0.0");

@@ -1,6 +1,8 @@
-//! What operators see: metrics and logs. Knows nothing of what it measures.
+//! What operators see: metrics, logs and events. Knows nothing of what it measures.
 
+pub mod events;
 pub mod logs;
 pub mod metrics;
 
+pub use events::Events;
 pub use metrics::{Metrics, VersionMetrics};

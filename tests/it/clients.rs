@@ -69,6 +69,11 @@ fn pytest(python: &PathBuf, suite: &str, server: &Server) -> Command {
     command
 }
 
+/// A suite against a server of its own.
+pub async fn passes(python: &PathBuf, suite: &str, server: &Server) {
+    succeeds(&mut pytest(python, suite, server)).await;
+}
+
 async fn suite_passes(suite: &str) {
     if let Some(python) = python() {
         let server = store_a(&python).await;

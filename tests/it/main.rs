@@ -5,6 +5,7 @@ mod proto;
 mod shell;
 
 mod bad_input;
+mod buckets;
 mod clients;
 mod commands;
 mod damaged_artifacts;
@@ -17,6 +18,7 @@ mod joins_only_what_is_safe;
 mod memory_comes_back;
 mod names_who_ran_at_a_crash;
 mod opened_first_in_a_child;
+mod operators;
 mod pasted;
 mod predicts;
 mod routes;

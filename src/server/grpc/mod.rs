@@ -9,6 +9,7 @@ mod model_config;
 mod open_inference;
 mod predict;
 mod reflection;
+mod repository;
 pub mod status;
 mod stream;
 
@@ -19,11 +20,14 @@ use tonic::{codec::CompressionEncoding, codegen::Service as _};
 use tonic_health::pb::health_server::HealthServer;
 
 use self::{
-    admin::Catalogue, health::CatalogHealth, open_inference::OpenInference, predict::Predict, reflection::Reflection,
+    admin::Console, health::CatalogHealth, open_inference::OpenInference, predict::Predict, reflection::Reflection,
+    repository::Repository,
 };
 use super::{
     body::RequestBody,
     call::{About, CallContext},
+    config::Config,
+    control::Control,
     method::Service,
     phase::Phases,
     proto::{
@@ -34,7 +38,6 @@ use super::{
 use crate::{
     engine::Engine,
     error::{Error, Result},
-    rollout::Operator,
 };
 
 /// All services. A connection has its own, so that the counts of their handles are not shared between cores.
@@ -49,10 +52,11 @@ pub struct Services {
 #[derive(Clone)]
 struct Parts {
     engine: Engine,
-    operator: Operator,
+    control: Control,
     phases: Phases,
     reflection: Arc<Reflection>,
     message_bytes_max: usize,
+    repository_api: bool,
 }
 
 /// The answer to come of any service.
@@ -64,8 +68,15 @@ const SMALL_MESSAGE_BYTES_MAX: usize = 1 << 20;
 // === impl Services ===
 
 impl Services {
-    pub fn new(engine: Engine, operator: Operator, phases: Phases, message_bytes_max: usize) -> Result<Self> {
-        Ok(Self::of(Parts { engine, operator, phases, reflection: Arc::new(Reflection::new()?), message_bytes_max }))
+    pub fn new(engine: Engine, control: Control, phases: Phases, config: &Config) -> Result<Self> {
+        Ok(Self::of(Parts {
+            engine,
+            control,
+            phases,
+            reflection: Arc::new(Reflection::new()?),
+            message_bytes_max: config.max_message_bytes,
+            repository_api: config.repository_api,
+        }))
     }
 
     pub fn for_connection(&self) -> Self {
@@ -73,7 +84,12 @@ impl Services {
     }
 
     fn of(parts: Parts) -> Self {
-        let open_inference = OpenInference::new(parts.engine.clone(), parts.phases.clone());
+        let open_inference = OpenInference::new(Repository {
+            engine: parts.engine.clone(),
+            control: parts.control.clone(),
+            phases: parts.phases.clone(),
+            open: parts.repository_api,
+        });
         let limit = parts.message_bytes_max;
         Self {
             open_inference: GrpcInferenceServiceServer::new(open_inference)
@@ -98,11 +114,13 @@ impl Services {
                 self.inference.clone().send_compressed(CompressionEncoding::Gzip).call(request)
             }
             Service::Inference => self.inference.clone().call(request),
-            Service::Admin => {
-                AdminServer::new(Catalogue::new(self.parts.engine.catalog().clone(), self.parts.operator.clone()))
-                    .max_decoding_message_size(SMALL_MESSAGE_BYTES_MAX)
-                    .call(request)
-            }
+            Service::Admin => AdminServer::new(Console {
+                catalog: self.parts.engine.catalog().clone(),
+                control: self.parts.control.clone(),
+                phases: self.parts.phases.clone(),
+            })
+            .max_decoding_message_size(SMALL_MESSAGE_BYTES_MAX)
+            .call(request),
             Service::Health => {
                 let health = CatalogHealth::new(self.parts.engine.catalog().clone(), self.parts.phases.clone());
                 HealthServer::new(health).max_decoding_message_size(SMALL_MESSAGE_BYTES_MAX).call(request)

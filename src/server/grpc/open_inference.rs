@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
 use super::{
+    admin::agent,
     answered,
     classification::classify,
     context,
@@ -12,6 +13,7 @@ use super::{
     converted,
     model_config::{self, platform},
     of_request,
+    repository::{self, Repository},
     stream::Answers,
 };
 use crate::{
@@ -25,9 +27,12 @@ use crate::{
         phase::Phases,
         proto::inference::{
             ModelConfigRequest, ModelConfigResponse, ModelInferRequest, ModelInferResponse, ModelMetadataRequest,
-            ModelMetadataResponse, ModelReadyRequest, ModelReadyResponse, ServerLiveRequest, ServerLiveResponse,
-            ServerMetadataRequest, ServerMetadataResponse, ServerReadyRequest, ServerReadyResponse,
-            grpc_inference_service_server::GrpcInferenceService, model_metadata_response::TensorMetadata,
+            ModelMetadataResponse, ModelReadyRequest, ModelReadyResponse, ModelStatisticsRequest,
+            ModelStatisticsResponse, RepositoryIndexRequest, RepositoryIndexResponse, RepositoryModelLoadRequest,
+            RepositoryModelLoadResponse, RepositoryModelUnloadRequest, RepositoryModelUnloadResponse,
+            ServerLiveRequest, ServerLiveResponse, ServerMetadataRequest, ServerMetadataResponse, ServerReadyRequest,
+            ServerReadyResponse, grpc_inference_service_server::GrpcInferenceService,
+            model_metadata_response::TensorMetadata,
         },
     },
 };
@@ -35,6 +40,7 @@ use crate::{
 pub struct OpenInference {
     engine: Engine,
     phases: Phases,
+    repository: Repository,
 }
 
 /// The published names of what is really there.
@@ -43,8 +49,8 @@ const EXTENSIONS: [&str; 2] = ["classification", "model_configuration"];
 // === impl OpenInference ===
 
 impl OpenInference {
-    pub fn new(engine: Engine, phases: Phases) -> Self {
-        Self { engine, phases }
+    pub fn new(repository: Repository) -> Self {
+        Self { engine: repository.engine.clone(), phases: repository.phases.clone(), repository }
     }
 
     fn find(&self, model: &str, version: String) -> Result<(Served, Arc<Servable>)> {
@@ -106,10 +112,12 @@ impl GrpcInferenceService for OpenInference {
         &self,
         _: Request<ServerMetadataRequest>,
     ) -> Result<Response<ServerMetadataResponse>, Status> {
+        let switched_on: &[&str] = if self.repository.open { &repository::EXTENSIONS } else { &[] };
+        let extensions = EXTENSIONS.iter().chain(switched_on).copied();
         Ok(Response::new(ServerMetadataResponse {
             name: env!("CARGO_PKG_NAME").to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            extensions: EXTENSIONS.map(str::to_owned).to_vec(),
+            extensions: extensions.map(str::to_owned).collect(),
         }))
     }
 
@@ -159,6 +167,38 @@ impl GrpcInferenceService for OpenInference {
     ) -> Result<Response<Answers>, Status> {
         let context = context(&request);
         Ok(Response::new(Answers::new(request.into_inner(), self.engine.clone(), context)))
+    }
+
+    async fn model_statistics(
+        &self,
+        request: Request<ModelStatisticsRequest>,
+    ) -> Result<Response<ModelStatisticsResponse>, Status> {
+        Ok(Response::new(self.repository.statistics(request.get_ref())?))
+    }
+
+    async fn repository_index(
+        &self,
+        request: Request<RepositoryIndexRequest>,
+    ) -> Result<Response<RepositoryIndexResponse>, Status> {
+        Ok(Response::new(self.repository.index(request.get_ref())?))
+    }
+
+    async fn repository_model_load(
+        &self,
+        request: Request<RepositoryModelLoadRequest>,
+    ) -> Result<Response<RepositoryModelLoadResponse>, Status> {
+        let (arrival, caller) = (context(&request).arrival, agent(&request));
+        self.repository.load(request.into_inner(), arrival, caller).await?;
+        Ok(Response::new(RepositoryModelLoadResponse {}))
+    }
+
+    async fn repository_model_unload(
+        &self,
+        request: Request<RepositoryModelUnloadRequest>,
+    ) -> Result<Response<RepositoryModelUnloadResponse>, Status> {
+        let (arrival, caller) = (context(&request).arrival, agent(&request));
+        self.repository.unload(request.into_inner(), arrival, caller).await?;
+        Ok(Response::new(RepositoryModelUnloadResponse {}))
     }
 }
 

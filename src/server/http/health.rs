@@ -84,11 +84,13 @@ mod tests {
             pending: None,
             disabled: None,
             message: Some("model.yaml:\nbroken".into()),
+            refused: Default::default(),
         };
         let snapshot = Snapshot {
             models: [(name, Arc::new(entry))].into(),
             scanned: true,
             unready: vec!["m is required and failed".into()],
+            store_trouble: None,
         };
         let (status, text) = read(ready(&snapshot, true, true)).await;
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);

@@ -72,6 +72,11 @@ fn s3(bucket: &str, variables: &Variables, connector: Counting) -> Result<Box<dy
         builder = builder.with_config(key, value);
     }
     builder = builder.with_bucket_name(bucket);
+    let setting = |key| builder.get_config_value(&key).unwrap_or_default();
+    let is_plain = setting(AmazonS3ConfigKey::Endpoint).starts_with("http://");
+    if is_plain && setting(AmazonS3ConfigKey::Client(ClientConfigKey::AllowHttp)) != "true" {
+        return Err(settings("AWS_ENDPOINT, which is http://: set AWS_ALLOW_HTTP=true if that is meant"));
+    }
     for (key, value) in LIMITS {
         builder = builder.with_config(AmazonS3ConfigKey::Client(key), value);
     }
@@ -153,5 +158,8 @@ mod tests {
             let text = refused(url);
             assert!(text.contains("environment") && !text.contains("SECRET"), "{text}");
         }
+        let plain = Variables::from([("AWS_ENDPOINT_URL".into(), "http://127.0.0.1:9".into())]);
+        let error = open("s3://bucket", &plain, Arc::default()).expect_err("nobody allowed it");
+        assert!(error.message().contains("AWS_ALLOW_HTTP"), "{error}");
     }
 }

@@ -5,7 +5,10 @@
 
 mod client;
 mod count;
+mod lister;
 mod profile;
+mod seen;
+mod watch;
 mod words;
 
 use std::{
@@ -19,10 +22,17 @@ use object_store::{
     Error as StoreError, GetOptions, GetRange, GetResult, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode,
     PutMultipartOptions, PutOptions, PutPayload, UpdateVersion, path::Path,
 };
+use sha2::{Digest as _, Sha256};
 use tokio_stream::StreamExt as _;
 
-pub use self::client::Variables;
+pub(in crate::store) use self::seen::has_stamp;
 use self::words::trouble;
+pub use self::{
+    client::Variables,
+    lister::MARKER,
+    watch::{look_once, watch},
+    words::STORE_UNAVAILABLE,
+};
 use crate::error::{Code, Error, Result};
 
 /// A bucket, or a folder in it. All paths are from there on, with `/` between their parts. Clones share one client.
@@ -328,9 +338,16 @@ impl Etag {
         self.tag.as_deref().or(self.generation.as_deref()).unwrap_or_default()
     }
 
+    /// The same in a number. Answers of one store write one etag with and without quotes.
+    pub(super) fn state(&self) -> u64 {
+        let bare = self.as_text().trim_start_matches("W/").trim_matches('"');
+        let digest = Sha256::digest(bare);
+        digest.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes))
+    }
+
     fn of(meta: &ObjectMeta) -> Self {
-        // A bucket that names no state at all is compared by its clock.
-        let tag = meta.e_tag.clone().or_else(|| Some(meta.last_modified.to_rfc3339()));
+        // A bucket that names no state at all is compared by its clock, in the seconds that all its answers have.
+        let tag = meta.e_tag.clone().or_else(|| Some(meta.last_modified.timestamp().to_string()));
         Self { tag, generation: meta.version.clone() }
     }
 

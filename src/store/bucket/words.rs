@@ -9,6 +9,8 @@ use object_store::{
 
 use crate::error::{Code, Error};
 
+/// The reason of whatever passes when the bucket answers again.
+pub const STORE_UNAVAILABLE: &str = "STORE_UNAVAILABLE";
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 pub(super) fn trouble(error: &StoreError) -> Error {
@@ -33,7 +35,7 @@ pub(super) fn trouble(error: &StoreError) -> Error {
 }
 
 pub(super) fn unavailable(why: &str) -> Error {
-    Error::unavailable("STORE_UNAVAILABLE", format!("the bucket does not answer as it should: {why}"), RETRY_AFTER)
+    Error::unavailable(STORE_UNAVAILABLE, format!("the bucket does not answer as it should: {why}"), RETRY_AFTER)
 }
 
 /// From the kind of the transport's error, or the number of the answer; nothing else of their texts is taken.
@@ -45,7 +47,11 @@ fn generic(error: &StoreError) -> String {
         }
         source = inner.source();
     }
-    match status_in(&error.to_string()) {
+    let text = error.to_string();
+    if text.contains("incorrectly configured region") {
+        return "it is in another region: set AWS_REGION".into();
+    }
+    match status_in(&text) {
         Some(status) => format!("it answered with status {status}"),
         None => "its answer, or the credentials it needs, could not be got".into(),
     }

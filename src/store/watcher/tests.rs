@@ -33,8 +33,16 @@ impl World {
         events.arm(std::time::Instant::now());
         let config = Config { poll_interval: NEVER, settle: NEVER, ..Config::new(&root) };
         let (sender, news) = watch::channel(News::default());
-        let (refresh, asks) = refresh();
+        let (refresh, asks, answers) = refresh();
         tokio::spawn(super::watch(config, sender, asks));
+        // What the manager does: it takes the news in, and answers.
+        let mut taken = news.clone();
+        tokio::spawn(async move {
+            while taken.changed().await.is_ok() {
+                let news = taken.borrow_and_update().clone();
+                answers.answer(news.asked, news.trouble);
+            }
+        });
         let mut world = Self { place, news, refresh, has_events: events.work() };
         world.sees("the first look", |news| news.listing.is_some()).await;
         world
@@ -95,9 +103,7 @@ async fn a_renamed_folder_is_complete_at_once_and_a_written_one_is_not() {
     world.sees("a new folder", |news| news.listing.as_ref().is_some_and(|l| l.models.contains_key("written"))).await;
     let staging = world.place.path().join("staging");
     write(&staging);
-    // What is renamed into a folder that is as young as that may be seen too late: then it settles like any other.
-    fs::create_dir(world.path("version")).expect("made");
-    world.sees("a new model", |news| news.listing.as_ref().is_some_and(|l| l.models.contains_key("version"))).await;
+    world.tick();
     fs::rename(&staging, world.path("version/1")).expect("renamed");
     world.sees("a version that was renamed", |news| is_complete(news, "version")).await;
     write(&staging.join("1"));

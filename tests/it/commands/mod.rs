@@ -2,6 +2,8 @@
 
 mod check;
 mod predict;
+mod publish;
+mod publish_s3;
 
 use std::{
     fs,
@@ -15,7 +17,7 @@ use serde_json::{Value, json};
 use crate::harness::{Server, Store, sconce};
 
 /// Runs a command against a server, with `input` at its stdin.
-fn run(server: &Server, arguments: &[&str], input: &str) -> Output {
+pub fn run(server: &Server, arguments: &[&str], input: &str) -> Output {
     let mut command = sconce();
     command
         .args(arguments)
@@ -33,13 +35,13 @@ fn run(server: &Server, arguments: &[&str], input: &str) -> Output {
     child.wait_with_output().expect("the program runs")
 }
 
-fn text(bytes: &[u8]) -> String {
+pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// What a command that succeeds writes to stdout.
 #[track_caller]
-fn succeeds(server: &Server, arguments: &[&str], input: &str) -> String {
+pub fn succeeds(server: &Server, arguments: &[&str], input: &str) -> String {
     let output = run(server, arguments, input);
     assert!(output.status.success(), "{arguments:?}: {}{}", text(&output.stdout), text(&output.stderr));
     text(&output.stdout)
@@ -47,7 +49,7 @@ fn succeeds(server: &Server, arguments: &[&str], input: &str) -> String {
 
 /// What a command that fails says on stderr.
 #[track_caller]
-fn fails(server: &Server, arguments: &[&str], code: i32, words: &[&str]) -> String {
+pub fn fails(server: &Server, arguments: &[&str], code: i32, words: &[&str]) -> String {
     let output = run(server, arguments, "");
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");

@@ -10,6 +10,7 @@ pub mod http;
 pub mod open_loop;
 pub mod process;
 pub mod raw;
+pub mod s3;
 pub mod store;
 pub mod tensors;
 pub mod versions;

@@ -31,7 +31,7 @@ async fn a_root_that_is_another_folder_now_is_served() {
 async fn a_model_that_cannot_be_read_for_a_while_serves_on() {
     let server = Server::start(tiny(), &[LOOKS]).await;
     let model = server.store.path().join("tiny");
-    fs::set_permissions(&model, fs::Permissions::from_mode(0)).expect("its owner may");
+    fs::set_permissions(&model, fs::Permissions::from_mode(0o0)).expect("its owner may");
     if fs::read_dir(&model).is_ok() {
         eprintln!("this user may read everything: a folder that may not be read is not tested");
         return;

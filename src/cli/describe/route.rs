@@ -1,0 +1,101 @@
+//! Where the traffic of a model goes, and how it came to that.
+
+use std::{collections::BTreeMap, fmt::Write as _};
+
+use serde_json::{Value, json};
+
+use crate::{
+    cli::proto::{Route, RouteChange},
+    telemetry::logs::escape,
+};
+
+/// Of the history, for people; scripts get all of it.
+const SHOWN_MAX: usize = 5;
+
+pub fn for_people(route: &Route) -> String {
+    let stable = if route.stable.is_empty() { "latest" } else { &route.stable };
+    let mut text = format!("route: revision {}, stable: {}", route.revision, escape(stable));
+    let labels: BTreeMap<_, _> = route.labels.iter().collect();
+    let labels: Vec<String> = labels.into_iter().map(|(label, version)| format!("{label} → {version}")).collect();
+    let lists =
+        [("labels", labels.join(", ")), ("rejected", route.rejected.join(", ")), ("load", route.load.join(", "))];
+    for (name, list) in lists.iter().filter(|(_, list)| !list.is_empty()) {
+        let _ = write!(text, ", {name}: {}", escape(list));
+    }
+    text.push('\n');
+    let disabled = route.disabled.as_ref().map(|disabled| format!("disabled: {}", disabled.reason));
+    let said = [disabled.unwrap_or_default(), route.pending.clone(), route.decided_by.clone()];
+    for line in said.iter().filter(|line| !line.is_empty()) {
+        let _ = writeln!(text, "  {}", escape(line));
+    }
+    for entry in route.history.iter().take(SHOWN_MAX) {
+        let _ = writeln!(text, "  {}", escape(&entry_for_people(entry)));
+    }
+    text
+}
+
+/// `4  2026-11-21T15:00:00Z  promote 1.1.0, by alice: a reason`
+fn entry_for_people(entry: &RouteChange) -> String {
+    let by = if entry.caller.is_empty() { String::new() } else { format!(", by {}", entry.caller) };
+    let why = if entry.reason.is_empty() { String::new() } else { format!(": {}", entry.reason) };
+    format!("{}  {}  {}{by}{why}", entry.revision, entry.time, entry.change)
+}
+
+/// The keys of the protocol.
+pub fn to_json(route: &Route) -> Value {
+    let entry = |entry: &RouteChange| {
+        json!({
+            "revision": entry.revision,
+            "time": entry.time,
+            "change": entry.change,
+            "stable": entry.stable,
+            "caller": entry.caller,
+            "reason": entry.reason,
+            "request_id": entry.request_id,
+        })
+    };
+    json!({
+        "revision": route.revision,
+        "stable": route.stable,
+        "labels": route.labels.iter().collect::<BTreeMap<_, _>>(),
+        "decided_by": route.decided_by,
+        "previous": route.previous,
+        "rejected": route.rejected,
+        "load": route.load,
+        "disabled": route.disabled.as_ref().map(|disabled| json!({ "reason": disabled.reason })),
+        "pending": route.pending,
+        "history": route.history.iter().map(entry).collect::<Vec<_>>(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn people_see_what_decided_and_the_last_decisions() {
+        let change = |revision, change: &str| RouteChange {
+            revision,
+            time: "2026-11-21T15:00:00Z".into(),
+            change: change.into(),
+            caller: "alice".into(),
+            reason: "because".into(),
+            ..Default::default()
+        };
+        let route = Route {
+            revision: 2,
+            stable: "1.0.0".into(),
+            rejected: vec!["1.1.0".into()],
+            decided_by: "route.yaml pins 1.0.0".into(),
+            history: vec![change(2, "rollback"), change(1, "promote 1.1.0")],
+            ..Default::default()
+        };
+        assert_eq!(
+            for_people(&route),
+            "route: revision 2, stable: 1.0.0, rejected: 1.1.0\n  route.yaml pins 1.0.0\n  \
+             2  2026-11-21T15:00:00Z  rollback, by alice: because\n  \
+             1  2026-11-21T15:00:00Z  promote 1.1.0, by alice: because\n"
+        );
+        assert_eq!(to_json(&route)["history"][1]["change"], "promote 1.1.0");
+    }
+}

@@ -1,0 +1,228 @@
+//! What operators ask for: written by the operator's one door, told as an event, and waited for as long as the caller does.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use tonic::Request;
+
+use crate::{
+    error::Result,
+    model::Version,
+    rollout::{self, Change, Written},
+    server::{
+        call::panicked,
+        control::Control,
+        grpc::context,
+        phase::Phases,
+        proto::sconce::v1::{
+            Asked, ChangeResponse, DisableModelRequest, EnableModelRequest, LoadVersionRequest, PromoteRequest,
+            ReloadModelRequest, RollbackRequest, SetLabelsRequest, Settled, UnloadVersionRequest, UnpinRequest,
+        },
+    },
+    telemetry::events::{Event, Kind},
+};
+
+/// A message that asks for a change of one model's route.
+pub trait Ask {
+    fn parts(self) -> Result<(String, Change, Option<Asked>)>;
+}
+
+/// A change, as one call asks for it.
+pub struct Order {
+    pub model: String,
+    pub change: Change,
+    pub asked: rollout::Asked,
+    /// When the caller must have its answer; `None` where it does not wait for what comes of the change.
+    pub answer_by: Option<Instant>,
+}
+
+/// A caller without a deadline waits no longer than this.
+const WAIT_MAX: Duration = Duration::from_secs(300);
+/// What an answer may need on its way to a caller whose time is running out.
+const WAY_MIN: Duration = Duration::from_millis(20);
+const WAY_MAX: Duration = Duration::from_millis(500);
+
+// === impl Order ===
+
+impl Order {
+    pub fn of<T: Ask>(request: Request<T>) -> Result<Self> {
+        let arrival = context(&request).arrival;
+        let agent = agent(&request);
+        let (model, change, asked) = request.into_inner().parts()?;
+        let Asked { request_id, expected_revision, reason, caller, no_wait } = asked.unwrap_or_default();
+        let caller = if caller.is_empty() { agent } else { caller };
+        Ok(Self {
+            model,
+            change,
+            asked: rollout::Asked { caller, reason, request_id, expected_revision },
+            answer_by: (!no_wait).then(|| patience(arrival.at, arrival.deadline)),
+        })
+    }
+}
+
+/// Writes the change and waits for what comes of it here. The write goes on when the caller goes away meanwhile: what was
+/// begun is finished and told.
+pub async fn carry_out(control: &Control, mut phases: Phases, order: Order) -> Result<ChangeResponse> {
+    let Order { model, change, asked, answer_by } = order;
+    let writing = {
+        let (control, model) = (control.clone(), model.clone());
+        async move {
+            let written = control.operator.change(&model, change.clone(), asked.clone()).await?;
+            if !written.repeated && !written.time.is_empty() {
+                control.events.tell(event(&model, &change, &asked, &written));
+            }
+            Ok(written)
+        }
+    };
+    let written: Written = tokio::spawn(writing).await.unwrap_or_else(|_| Err(panicked()))?;
+    let (settled, message) = match answer_by {
+        None => (Settled::Unspecified, String::new()),
+        Some(until) => tokio::select! {
+            settled = control.operator.settled(&model, written.awaits, written.revision, until.into()) => told(settled),
+            _ = phases.closing() => (Settled::Pending, "this server is going away".to_owned()),
+        },
+    };
+    Ok(ChangeResponse {
+        revision: written.revision,
+        stable: written.stable.to_string(),
+        repeated: written.repeated,
+        time: written.time,
+        settled: settled.into(),
+        message,
+    })
+}
+
+/// When the answer must leave, so that it arrives in time.
+pub fn patience(now: Instant, deadline: Option<Instant>) -> Instant {
+    let Some(deadline) = deadline else {
+        return now + WAIT_MAX;
+    };
+    let way = (deadline.saturating_duration_since(now) / 10).clamp(WAY_MIN, WAY_MAX);
+    deadline.checked_sub(way).unwrap_or(now).max(now)
+}
+
+/// What the caller's library calls itself: better than nothing where nobody says who they are.
+pub fn agent<T>(request: &Request<T>) -> String {
+    let agent = request.metadata().get("user-agent").and_then(|agent| agent.to_str().ok());
+    agent.unwrap_or_default().chars().take(200).collect()
+}
+
+fn told(settled: rollout::Settled) -> (Settled, String) {
+    match settled {
+        rollout::Settled::Ready => (Settled::Ready, String::new()),
+        rollout::Settled::Failed(error) => (Settled::Failed, format!("{}: {error}", error.reason())),
+        rollout::Settled::Pending(why) => (Settled::Pending, why),
+    }
+}
+
+fn event(model: &str, change: &Change, asked: &rollout::Asked, written: &Written) -> Event {
+    let (kind, version) = match change {
+        Change::Promote(version) => (Kind::Promoted, Some(*version)),
+        Change::Rollback(_) => (Kind::RolledBack, written.awaits),
+        Change::Unpin => (Kind::Unpinned, None),
+        Change::SetLabels { .. } => (Kind::LabelsSet, None),
+        Change::Load(version) => (Kind::LoadAsked, Some(*version)),
+        Change::Unload(version) => (Kind::UnloadAsked, Some(*version)),
+        Change::Disable => (Kind::ModelDisabled, None),
+        Change::Enable => (Kind::ModelEnabled, None),
+        Change::Reload => (Kind::ReloadAsked, None),
+    };
+    Event {
+        version: version.map(|version| version.to_string()).unwrap_or_default(),
+        revision: written.revision,
+        message: asked.reason.clone(),
+        caller: asked.caller.clone(),
+        request_id: asked.request_id.clone(),
+        ..Event::of_model(kind, model)
+    }
+}
+
+// === impl Ask, for each request ===
+
+impl Ask for PromoteRequest {
+    fn parts(self) -> Result<(String, Change, Option<Asked>)> {
+        Ok((self.model, Change::Promote(self.version.parse()?), self.asked))
+    }
+}
+
+impl Ask for RollbackRequest {
+    fn parts(self) -> Result<(String, Change, Option<Asked>)> {
+        let version = (!self.version.is_empty()).then(|| self.version.parse()).transpose()?;
+        Ok((self.model, Change::Rollback(version), self.asked))
+    }
+}
+
+impl Ask for UnpinRequest {
+    fn parts(self) -> Result<(String, Change, Option<Asked>)> {
+        Ok((self.model, Change::Unpin, self.asked))
+    }
+}
+
+impl Ask for SetLabelsRequest {
+    fn parts(self) -> Result<(String, Change, Option<Asked>)> {
+        let parsed = |(label, version): (String, String)| Ok((label, version.parse()?));
+        let set: Result<BTreeMap<String, Version>> = self.set.into_iter().map(parsed).collect();
+        Ok((self.model, Change::SetLabels { set: set?, remove: self.remove }, self.asked))
+    }
+}
+
+impl Ask for LoadVersionRequest {
+    fn parts(self) -> Result<(String, Change, Option<Asked>)> {
+        Ok((self.model, Change::Load(self.version.parse()?), self.asked))
+    }
+}
+
+impl Ask for UnloadVersionRequest {
+    fn parts(self) -> Result<(String, Change, Option<Asked>)> {
+        Ok((self.model, Change::Unload(self.version.parse()?), self.asked))
+    }
+}
+
+impl Ask for ReloadModelRequest {
+    fn parts(self) -> Result<(String, Change, Option<Asked>)> {
+        Ok((self.model, Change::Reload, self.asked))
+    }
+}
+
+impl Ask for DisableModelRequest {
+    fn parts(self) -> Result<(String, Change, Option<Asked>)> {
+        Ok((self.model, Change::Disable, self.asked))
+    }
+}
+
+impl Ask for EnableModelRequest {
+    fn parts(self) -> Result<(String, Change, Option<Asked>)> {
+        Ok((self.model, Change::Enable, self.asked))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_answer_leaves_before_the_callers_time_is_up() {
+        let now = Instant::now();
+        let left = |millis| {
+            let deadline = now + Duration::from_millis(millis);
+            deadline - patience(now, Some(deadline))
+        };
+        assert_eq!(left(1_000), Duration::from_millis(100));
+        assert_eq!(left(60_000), WAY_MAX);
+        assert_eq!(left(100), WAY_MIN);
+        assert_eq!(left(5), Duration::from_millis(5), "not before it came");
+        assert_eq!(patience(now, None), now + WAIT_MAX);
+    }
+
+    #[test]
+    fn each_message_asks_for_its_change() {
+        let asked = RollbackRequest { model: "m".into(), ..Default::default() }.parts().expect("it is right");
+        assert_eq!(asked.1, Change::Rollback(None));
+        let asked = PromoteRequest { model: "m".into(), version: "v1.2".into(), asked: None }.parts();
+        assert_eq!(asked.expect("it is right").1, Change::Promote(Version::new(1, 2, 0)));
+        let refused = PromoteRequest { model: "m".into(), version: "latest".into(), asked: None }.parts();
+        assert_eq!(refused.expect_err("no version").reason(), "INVALID_VERSION");
+    }
+}
