@@ -58,7 +58,12 @@ pub async fn predict(mut client: InferenceClient<Channel>, number: u64) -> Resul
 
 /// The number of the version that answers such a call. A wrong answer is none.
 pub async fn answering(server: &Server, select: Option<Select>) -> Result<u64, Status> {
-    let answered = ask(&mut server.inference().await, 7, select).await?;
+    answer_of(&mut server.inference().await, select).await
+}
+
+/// `answering`, over a connection that is there.
+pub async fn answer_of(client: &mut InferenceClient<Channel>, select: Option<Select>) -> Result<u64, Status> {
+    let answered = ask(client, 7, select).await?;
     Ok(answered.unwrap_or_else(|wrong| panic!("{wrong}")))
 }
 

@@ -1,16 +1,20 @@
 //! Who gets the traffic, whatever happens to route.yaml, to its store, and to those who write it.
 
 mod by_hand;
+mod kills;
 
-use std::fs;
+use std::{fs, path::PathBuf};
+
+use sconce::model;
+use tonic::{Status, transport::Channel};
 
 use crate::{
     harness::{
-        PATIENCE, Server,
-        adders::{ADDER, answering},
+        PATIENCE, Server, Store,
+        adders::{ADDER, answering, version},
         call, eventually,
     },
-    proto::*,
+    proto::{admin_client::AdminClient, *},
 };
 
 /// Route changes are seen soon, and the log says why.
@@ -20,7 +24,32 @@ const OPTIONS: [&str; 1] = ["--poll-interval=20ms"];
 fn write_route(server: &Server, text: impl AsRef<[u8]>) {
     let beside = server.store.beside("route.yaml");
     fs::write(&beside, text).expect("a file");
-    fs::rename(beside, server.store.path().join(ADDER).join("route.yaml")).expect("a rename");
+    fs::rename(beside, route_file(&server.store)).expect("a rename");
+}
+
+fn route_file(store: &Store) -> PathBuf {
+    store.path().join(ADDER).join("route.yaml")
+}
+
+/// What route.yaml says, which is whole at any moment.
+#[track_caller]
+fn written(store: &Store) -> model::Route {
+    let text = fs::read_to_string(route_file(store)).expect("route.yaml is there");
+    model::Route::parse(&text).unwrap_or_else(|wrong| panic!("route.yaml is not whole: {wrong}\n{text}"))
+}
+
+/// The store of a server that is killed by this.
+fn take_store(mut server: Server) -> Store {
+    std::mem::replace(&mut server.store, Store::new())
+}
+
+fn asked(request_id: &str) -> Asked {
+    Asked { request_id: request_id.into(), caller: "tester".into(), ..Default::default() }
+}
+
+async fn promote(admin: &mut AdminClient<Channel>, number: u64, asked: Asked) -> Result<ChangeResponse, Status> {
+    let request = PromoteRequest { model: ADDER.into(), version: version(number), asked: Some(asked) };
+    Ok(admin.promote(call(request)).await?.into_inner())
 }
 
 /// The one line that ListModels shows.
