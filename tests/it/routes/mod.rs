@@ -2,6 +2,7 @@
 
 mod by_hand;
 mod kills;
+mod two_operators;
 
 use std::{fs, path::PathBuf};
 
