@@ -2,18 +2,19 @@
 
 mod by_hand;
 mod kills;
+mod replicas;
 mod two_operators;
 
 use std::{fs, path::PathBuf};
 
 use sconce::model;
-use tonic::{Status, transport::Channel};
+use tonic::{Code, Status, transport::Channel};
 
 use crate::{
     harness::{
         PATIENCE, Server, Store,
         adders::{ADDER, answering, version},
-        call, eventually,
+        assert_refused, call, eventually, fact,
     },
     proto::{admin_client::AdminClient, *},
 };
@@ -46,6 +47,18 @@ fn take_store(mut server: Server) -> Store {
 
 fn asked(request_id: &str) -> Asked {
     Asked { request_id: request_id.into(), caller: "tester".into(), ..Default::default() }
+}
+
+fn upon(revision: u64, request_id: &str) -> Asked {
+    Asked { expected_revision: Some(revision), ..asked(request_id) }
+}
+
+/// A refusal that names the revision which holds.
+#[track_caller]
+fn assert_moved(what: &str, answer: Result<ChangeResponse, Status>, revision: u64) {
+    let status = assert_refused(what, answer, Code::Aborted, "REVISION_MOVED");
+    assert_eq!(fact(&status, "revision"), revision.to_string(), "{what}: {status}");
+    assert!(status.message().contains(&format!("revision {revision}")), "{what}: {}", status.message());
 }
 
 async fn promote(admin: &mut AdminClient<Channel>, number: u64, asked: Asked) -> Result<ChangeResponse, Status> {

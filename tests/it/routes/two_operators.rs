@@ -2,24 +2,17 @@
 
 use std::collections::BTreeSet;
 
-use tonic::{Code, Status};
-
-use super::{OPTIONS, asked, promote, written};
+use super::{OPTIONS, assert_moved, promote, upon, written};
 use crate::{
     commands::{fails, run, succeeds, text},
     harness::{
         Server,
         adders::{ADDER, adders, answering, version},
-        assert_refused, fact, reason,
+        reason,
     },
-    proto::*,
 };
 
 const ROUNDS: u64 = 60;
-
-fn upon(revision: u64, request_id: &str) -> Asked {
-    Asked { expected_revision: Some(revision), ..asked(request_id) }
-}
 
 async fn revision(server: &Server) -> u64 {
     server.describe(ADDER).await.route.expect("a route").revision
@@ -34,14 +27,6 @@ fn others(stable: &str) -> [u64; 2] {
 /// What the ids in the route's history are, the oldest first.
 fn entries(server: &Server) -> Vec<String> {
     written(&server.store).history.into_iter().map(|entry| entry.request_id).collect()
-}
-
-/// A refusal that names the revision which holds.
-#[track_caller]
-fn assert_moved(what: &str, answer: Result<ChangeResponse, Status>, revision: u64) {
-    let status = assert_refused(what, answer, Code::Aborted, "REVISION_MOVED");
-    assert_eq!(fact(&status, "revision"), revision.to_string(), "{what}: {status}");
-    assert!(status.message().contains(&format!("revision {revision}")), "{what}: {}", status.message());
 }
 
 /// Two decide upon the same revision, retry as a client does that lost its answer, and go on after reading.
