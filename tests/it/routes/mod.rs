@@ -4,6 +4,7 @@ mod by_hand;
 mod kills;
 mod replicas;
 mod two_operators;
+mod untold;
 
 use std::{fs, path::PathBuf};
 
