@@ -94,6 +94,8 @@ impl Operator {
             let record = self.records.read(&shown.name).await?;
             let route = parse(&record)?;
             if let Some(entry) = repeat_of(&route, &change, &asked)? {
+                // Whoever wrote it may have ended before the replicas were told.
+                self.tell().await;
                 return Ok(Written {
                     revision: entry.revision,
                     stable: entry.stable,
@@ -119,7 +121,7 @@ impl Operator {
                     model = %shown.name, %change, revision = revision + 1, caller = asked.caller, reason = asked.reason,
                     request_id = asked.request_id, "route changed"
                 );
-                self.refresh.hurry();
+                self.tell().await;
                 let awaits = change.awaits(&next);
                 return Ok(Written { revision: revision + 1, stable: next.stable, repeated: false, time, awaits });
             }
@@ -183,6 +185,12 @@ impl Operator {
             (Ok(_), _) => Ok(false),
             (Err(error), _) => Err(error),
         }
+    }
+
+    /// Has all replicas look at what stands in the store now.
+    async fn tell(&self) {
+        self.records.tell().await;
+        self.refresh.hurry();
     }
 
     fn last_written(&self, model: &ModelName) -> u64 {

@@ -128,6 +128,15 @@ impl Records {
         }
     }
 
+    /// Has every replica look for what was replaced. A folder tells of it by itself, a bucket by its marker.
+    pub async fn tell(&self) {
+        let Place::Bucket(bucket) = &*self.0 else { return };
+        // It is written all the same: where the marker fails, the others only learn of it later.
+        if let Err(error) = bucket.touch_marker().await {
+            tracing::debug!(%error, "the bucket's marker is not written");
+        }
+    }
+
     /// Writes what this replica says of a model. Nobody depends on it: it is not made durable.
     pub async fn write_status(&self, model: &ModelName, replica: &str, text: String) -> Result<()> {
         match &*self.0 {
@@ -160,7 +169,6 @@ async fn read_object(bucket: &Bucket, model: &ModelName) -> Result<Record> {
     Ok(Record { text: Some(text), tag: Tag::Object(object.etag) })
 }
 
-/// A conditional put; the marker tells the other replicas.
 async fn replace_object(bucket: &Bucket, model: &ModelName, expected: &Tag, text: String) -> Result<Replaced> {
     let expected = match expected {
         Tag::Object(etag) => Some(etag),
@@ -168,13 +176,7 @@ async fn replace_object(bucket: &Bucket, model: &ModelName, expected: &Tag, text
     };
     match bucket.put_if(&format!("{model}/{ROUTE}"), text, expected).await? {
         PutOutcome::Lost => Ok(Replaced::Lost),
-        PutOutcome::Written(_) => {
-            // It is written: where the marker fails, the others only learn of it later.
-            if let Err(error) = bucket.touch_marker().await {
-                tracing::debug!(%error, "the bucket's marker is not written");
-            }
-            Ok(Replaced::Written)
-        }
+        PutOutcome::Written(_) => Ok(Replaced::Written),
     }
 }
 

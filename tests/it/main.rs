@@ -21,6 +21,7 @@ mod opened_first_in_a_child;
 mod operators;
 mod pasted;
 mod predicts;
+mod routes;
 mod starts;
 mod state;
 mod store_changes;

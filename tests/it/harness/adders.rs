@@ -29,8 +29,11 @@ pub fn adders(numbers: RangeInclusive<u64>) -> Store {
 }
 
 pub fn publish_adder(store: &Store, number: u64) -> Published {
-    let artifact = adder(offset(number));
-    publish(&store.path().join(ADDER), &version(number), &[("model.onnx", &artifact)], "").expect("a version")
+    publish(&store.path().join(ADDER), &version(number), &[("model.onnx", &artifact(number))], "").expect("a version")
+}
+
+pub fn artifact(number: u64) -> Vec<u8> {
+    adder(offset(number))
 }
 
 /// Three rows, none of which another call has.
@@ -58,7 +61,12 @@ pub async fn predict(mut client: InferenceClient<Channel>, number: u64) -> Resul
 
 /// The number of the version that answers such a call. A wrong answer is none.
 pub async fn answering(server: &Server, select: Option<Select>) -> Result<u64, Status> {
-    let answered = ask(&mut server.inference().await, 7, select).await?;
+    answer_of(&mut server.inference().await, select).await
+}
+
+/// `answering`, over a connection that is there.
+pub async fn answer_of(client: &mut InferenceClient<Channel>, select: Option<Select>) -> Result<u64, Status> {
+    let answered = ask(client, 7, select).await?;
     Ok(answered.unwrap_or_else(|wrong| panic!("{wrong}")))
 }
 

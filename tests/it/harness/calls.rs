@@ -30,11 +30,20 @@ pub fn call<T>(message: T) -> Request<T> {
 
 /// The stable word of a status; empty where it carries none.
 pub fn reason(status: &Status) -> String {
+    error_info(status).reason
+}
+
+/// One of the facts that a status carries; empty where it does not.
+pub fn fact(status: &Status, name: &str) -> String {
+    error_info(status).metadata.remove(name).unwrap_or_default()
+}
+
+fn error_info(status: &Status) -> rpc::ErrorInfo {
     let details = rpc::Status::decode(status.details()).unwrap_or_default().details;
     let info = details.iter().find(|any| any.type_url.ends_with("/google.rpc.ErrorInfo"));
     let info = info.and_then(|any| rpc::ErrorInfo::decode(&any.value[..]).ok()).unwrap_or_default();
     assert!(info.reason.is_empty() || info.domain == "sconce", "a foreign domain: {info:?}");
-    info.reason
+    info
 }
 
 /// A refusal with this code and reason, whose text holds nothing that is none of the caller's business.
