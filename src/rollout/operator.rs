@@ -88,7 +88,13 @@ impl Operator {
     /// version that is not there or failed; ABORTED `REVISION_MOVED` with the current revision where somebody else was
     /// first. An error means that nothing was changed, but for UNAVAILABLE: then ask again with the same request id.
     pub async fn change(&self, model: &str, change: Change, asked: Asked) -> Result<Written> {
-        let shown = self.look(model, &change)?;
+        let shown = match self.look(model, &change) {
+            // It may just have been published.
+            Err(error) if error.code() == Code::NotFound && self.look_now().await.is_ok() => {
+                self.look(model, &change)?
+            }
+            found => found?,
+        };
         let expected = asked.expected_revision.unwrap_or_else(|| shown.revision.max(self.last_written(&shown.name)));
         for _ in 0..ATTEMPTS_MAX {
             let record = self.records.read(&shown.name).await?;

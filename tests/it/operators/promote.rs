@@ -6,7 +6,7 @@ use tonic::Code;
 
 use super::{answering, asked, gated, promote, promotion, route, two_versions};
 use crate::{
-    harness::{PATIENCE, Server, assert_refused, call, eventually},
+    harness::{PATIENCE, Server, assert_refused, call, eventually, fixture},
     proto::*,
 };
 
@@ -42,6 +42,16 @@ async fn who_decided_upon_an_old_revision_is_told_the_current_one() {
     assert!(status.message().contains("revision 1"), "{}", status.message());
     let right = Asked { expected_revision: Some(1), ..asked("three").expect("it is there") };
     assert_eq!(promote(&server, "1.1.0", Some(right)).await.expect("it is right").revision, 2);
+}
+
+#[tokio::test]
+async fn what_was_just_published_is_found_without_waiting_for_a_poll() {
+    let store = two_versions();
+    let server = Server::start(store, &["--poll-interval=1h", "--settle-time=0s"]).await;
+    server.store.add("tiny", "1.2.0", fixture("onnx/tiny.onnx"));
+    let promoted = promote(&server, "1.2.0", None).await.expect("it is there");
+    assert_eq!((promoted.settled(), promoted.stable.as_str()), (Settled::Ready, "1.2.0"));
+    assert_eq!(answering(&server).await.expect("an answer"), "1.2.0");
 }
 
 #[tokio::test]
