@@ -2,8 +2,9 @@
 //!
 //! One CPU has the server, another the load, the publisher and the watch of the Admin service. `swaps` puts versions one
 //! after another into the store of a server under load (`load`), and takes the times of each; `report` holds them against the
-//! promises and keeps them; `store` starts a server over a thousand models. `demo` is the same under the eyes of people.
+//! promises and keeps them; `store` starts a server over a thousand models, `bucket` counts what watching a bucket takes. `demo` is the same under the eyes of people.
 
+mod bucket;
 #[path = "../parts/calls.rs"]
 mod calls;
 mod demo;
@@ -159,6 +160,7 @@ async fn measure(args: &Args, cpus: Cpus) -> Result<ExitCode> {
     if models > 0 {
         report.stores = store::listings(models)?;
         report.large = Some(store::large(&args.server, models, cpus.server).await?);
+        report.bucket = bucket::polled(args.quick).await?;
         print!("{}", report.store_text());
     }
     report.judge();

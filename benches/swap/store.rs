@@ -38,7 +38,8 @@ pub struct Large {
 
 const VERSIONS: u64 = 3;
 const LOOKS: usize = 21;
-const IDLE: Duration = Duration::from_secs(10);
+/// Two of the looks that are taken although no event came.
+const IDLE: Duration = Duration::from_secs(60);
 /// After the start, for what the start left to do.
 const REST: Duration = Duration::from_secs(5);
 
