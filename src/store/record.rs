@@ -130,9 +130,11 @@ impl Records {
             Place::Closed(why) => Err(why.clone()),
             Place::Bucket(bucket) => bucket.put(&status_path(model, replica), text).await.map(drop),
             Place::Folder(root) => {
-                let (folder, name) = (root.join(model.as_str()).join(OWN).join("status"), format!("{replica}.json"));
+                let (own, name) = (root.join(model.as_str()).join(OWN), format!("{replica}.json"));
                 blocking(move || {
-                    fs::create_dir_all(&folder)?;
+                    let folder = own.join("status");
+                    made(fs::create_dir(&own))?;
+                    made(fs::create_dir(&folder))?;
                     let temporary = folder.join(format!(".{name}.tmp"));
                     fs::write(&temporary, text)?;
                     fs::rename(&temporary, folder.join(name))
@@ -178,6 +180,8 @@ fn read_local(root: &Path, model: &ModelName) -> io::Result<Record> {
 }
 
 fn read_in(root: &Dir, model: &ModelName) -> io::Result<Record> {
+    // A model that has no folder any more has not lost its route: its store is away, as one that was unmounted.
+    root.metadata(model.as_str())?;
     let path = format!("{model}/{ROUTE}");
     match open_plain(root, &path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Record { text: None, tag: Tag::Absent }),
@@ -191,7 +195,8 @@ fn read_in(root: &Dir, model: &ModelName) -> io::Result<Record> {
 /// flock, read, compare, write, fsync, rename, fsync the folder. Killed anywhere in between, the old file stands.
 fn replace_local(root: &Path, model: &ModelName, expected: &Tag, text: &str) -> io::Result<Replaced> {
     let store = Dir::open_ambient_dir(root, ambient_authority())?;
-    store.create_dir_all(format!("{model}/{OWN}"))?;
+    // Never the model's folder: where that is gone, nothing is to be written.
+    made(store.create_dir(format!("{model}/{OWN}")))?;
     let lock = store.create(format!("{model}/{OWN}/route.lock"))?.into_std();
     // Released with the file, also by the kernel when the process dies.
     flock(&lock, FlockOperation::LockExclusive)?;
@@ -207,6 +212,11 @@ fn replace_local(root: &Path, model: &ModelName, expected: &Tag, text: &str) -> 
     }
     sync_folder(&folder)?;
     Ok(Replaced::Written)
+}
+
+/// A folder that was there already is one.
+fn made(created: io::Result<()>) -> io::Result<()> {
+    created.or_else(|error| if error.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(error) })
 }
 
 fn write_durably(folder: &Dir, name: &str, text: &str) -> io::Result<()> {
@@ -254,9 +264,15 @@ mod tests {
         ModelName::new("m").expect("a name")
     }
 
+    fn store() -> tempfile::TempDir {
+        let root = tempfile::tempdir().expect("a folder");
+        fs::create_dir(root.path().join("m")).expect("a folder");
+        root
+    }
+
     #[tokio::test]
     async fn a_record_is_replaced_by_whoever_knew_the_last_one() {
-        let root = tempfile::tempdir().expect("a folder");
+        let root = store();
         let records = Records::in_folder(root.path());
         let before = records.read(&name()).await.expect("it can be read");
         assert_eq!(before.tag, Tag::Absent);
@@ -274,7 +290,7 @@ mod tests {
 
     #[tokio::test]
     async fn of_many_who_start_from_the_same_record_one_wins() {
-        let root = tempfile::tempdir().expect("a folder");
+        let root = store();
         let records = Records::in_folder(root.path());
         let writers = (0..16).map(|writer| {
             let records = records.clone();
@@ -285,6 +301,17 @@ mod tests {
             won += usize::from(writer.await.expect("no panic").expect("no trouble") == Replaced::Written);
         }
         assert_eq!(won, 1);
+    }
+
+    #[tokio::test]
+    async fn a_model_whose_folder_is_gone_gets_no_record() {
+        let root = tempfile::tempdir().expect("a folder");
+        let records = Records::in_folder(root.path());
+        assert_eq!(records.read(&name()).await.expect_err("it is away").reason(), "STORE_UNAVAILABLE");
+        let replaced = records.replace(&name(), &Tag::Absent, "a".into()).await;
+        assert_eq!(replaced.expect_err("it is away").reason(), "STORE_UNAVAILABLE");
+        assert!(records.write_status(&name(), "here", "{}".into()).await.is_err());
+        assert_eq!(fs::read_dir(root.path()).expect("a folder").count(), 0, "nothing was made");
     }
 
     #[tokio::test]
