@@ -3,6 +3,7 @@
 mod by_hand;
 mod kills;
 mod replicas;
+mod stores;
 mod two_operators;
 mod untold;
 
