@@ -1,6 +1,7 @@
 //! Who gets the traffic, whatever happens to route.yaml, to its store, and to those who write it.
 
 mod by_hand;
+mod clocks;
 mod kills;
 mod replicas;
 mod stores;
