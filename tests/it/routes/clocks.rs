@@ -138,7 +138,6 @@ fn shim(store: &Store) -> Option<PathBuf> {
 /// Starts the server with the clock that the file beside the store sets.
 async fn start(store: Store, library: &Path) -> Server {
     let clock = store.beside("wall-clock");
-    let _ = fs::remove_file(store.beside("ports.json"));
     let server = Server::begin_with(store, &OPTIONS, |command| {
         command.env("LD_PRELOAD", library).env("WALL_CLOCK_FILE", clock);
     })

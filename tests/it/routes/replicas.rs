@@ -70,7 +70,6 @@ impl Place {
         let server = match self {
             Place::Bucket(s3) => s3.begin(own, s3.port(), &OPTIONS).await,
             Place::Folder(shared) => {
-                let _ = fs::remove_file(own.beside("ports.json"));
                 let mut command = sconce();
                 command.arg("serve").arg("--model-store").arg(shared.path());
                 Server::launch(own, command, &OPTIONS).await
