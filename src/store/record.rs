@@ -61,6 +61,7 @@ pub enum Replaced {
 
 const ROUTE: &str = "route.yaml";
 const OWN: &str = ".sconce";
+const STATUS: &str = "status";
 const RETRY_LATER: Duration = Duration::from_secs(1);
 
 // === impl Records ===
@@ -124,7 +125,19 @@ impl Records {
         }
     }
 
-    /// Writes what this replica says of a model. Nobody depends on it: it is not made durable.
+    /// What each replica has said of a model, those that are gone included.
+    pub async fn statuses(&self, model: &ModelName) -> Result<Vec<String>> {
+        match &*self.0 {
+            Place::Closed(why) => Err(why.clone()),
+            Place::Bucket(bucket) => objects_in(bucket, &format!("{model}/{OWN}/{STATUS}")).await,
+            Place::Folder(root) => {
+                let folder = root.join(model.as_str()).join(OWN).join(STATUS);
+                blocking(move || texts_in(&folder)).await
+            }
+        }
+    }
+
+    /// Writes what this replica says of a model. It is not made durable.
     pub async fn write_status(&self, model: &ModelName, replica: &str, text: String) -> Result<()> {
         match &*self.0 {
             Place::Closed(why) => Err(why.clone()),
@@ -132,7 +145,7 @@ impl Records {
             Place::Folder(root) => {
                 let (own, name) = (root.join(model.as_str()).join(OWN), format!("{replica}.json"));
                 blocking(move || {
-                    let folder = own.join("status");
+                    let folder = own.join(STATUS);
                     made(fs::create_dir(&own))?;
                     made(fs::create_dir(&folder))?;
                     let temporary = folder.join(format!(".{name}.tmp"));
@@ -145,8 +158,27 @@ impl Records {
     }
 }
 
+/// What of a folder can be read; whatever cannot says nothing.
+fn texts_in(folder: &Path) -> io::Result<Vec<String>> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let files = entries.flatten().filter(|entry| !entry.file_name().as_encoded_bytes().starts_with(b"."));
+    Ok(files.filter_map(|entry| fs::read_to_string(entry.path()).ok()).collect())
+}
+
+async fn objects_in(bucket: &Bucket, folder: &str) -> Result<Vec<String>> {
+    let mut texts = Vec::new();
+    for entry in bucket.list(folder).await? {
+        let object = bucket.get(&entry.path).await?;
+        texts.extend(object.map(|object| String::from_utf8_lossy(&object.bytes).into_owned()));
+    }
+    Ok(texts)
+}
+
 fn status_path(model: &ModelName, replica: &str) -> String {
-    format!("{model}/{OWN}/status/{replica}.json")
+    format!("{model}/{OWN}/{STATUS}/{replica}.json")
 }
 
 async fn read_object(bucket: &Bucket, model: &ModelName) -> Result<Record> {
