@@ -5,6 +5,7 @@ mod clocks;
 mod kills;
 mod replicas;
 mod sigterm;
+mod storms;
 mod stores;
 mod two_operators;
 mod untold;
