@@ -8,7 +8,10 @@ use std::{
 
 use tokio::time::{Instant, timeout_at};
 
-use super::change::{Asked, Change, Known, repeat_of};
+use super::{
+    change::{Asked, Change, Known, repeat_of},
+    replica::highest_revision,
+};
 use crate::{
     catalog::{Catalog, ModelEntry, PendingWhy, Snapshot, State},
     error::{Code, Error, Result},
@@ -95,7 +98,7 @@ impl Operator {
             }
             found => found?,
         };
-        let expected = asked.expected_revision.unwrap_or_else(|| shown.revision.max(self.last_written(&shown.name)));
+        let last_written = self.last_written(&shown.name);
         for _ in 0..ATTEMPTS_MAX {
             let record = self.records.read(&shown.name).await?;
             let route = parse(&record)?;
@@ -110,7 +113,9 @@ impl Operator {
                     awaits: change.awaits(&Route { stable: entry.stable, ..Route::default() }),
                 });
             }
-            let revision = revision_of(&route, shown.revision)?;
+            let known = self.known_revision(&shown, &route).await?;
+            let expected = asked.expected_revision.unwrap_or_else(|| known.max(last_written));
+            let revision = revision_of(&route, known)?;
             if revision != expected {
                 return Err(moved(model, expected, revision));
             }
@@ -132,6 +137,7 @@ impl Operator {
                 return Ok(Written { revision: revision + 1, stable: next.stable, repeated: false, time, awaits });
             }
         }
+        let expected = asked.expected_revision.unwrap_or(shown.revision);
         Err(moved(model, expected, expected))
     }
 
@@ -191,6 +197,16 @@ impl Operator {
             (Ok(_), _) => Ok(false),
             (Err(error), _) => Err(error),
         }
+    }
+
+    /// The revision that counts where the file has none: a person took the line out. This replica may have been started since,
+    /// and know of no earlier one; the others would refuse what counts from nought.
+    async fn known_revision(&self, shown: &Shown, route: &Route) -> Result<u64> {
+        if route.revision.is_some() {
+            return Ok(shown.revision);
+        }
+        let said = self.records.statuses(&shown.name).await?;
+        Ok(shown.revision.max(highest_revision(&said)))
     }
 
     /// Has all replicas look at what stands in the store now.

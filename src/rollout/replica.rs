@@ -72,6 +72,13 @@ async fn write(catalog: &Catalog, records: &Records, replica: &str, last: &mut H
     }
 }
 
+/// The highest revision that any replica has said it knows. What cannot be read says nothing.
+pub fn highest_revision(statuses: &[String]) -> u64 {
+    let read = statuses.iter().filter_map(|text| serde_json::from_str::<Value>(text).ok());
+    let known = read.flat_map(|status| [status["revision"].as_u64(), status["pending"]["revision"].as_u64()]);
+    known.flatten().max().unwrap_or(0)
+}
+
 /// The models whose status is another than the last one.
 fn news(snapshot: &Snapshot, last: &mut HashMap<ModelName, Last>) -> Vec<(ModelName, Value)> {
     last.retain(|name, _| snapshot.models.contains_key(name));
@@ -110,4 +117,17 @@ fn status(entry: &ModelEntry) -> Value {
         })),
         "versions": versions,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_highest_revision_counts_whether_it_is_in_force_or_waits() {
+        let said = |texts: &[&str]| highest_revision(&texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>());
+        assert_eq!(said(&[]), 0);
+        assert_eq!(said(&[r#"{"revision": 4, "pending": null}"#, r#"{"revision": 3, "pending": {"revision": 5}}"#]), 5);
+        assert_eq!(said(&["half of a", r#"{"revision": "9"}"#, r#"{"revision": 2}"#]), 2);
+    }
 }

@@ -61,6 +61,7 @@ pub enum Replaced {
 
 const ROUTE: &str = "route.yaml";
 const OWN: &str = ".sconce";
+const STATUS: &str = "status";
 const RETRY_LATER: Duration = Duration::from_secs(1);
 
 // === impl Records ===
@@ -137,15 +138,29 @@ impl Records {
         }
     }
 
-    /// Writes what this replica says of a model. Nobody depends on it: it is not made durable.
+    /// What each replica has said of a model, those that are gone included.
+    pub async fn statuses(&self, model: &ModelName) -> Result<Vec<String>> {
+        match &*self.0 {
+            Place::Closed(why) => Err(why.clone()),
+            Place::Bucket(bucket) => objects_in(bucket, &format!("{model}/{OWN}/{STATUS}")).await,
+            Place::Folder(root) => {
+                let folder = root.join(model.as_str()).join(OWN).join(STATUS);
+                blocking(move || texts_in(&folder)).await
+            }
+        }
+    }
+
+    /// Writes what this replica says of a model. It is not made durable.
     pub async fn write_status(&self, model: &ModelName, replica: &str, text: String) -> Result<()> {
         match &*self.0 {
             Place::Closed(why) => Err(why.clone()),
             Place::Bucket(bucket) => bucket.put(&status_path(model, replica), text).await.map(drop),
             Place::Folder(root) => {
-                let (folder, name) = (root.join(model.as_str()).join(OWN).join("status"), format!("{replica}.json"));
+                let (own, name) = (root.join(model.as_str()).join(OWN), format!("{replica}.json"));
                 blocking(move || {
-                    fs::create_dir_all(&folder)?;
+                    let folder = own.join(STATUS);
+                    made(fs::create_dir(&own))?;
+                    made(fs::create_dir(&folder))?;
                     let temporary = folder.join(format!(".{name}.tmp"));
                     fs::write(&temporary, text)?;
                     fs::rename(&temporary, folder.join(name))
@@ -156,8 +171,27 @@ impl Records {
     }
 }
 
+/// What of a folder can be read; whatever cannot says nothing.
+fn texts_in(folder: &Path) -> io::Result<Vec<String>> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let files = entries.flatten().filter(|entry| !entry.file_name().as_encoded_bytes().starts_with(b"."));
+    Ok(files.filter_map(|entry| fs::read_to_string(entry.path()).ok()).collect())
+}
+
+async fn objects_in(bucket: &Bucket, folder: &str) -> Result<Vec<String>> {
+    let mut texts = Vec::new();
+    for entry in bucket.list(folder).await? {
+        let object = bucket.get(&entry.path).await?;
+        texts.extend(object.map(|object| String::from_utf8_lossy(&object.bytes).into_owned()));
+    }
+    Ok(texts)
+}
+
 fn status_path(model: &ModelName, replica: &str) -> String {
-    format!("{model}/{OWN}/status/{replica}.json")
+    format!("{model}/{OWN}/{STATUS}/{replica}.json")
 }
 
 async fn read_object(bucket: &Bucket, model: &ModelName) -> Result<Record> {
@@ -191,6 +225,8 @@ fn read_local(root: &Path, model: &ModelName) -> io::Result<Record> {
 }
 
 fn read_in(root: &Dir, model: &ModelName) -> io::Result<Record> {
+    // A model that has no folder any more has not lost its route: its store is away, as one that was unmounted.
+    root.metadata(model.as_str())?;
     let path = format!("{model}/{ROUTE}");
     match open_plain(root, &path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Record { text: None, tag: Tag::Absent }),
@@ -204,7 +240,8 @@ fn read_in(root: &Dir, model: &ModelName) -> io::Result<Record> {
 /// flock, read, compare, write, fsync, rename, fsync the folder. Killed anywhere in between, the old file stands.
 fn replace_local(root: &Path, model: &ModelName, expected: &Tag, text: &str) -> io::Result<Replaced> {
     let store = Dir::open_ambient_dir(root, ambient_authority())?;
-    store.create_dir_all(format!("{model}/{OWN}"))?;
+    // Never the model's folder: where that is gone, nothing is to be written.
+    made(store.create_dir(format!("{model}/{OWN}")))?;
     let lock = store.create(format!("{model}/{OWN}/route.lock"))?.into_std();
     // Released with the file, also by the kernel when the process dies.
     flock(&lock, FlockOperation::LockExclusive)?;
@@ -220,6 +257,11 @@ fn replace_local(root: &Path, model: &ModelName, expected: &Tag, text: &str) -> 
     }
     sync_folder(&folder)?;
     Ok(Replaced::Written)
+}
+
+/// A folder that was there already is one.
+fn made(created: io::Result<()>) -> io::Result<()> {
+    created.or_else(|error| if error.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(error) })
 }
 
 fn write_durably(folder: &Dir, name: &str, text: &str) -> io::Result<()> {
@@ -267,9 +309,15 @@ mod tests {
         ModelName::new("m").expect("a name")
     }
 
+    fn store() -> tempfile::TempDir {
+        let root = tempfile::tempdir().expect("a folder");
+        fs::create_dir(root.path().join("m")).expect("a folder");
+        root
+    }
+
     #[tokio::test]
     async fn a_record_is_replaced_by_whoever_knew_the_last_one() {
-        let root = tempfile::tempdir().expect("a folder");
+        let root = store();
         let records = Records::in_folder(root.path());
         let before = records.read(&name()).await.expect("it can be read");
         assert_eq!(before.tag, Tag::Absent);
@@ -287,7 +335,7 @@ mod tests {
 
     #[tokio::test]
     async fn of_many_who_start_from_the_same_record_one_wins() {
-        let root = tempfile::tempdir().expect("a folder");
+        let root = store();
         let records = Records::in_folder(root.path());
         let writers = (0..16).map(|writer| {
             let records = records.clone();
@@ -298,6 +346,17 @@ mod tests {
             won += usize::from(writer.await.expect("no panic").expect("no trouble") == Replaced::Written);
         }
         assert_eq!(won, 1);
+    }
+
+    #[tokio::test]
+    async fn a_model_whose_folder_is_gone_gets_no_record() {
+        let root = tempfile::tempdir().expect("a folder");
+        let records = Records::in_folder(root.path());
+        assert_eq!(records.read(&name()).await.expect_err("it is away").reason(), "STORE_UNAVAILABLE");
+        let replaced = records.replace(&name(), &Tag::Absent, "a".into()).await;
+        assert_eq!(replaced.expect_err("it is away").reason(), "STORE_UNAVAILABLE");
+        assert!(records.write_status(&name(), "here", "{}".into()).await.is_err());
+        assert_eq!(fs::read_dir(root.path()).expect("a folder").count(), 0, "nothing was made");
     }
 
     #[tokio::test]

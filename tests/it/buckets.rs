@@ -1,12 +1,14 @@
 //! The store is in a bucket, on a real S3 server; with it away, with it cutting connections, with it lying.
 
-use std::{os::unix::fs::PermissionsExt, path::PathBuf, process::Command, time::Instant};
+use std::time::Instant;
 
 use sconce::store::{PutOutcome, bucket::MARKER};
 
 use crate::{
     harness::{
-        PATIENCE, Server, Store, call, eventually, fixture, http,
+        PATIENCE, Server, Store, call,
+        disk::SmallDisk,
+        eventually, fixture, http,
         s3::{Fault, Proxy, S3, SECRET, upload},
         tensors::{Form, Values, fixture_examples},
     },
@@ -51,30 +53,6 @@ async fn bucket_with_tiny() -> Option<S3> {
     let s3 = S3::start().await?;
     s3.publish("tiny/1.0.0", &[("model.onnx", tiny())], false).await;
     Some(s3)
-}
-
-/// A file system of 3 MiB, while this lives.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    /// Only who may mount has one.
-    fn mount(place: PathBuf) -> Option<Self> {
-        std::fs::set_permissions(&place, PermissionsExt::from_mode(0o700)).expect("our folder");
-        let mounted =
-            Command::new("mount").args(["-t", "tmpfs", "-o", "size=3m,mode=700", "tmpfs"]).arg(&place).output();
-        if mounted.is_ok_and(|output| output.status.success()) {
-            return Some(Self(place));
-        }
-        eprintln!("skipped: no file system can be mounted here");
-        None
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // At once, whoever still has it open.
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
 }
 
 fn take_store(mut server: Server) -> Store {

@@ -6,6 +6,7 @@
 pub mod adders;
 pub mod artifacts;
 pub mod calls;
+pub mod disk;
 pub mod http;
 pub mod open_loop;
 pub mod process;

@@ -52,7 +52,7 @@ async fn route(server: &Server) -> Route {
 }
 
 /// A child that opens versions once the gate is there, and the options that make the server use it.
-fn gated(store: &Store) -> (PathBuf, String) {
+pub fn gated(store: &Store) -> (PathBuf, String) {
     let (gate, child) = (store.beside("gate"), store.beside("child.sh"));
     let script = format!(
         "#!/bin/sh\nwhile [ ! -e '{}' ]; do sleep 0.02; done\nexec '{}' \"$@\"\n",

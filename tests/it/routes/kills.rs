@@ -138,7 +138,6 @@ async fn restart_and_repeat(server: Server, number: u64, request_id: &str, known
     let left = leftovers(&store);
     assert!(left.is_empty(), "{request_id}: something is left behind: {left:?}");
     let was_written = route.history.iter().any(|entry| entry.request_id == request_id);
-    std::fs::remove_file(store.beside("ports.json")).expect("the killed server wrote it");
     let server = Server::start(store, &QUIET).await;
     let shown = server.describe(ADDER).await;
     let (shown, message) = (shown.route.expect("a route"), shown.summary.expect("a summary").message);

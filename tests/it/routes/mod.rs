@@ -1,8 +1,12 @@
 //! Who gets the traffic, whatever happens to route.yaml, to its store, and to those who write it.
 
 mod by_hand;
+mod clocks;
 mod kills;
 mod replicas;
+mod sigterm;
+mod storms;
+mod stores;
 mod two_operators;
 mod untold;
 
@@ -41,9 +45,11 @@ fn written(store: &Store) -> model::Route {
     model::Route::parse(&text).unwrap_or_else(|wrong| panic!("route.yaml is not whole: {wrong}\n{text}"))
 }
 
-/// The store of a server that is killed by this.
+/// The store of a server that is killed by this, unless it has ended; another one may start over it.
 fn take_store(mut server: Server) -> Store {
-    std::mem::replace(&mut server.store, Store::new())
+    let store = std::mem::replace(&mut server.store, Store::new());
+    fs::remove_file(store.beside("ports.json")).expect("every server writes it");
+    store
 }
 
 fn asked(request_id: &str) -> Asked {

@@ -70,7 +70,6 @@ impl Place {
         let server = match self {
             Place::Bucket(s3) => s3.begin(own, s3.port(), &OPTIONS).await,
             Place::Folder(shared) => {
-                let _ = fs::remove_file(own.beside("ports.json"));
                 let mut command = sconce();
                 command.arg("serve").arg("--model-store").arg(shared.path());
                 Server::launch(own, command, &OPTIONS).await
@@ -79,6 +78,28 @@ impl Place {
         server.ready().await;
         server.settled().await;
         server
+    }
+
+    /// The revisions that the replicas have written down, each in its own status.
+    async fn revisions_said(&self) -> Vec<u64> {
+        let texts: Vec<Vec<u8>> = match self {
+            Place::Folder(shared) => {
+                let folder = shared.path().join(ADDER).join(".sconce/status");
+                let files = fs::read_dir(folder).into_iter().flatten().flatten();
+                files.filter_map(|file| fs::read(file.path()).ok()).collect()
+            }
+            Place::Bucket(s3) => {
+                let bucket = s3.bucket(s3.port());
+                let mut texts = Vec::new();
+                for object in bucket.list(&format!("{ADDER}/.sconce/status")).await.expect("listed") {
+                    texts
+                        .extend(bucket.get(&object.path).await.expect("an answer").map(|object| object.bytes.to_vec()));
+                }
+                texts
+            }
+        };
+        let statuses = texts.iter().filter_map(|text| serde_json::from_slice::<serde_json::Value>(text).ok());
+        statuses.filter_map(|status| status["revision"].as_u64()).collect()
     }
 
     /// As a person does it: a careful one, who says so where nobody would notice.
@@ -273,6 +294,12 @@ async fn contend_and_be_killed(place: Place) {
         (shown.answering.as_str(), shown.labels.len(), shown.revision) == ("1.0.1", 1, before)
     };
     replicas.all("what was written by hand holds", Instant::now(), by_hand).await;
+    // One that is started now knows of no revision but from what the others say.
+    eventually("the replicas have said what they know", PATIENCE, async || {
+        replicas.place.revisions_said().await.contains(&before).then_some(())
+    })
+    .await;
+    replicas.restart(2).await;
     let answer = replicas.promote_on(2, 2, "on-top").await;
     assert_eq!(answer.revision, before + 1, "it counts on from what was known");
     assert_eq!(replicas.agree().await.message, "", "nobody refuses it");
