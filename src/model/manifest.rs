@@ -7,7 +7,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::yaml::{Batching, BatchingOptions, ModelYaml, OnOff, SpecYaml, VersionYaml, Warmup};
+use super::batching::{Batching, BatchingOptions, OnOff};
+use super::yaml::{ModelYaml, Placement, SpecYaml, VersionYaml, Warmup};
 use crate::error::{Error, Result};
 
 /// Which library runs an artifact.
@@ -33,7 +34,11 @@ pub struct Manifest {
     pub device: String,
     pub batching: bool,
     pub joinable: Option<bool>,
+    pub placement: Option<Placement>,
     pub max_batch_size: usize,
+    /// Ascending.
+    pub preferred_batch_sizes: Vec<usize>,
+    pub max_delay: Duration,
     pub queue_timeout: Duration,
     pub max_queue_rows: usize,
     pub max_queue_bytes: u64,
@@ -96,7 +101,10 @@ impl Manifest {
             device: instances.device.unwrap_or_else(|| "auto".into()),
             batching,
             joinable: options.joinable,
+            placement: instances.placement,
             max_batch_size: options.max_batch_size.unwrap_or(64),
+            preferred_batch_sizes: ascending(options.preferred_batch_sizes.unwrap_or_default()),
+            max_delay: options.max_delay.unwrap_or_default(),
             queue_timeout: options.queue_timeout.unwrap_or(Duration::from_secs(1)),
             max_queue_rows: max_queue.rows.unwrap_or(1024),
             max_queue_bytes: max_queue.bytes.unwrap_or(64 << 20),
@@ -115,6 +123,12 @@ impl Manifest {
         if self.max_queue_rows < self.max_batch_size {
             return wrong("batching.max_queue.rows must be at least max_batch_size");
         }
+        if let Some(size) = self.preferred_batch_sizes.iter().find(|size| !(1..=self.max_batch_size).contains(size)) {
+            return wrong(&format!("batching.preferred_batch_sizes has {size}, which is not from 1 to max_batch_size"));
+        }
+        if self.max_delay >= self.queue_timeout {
+            return wrong("batching.max_delay must be below queue_timeout: what waits longer than that is not run");
+        }
         if self.instances == 0 || self.instances > 64 {
             return wrong("instances.count must be 1 to 64");
         }
@@ -123,4 +137,10 @@ impl Manifest {
         }
         Ok(())
     }
+}
+
+fn ascending(mut sizes: Vec<usize>) -> Vec<usize> {
+    sizes.sort_unstable();
+    sizes.dedup();
+    sizes
 }

@@ -2,6 +2,7 @@
 //!
 //! Everything above uses these types; the edge converts its protocols to them and back.
 
+mod batching;
 mod example;
 mod features;
 mod id;
@@ -19,6 +20,7 @@ mod tensor;
 pub mod units;
 mod yaml;
 
+pub use batching::{Batching, BatchingOptions, MaxQueue, OnOff};
 pub use example::{Example, ExampleFile, ExampleRequest, ExampleTensor, Expected};
 pub use features::Features;
 pub use id::{ModelName, Version, repeated};
@@ -35,6 +37,6 @@ pub use settings::{Origin, Setting, settings, settings_of_version};
 pub use signature::{Bound, Signature, TensorSpec};
 pub use tensor::{BytesElements, DType, Shape, Tensor, bytes_from, element_count, shape_text};
 pub use yaml::{
-    Batching, FeatureSpec, FileEntry, Instances, MaxQueue, MissingValue, ModelYaml, SpecYaml, SwapPolicy, VersionYaml,
+    FeatureSpec, FileEntry, Instances, MissingValue, ModelYaml, Placement, SpecYaml, SwapPolicy, VersionYaml,
     VersionsPolicy, Warmup, parse_yaml,
 };

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    ModelYaml,
-    yaml::{Batching, OnOff, SpecYaml, SwapPolicy, VersionYaml, VersionsPolicy, Warmup},
+    Batching, ModelYaml, OnOff,
+    yaml::{Placement, SpecYaml, SwapPolicy, VersionYaml, VersionsPolicy, Warmup},
 };
 
 /// One option.
@@ -31,15 +31,22 @@ pub enum Origin {
 /// An option's key, how its value is read where somebody gave one, and what holds otherwise.
 type Known = (&'static str, fn(&ModelYaml) -> Option<String>, &'static str);
 
-const OPTIONS: [Known; 18] = [
+const OPTIONS: [Known; 21] = [
     ("platform", |yaml| yaml.platform.map(|platform| platform.to_string()), "by the artifact's file name"),
     ("inputs", |yaml| yaml.inputs.as_deref().map(specs), "by the artifact"),
     ("outputs", |yaml| yaml.outputs.as_deref().map(specs), "by the artifact"),
     ("normalizer", |yaml| yaml.normalizer.clone(), "none"),
     ("instances.count", |yaml| Some(yaml.instances.as_ref()?.count?.to_string()), "1"),
     ("instances.device", |yaml| yaml.instances.as_ref()?.device.clone(), "auto"),
+    ("instances.placement", |yaml| yaml.instances.as_ref()?.placement.map(placement), "by what a row costs"),
     ("batching", |yaml| yaml.batching.as_ref().map(is_on), "on"),
     ("batching.max_batch_size", |yaml| Some(batching(yaml)?.max_batch_size?.to_string()), "64"),
+    (
+        "batching.preferred_batch_sizes",
+        |yaml| batching(yaml)?.preferred_batch_sizes.as_ref().map(|sizes| format!("{sizes:?}")),
+        "[]",
+    ),
+    ("batching.max_delay", |yaml| batching(yaml)?.max_delay.map(time), "0s"),
     ("batching.queue_timeout", |yaml| batching(yaml)?.queue_timeout.map(time), "1s"),
     ("batching.max_queue.rows", |yaml| Some(batching(yaml)?.max_queue.as_ref()?.rows?.to_string()), "1024"),
     ("batching.max_queue.bytes", |yaml| batching(yaml)?.max_queue.as_ref()?.bytes.map(size), "64MiB"),
@@ -84,7 +91,7 @@ pub fn settings_of_version(version: &VersionYaml) -> Vec<Setting> {
     said.into_iter().filter_map(setting).collect()
 }
 
-fn batching(yaml: &ModelYaml) -> Option<&super::yaml::BatchingOptions> {
+fn batching(yaml: &ModelYaml) -> Option<&super::BatchingOptions> {
     match yaml.batching.as_ref()? {
         Batching::Options(options) => Some(options),
         Batching::Word(_) | Batching::Flag(_) => None,
@@ -126,6 +133,14 @@ fn swap_policy(policy: SwapPolicy) -> &'static str {
         SwapPolicy::Availability => "availability",
         SwapPolicy::Resource => "resource",
     }
+}
+
+fn placement(placement: Placement) -> String {
+    match placement {
+        Placement::Loop => "loop",
+        Placement::Threads => "threads",
+    }
+    .to_owned()
 }
 
 fn time(time: Duration) -> String {
@@ -195,11 +210,13 @@ mod tests {
         }
         let value = |key| of(&listed, key).0;
         let written = format!(
-            "instances: {{ count: {}, device: {} }}\nbatching: {{ max_batch_size: {}, queue_timeout: {}, max_queue: {{ rows: {}, \
+            "instances: {{ count: {}, device: {} }}\nbatching: {{ max_batch_size: {}, preferred_batch_sizes: {}, max_delay: {}, queue_timeout: {}, max_queue: {{ rows: {}, \
              bytes: {} }} }}\nwarmup_budget: {}\nversions: {}\nrequired: {}\nswap_policy: {}\nkeep_previous: {}",
             value("instances.count"),
             value("instances.device"),
             value("batching.max_batch_size"),
+            value("batching.preferred_batch_sizes"),
+            value("batching.max_delay"),
             value("batching.queue_timeout"),
             value("batching.max_queue.rows"),
             value("batching.max_queue.bytes"),

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, marker::PhantomData, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-use super::{DType, Platform, units};
+use super::{Batching, DType, Platform, units};
 use crate::error::{self, Error};
 
 /// `model.yaml`, and `defaults:` of the server's configuration.
@@ -78,45 +78,18 @@ pub struct Instances {
     pub count: Option<usize>,
     /// `cpu`, `cuda:0` or `auto`.
     pub device: Option<String>,
+    /// Else by what a row costs.
+    pub placement: Option<Placement>,
 }
 
-/// `batching:`, a map of options or `off`.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(untagged)]
-pub enum Batching {
-    /// `off` or `on`; YAML's own booleans mean the same.
-    Word(OnOff),
-    Flag(bool),
-    Options(BatchingOptions),
-}
-
+/// Where the work of a version runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum OnOff {
-    On,
-    Off,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct BatchingOptions {
-    /// Rows of one run.
-    pub max_batch_size: Option<usize>,
-    /// The longest a request waits in the queue.
-    #[serde(deserialize_with = "units::duration", skip_serializing)]
-    pub queue_timeout: Option<Duration>,
-    pub max_queue: Option<MaxQueue>,
-    /// `true` vouches that joined answers equal answers alone, without the child's test.
-    pub joinable: Option<bool>,
-}
-
-/// What may wait.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct MaxQueue {
-    pub rows: Option<usize>,
-    #[serde(deserialize_with = "units::size", skip_serializing)]
-    pub bytes: Option<u64>,
+pub enum Placement {
+    /// On the cores that decode the requests.
+    Loop,
+    /// On threads of its own.
+    Threads,
 }
 
 /// One warm-up run: `{zeros: 1}` or `{random: 64}`, with that many rows.
@@ -195,7 +168,7 @@ pub struct FileEntry {
 }
 
 /// What may be one word or a map. serde's untagged enums would do, but their errors no longer name the key.
-enum WordOrMap<T> {
+pub(super) enum WordOrMap<T> {
     Word(String),
     Flag(bool),
     Map(T),
@@ -250,22 +223,6 @@ impl From<Warmup> for WarmupYaml {
     }
 }
 
-// === impl Batching ===
-
-impl<'de> Deserialize<'de> for Batching {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match WordOrMap::<BatchingOptions>::read(deserializer, "off, on or a map of options")? {
-            WordOrMap::Map(options) => Ok(Self::Options(options)),
-            WordOrMap::Flag(flag) => Ok(Self::Flag(flag)),
-            WordOrMap::Word(word) => match word.as_str() {
-                "off" => Ok(Self::Word(OnOff::Off)),
-                "on" => Ok(Self::Word(OnOff::On)),
-                _ => Err(de::Error::custom(format!("batching is off, on or a map of options, not '{word}'"))),
-            },
-        }
-    }
-}
-
 // === impl VersionsPolicy ===
 
 impl<'de> Deserialize<'de> for VersionsPolicy {
@@ -302,9 +259,11 @@ impl ModelYaml {
             outputs: self.outputs.or(under.outputs),
             normalizer: self.normalizer.or(under.normalizer),
             instances: match (self.instances, under.instances) {
-                (Some(own), Some(under)) => {
-                    Some(Instances { count: own.count.or(under.count), device: own.device.or(under.device) })
-                }
+                (Some(own), Some(under)) => Some(Instances {
+                    count: own.count.or(under.count),
+                    device: own.device.or(under.device),
+                    placement: own.placement.or(under.placement),
+                }),
                 (own, under) => own.or(under),
             },
             batching: match (self.batching, under.batching) {
@@ -324,24 +283,6 @@ impl ModelYaml {
     }
 }
 
-// === impl BatchingOptions ===
-
-impl BatchingOptions {
-    fn over(self, under: BatchingOptions) -> BatchingOptions {
-        let own_queue = self.max_queue.unwrap_or_default();
-        let under_queue = under.max_queue.unwrap_or_default();
-        BatchingOptions {
-            max_batch_size: self.max_batch_size.or(under.max_batch_size),
-            queue_timeout: self.queue_timeout.or(under.queue_timeout),
-            max_queue: Some(MaxQueue {
-                rows: own_queue.rows.or(under_queue.rows),
-                bytes: own_queue.bytes.or(under_queue.bytes),
-            }),
-            joinable: self.joinable.or(under.joinable),
-        }
-    }
-}
-
 // === impl VersionYaml ===
 
 impl VersionYaml {
@@ -353,7 +294,7 @@ impl VersionYaml {
 // === impl WordOrMap ===
 
 impl<'de, T: Deserialize<'de>> WordOrMap<T> {
-    fn read<D: Deserializer<'de>>(deserializer: D, forms: &'static str) -> Result<Self, D::Error> {
+    pub(super) fn read<D: Deserializer<'de>>(deserializer: D, forms: &'static str) -> Result<Self, D::Error> {
         deserializer.deserialize_any(WordOrMapVisitor { forms, map: PhantomData })
     }
 }
@@ -415,7 +356,7 @@ mod tests {
     #[test]
     fn words_and_maps_are_read() {
         let yaml = |text| ModelYaml::parse(text).expect("good yaml");
-        assert_eq!(yaml("batching: off").batching, Some(Batching::Word(OnOff::Off)));
+        assert_eq!(yaml("batching: off").batching, Some(Batching::Word(crate::model::OnOff::Off)));
         assert_eq!(yaml("batching: false").batching, Some(Batching::Flag(false)));
         assert_eq!(yaml("versions: all").versions, Some(VersionsPolicy::All));
         assert_eq!(yaml("versions: { latest: 2 }").versions, Some(VersionsPolicy::Latest(2)));

@@ -23,6 +23,9 @@ use crate::{
     model::{BytesElements, DType, Priority, Shape, Tensor, Timing},
 };
 
+/// One request, as a rule in one part.
+pub type Pendings = smallvec::SmallVec<[Pending; 1]>;
+
 /// Work that waits, and where its answer goes.
 pub struct Pending {
     pub work: Work,
@@ -54,6 +57,9 @@ impl Instance {
             let _ = pending.reply.send(Err(shared.queue_timeout()));
         }
         let batch = taken.batch;
+        if !batch.is_empty() {
+            shared.metrics.batch_closed(taken.closed);
+        }
         if batch.len() > 1 && shared.gains_by_joining {
             let rows = batch.iter().map(|pending| pending.work.rows).sum();
             let started = Instant::now();

@@ -7,7 +7,7 @@
 
 use std::{
     cell::RefCell,
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -19,13 +19,16 @@ use std::{
 use tokio::sync::Notify;
 
 use super::{
-    batch::{Instance, Pending},
-    queue::{Queue, Queued},
+    batch::{Instance, Pending, Pendings},
+    queue::{Ask, Queue, Queued, Taken},
     reaper::Reaper,
     shared::Shared,
     work::draining,
 };
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    telemetry::metrics::Closed,
+};
 
 /// The cores of the data plane.
 pub struct Cores {
@@ -58,8 +61,10 @@ thread_local! {
 struct Core {
     /// The table by servable: queue and session.
     slots: HashMap<u64, Slot>,
-    /// Servables with something in their queue, in the order of their turns.
+    /// Servables with something in their queue that may run, in the order of their turns.
     turns: VecDeque<u64>,
+    /// Those whose batches wait to be larger, by when they are asked again.
+    waits: BTreeSet<(Instant, u64)>,
     /// How many cores share a servable's limits.
     cores: usize,
     loop_budget: Duration,
@@ -72,6 +77,18 @@ struct Slot {
     queue: Queue<Pending>,
     /// Made at the first request.
     instance: Option<Instance>,
+    stands: Stands,
+}
+
+/// Where a servable stands on a core.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Stands {
+    /// Nothing is in its queue.
+    Rests,
+    /// It is among the `turns`.
+    Turn,
+    /// It is among the `waits`.
+    Waits(Instant),
 }
 
 // === impl Cores ===
@@ -103,14 +120,14 @@ impl Cores {
     }
 
     /// Queues the work on this core, or on the next one where the caller is not on a core.
-    pub(super) fn submit(&self, pending: Pending) -> Result<()> {
+    pub(super) fn submit(&self, pendings: Pendings) -> Result<()> {
         let elsewhere = CORE.with_borrow_mut(|core| match core {
-            Some(core) => core.submit(pending).map(|()| None).map_err(|refused| refused.1),
-            None => Ok(Some(pending)),
+            Some(core) => core.submit(pendings).map(|()| None).map_err(|refused| refused.1),
+            None => Ok(Some(pendings)),
         })?;
-        if let Some(pending) = elsewhere {
+        if let Some(pendings) = elsewhere {
             let core = self.next.fetch_add(1, Ordering::Relaxed);
-            self.spawn_on(core, Box::new(move || submit_here(pending)));
+            self.spawn_on(core, Box::new(move || submit_here(pendings)));
         }
         Ok(())
     }
@@ -152,22 +169,27 @@ impl Inbox {
 // === impl Core ===
 
 impl Core {
-    /// Queues the work, or gives it back with the refusal.
-    fn submit(&mut self, pending: Pending) -> Result<(), Box<(Pending, Error)>> {
-        let id = pending.shared.id;
+    /// Queues all of one request, or gives it back with the refusal.
+    fn submit(&mut self, pendings: Pendings) -> Result<(), Box<(Pendings, Error)>> {
+        let Some(shared) = pendings.first().map(|pending| pending.shared.clone()) else {
+            return Ok(());
+        };
+        let id = shared.id;
         let slot = self.slots.entry(id).or_insert_with(|| Slot {
-            queue: Queue::new(pending.shared.limits(self.cores)),
-            shared: pending.shared.clone(),
+            queue: Queue::new(shared.limits(self.cores), shared.forming()),
+            shared,
             instance: None,
+            stands: Stands::Rests,
         });
-        let (was_empty, rows) = (slot.queue.is_empty(), pending.rows());
-        slot.queue.push(pending).map_err(|(pending, full)| {
-            let error = pending.shared.queue_full(full);
-            Box::new((pending, error))
-        })?;
+        let rows: usize = pendings.iter().map(Pending::rows).sum();
+        slot.queue.push(pendings).map_err(|(pendings, full)| Box::new((pendings, slot.shared.queue_full(full))))?;
         // One gauge for all cores: each adds and takes off what it holds.
         slot.shared.metrics.queue_rows.inc_by(rows as i64);
-        if was_empty {
+        if let Stands::Waits(until) = slot.stands {
+            self.waits.remove(&(until, id));
+        }
+        if slot.stands != Stands::Turn {
+            slot.stands = Stands::Turn;
             self.turns.push_back(id);
             self.wake.notify_one();
         }
@@ -175,9 +197,10 @@ impl Core {
     }
 
     /// One batch of each servable that waits, in turn, until nothing waits or the budget is spent. Whether something
-    /// still waits.
+    /// still waits for its turn.
     fn take_turn(&mut self) -> bool {
         let started = Instant::now();
+        self.end_waits(started);
         let mut now = started;
         while let Some(id) = self.turns.pop_front() {
             let Some(slot) = self.slots.get_mut(&id) else { continue };
@@ -188,18 +211,36 @@ impl Core {
                 self.turns.push_front(id);
                 break;
             }
-            slot.run(now, fits.max(1));
-            if !slot.queue.is_empty() {
-                self.turns.push_back(id);
+            slot.stands = slot.run(now, fits.max(1));
+            match slot.stands {
+                Stands::Rests => {}
+                Stands::Turn => self.turns.push_back(id),
+                Stands::Waits(until) => drop(self.waits.insert((until, id))),
             }
             now = Instant::now();
         }
         !self.turns.is_empty()
     }
 
+    /// Those whose time has come take their turn.
+    fn end_waits(&mut self, now: Instant) {
+        while let Some(&(until, id)) = self.waits.first()
+            && until <= now
+        {
+            self.waits.pop_first();
+            if let Some(slot) = self.slots.get_mut(&id) {
+                slot.stands = Stands::Turn;
+                self.turns.push_back(id);
+            }
+        }
+    }
+
     /// The servable left: nobody can submit to it any more.
     fn retire(&mut self, id: u64) -> Option<Slot> {
         let mut slot = self.slots.remove(&id)?;
+        if let Stands::Waits(until) = slot.stands {
+            self.waits.remove(&(until, id));
+        }
         slot.shared.metrics.queue_rows.dec_by(slot.queue.rows() as i64);
         for pending in slot.queue.drain() {
             let _ = pending.reply.send(Err(draining()));
@@ -211,10 +252,24 @@ impl Core {
 // === impl Slot ===
 
 impl Slot {
-    fn run(&mut self, now: Instant, rows_max: usize) {
+    /// Runs a batch, if one closes now. Returns where the servable stands afterwards.
+    fn run(&mut self, now: Instant, rows_max: usize) -> Stands {
         let before = self.queue.rows();
-        let taken = self.queue.take(now, rows_max);
+        let cost = &self.shared.cost;
+        let batch_max = self.shared.manifest.max_batch_size;
+        let predict = |rows| cost.predict(rows);
+        let taken = self.queue.take(&Ask { now, rows_max, batch_max, because: Closed::Turn, predict: &predict });
         self.shared.metrics.queue_rows.dec_by((before - self.queue.rows()) as i64);
+        let stands = match (self.queue.is_empty(), taken.again) {
+            (true, _) => Stands::Rests,
+            (false, None) => Stands::Turn,
+            (false, Some(until)) => Stands::Waits(until),
+        };
+        self.answer(taken);
+        stands
+    }
+
+    fn answer(&mut self, taken: Taken<Pending>) {
         let instance = match &mut self.instance {
             Some(instance) => instance,
             none => match Instance::new(&self.shared) {
@@ -231,13 +286,15 @@ impl Slot {
     }
 }
 
-/// For work from outside: nobody awaits the refusal here, so the reply carries it.
-fn submit_here(pending: Pending) {
+/// For work from outside: nobody awaits the refusal here, so the replies carry it.
+fn submit_here(pendings: Pendings) {
     CORE.with_borrow_mut(|core| {
         let Some(core) = core else { return };
-        if let Err(refused) = core.submit(pending) {
-            let (pending, error) = *refused;
-            let _ = pending.reply.send(Err(error));
+        if let Err(refused) = core.submit(pendings) {
+            let (pendings, error) = *refused;
+            for pending in pendings {
+                let _ = pending.reply.send(Err(error.clone()));
+            }
         }
     });
 }
@@ -249,8 +306,14 @@ fn run_core(inbox: &Inbox, cores: usize, loop_budget: Duration, reaper: &Reaper)
         Err(error) => return tracing::error!(%error, "a core's runtime could not be made"),
     };
     let wake = Arc::new(Notify::new());
-    let core = Core { slots: HashMap::new(), turns: VecDeque::new(), cores, loop_budget, wake: wake.clone() };
-    CORE.set(Some(core));
+    CORE.set(Some(Core {
+        slots: HashMap::new(),
+        turns: VecDeque::new(),
+        waits: BTreeSet::new(),
+        cores,
+        loop_budget,
+        wake: wake.clone(),
+    }));
     runtime.spawn(take_turns(wake));
     runtime.block_on(follow(inbox, reaper));
     // First the tasks, whose callers are told by the closing of their connections; then the sessions.
@@ -280,9 +343,27 @@ async fn follow(inbox: &Inbox, reaper: &Reaper) {
 /// The runner: a turn of batches, then a turn for the sockets.
 async fn take_turns(wake: Arc<Notify>) {
     loop {
-        wake.notified().await;
+        let until = CORE.with_borrow(|core| Some(core.as_ref()?.waits.first()?.0));
+        match until {
+            None => wake.notified().await,
+            Some(until) => tokio::select! {
+                () = wake.notified() => {}
+                () = reach(until) => {}
+            },
+        }
         while CORE.with_borrow_mut(|core| core.as_mut().is_some_and(Core::take_turn)) {
             tokio::task::yield_now().await;
         }
+    }
+}
+
+/// Returns at that moment. The runtime's timer knows milliseconds only: the last one is spent on the sockets, turn by turn.
+async fn reach(until: Instant) {
+    const TICK: Duration = Duration::from_millis(2);
+    if let Some(early) = until.checked_sub(TICK).filter(|early| *early > Instant::now()) {
+        tokio::time::sleep_until(early.into()).await;
+    }
+    while Instant::now() < until {
+        tokio::task::yield_now().await;
     }
 }

@@ -6,12 +6,14 @@
 mod batch;
 mod cores;
 mod cost;
+mod forming;
 mod malloc;
 mod marker;
 mod queue;
 mod reaper;
 mod servable;
 mod shared;
+mod split;
 #[cfg(test)]
 mod tests;
 mod threads;
@@ -29,7 +31,7 @@ pub use cores::Cores;
 pub use malloc::give_back as give_back_memory;
 pub use marker::{Mark, Marker};
 pub use reaper::Reaper;
-pub use servable::{Placement, Servable, ServableConfig};
+pub use servable::{Servable, ServableConfig};
 pub use work::{Done, Work};
 
 use crate::error::Result;

@@ -1,10 +1,11 @@
 //! What waits for one servable on one core, or for its threads: bounded, by priority, by arrival.
 //!
-//! Pure: time comes as an argument. The drivers (`cores`, `threads`) push and take.
+//! Pure: time comes as an argument. The drivers (`cores`, `threads`) push and take; `forming` decides when a batch closes.
 
 use std::{collections::VecDeque, time::Instant};
 
-use crate::model::Priority;
+use super::forming::{Forming, Group, Verdict};
+use crate::{model::Priority, telemetry::metrics::Closed};
 
 /// What the queue asks of an item.
 pub trait Queued {
@@ -35,32 +36,60 @@ pub enum Full {
     Bytes,
 }
 
+/// What a driver asks of the queue.
+pub struct Ask<'a> {
+    pub now: Instant,
+    /// The largest batch that it can run now.
+    pub rows_max: usize,
+    /// The largest of all.
+    pub batch_max: usize,
+    /// Why it asks: its turn has come, or it has nothing else to do.
+    pub because: Closed,
+    /// How long a run of so many rows takes.
+    pub predict: &'a dyn Fn(usize) -> std::time::Duration,
+}
+
 /// What left the queue.
 #[derive(Debug)]
 pub struct Taken<T> {
     /// To be run together; all of them join with the first.
     pub batch: Vec<T>,
+    /// Why it was closed.
+    pub closed: Closed,
     /// Their deadline passed while they waited.
     pub expired: Vec<T>,
     /// They waited longer than the limit.
     pub overdue: Vec<T>,
+    /// Where what waits had better wait for more: until then.
+    pub again: Option<Instant>,
 }
 
 /// One queue.
 #[derive(Debug)]
 pub struct Queue<T> {
     /// High, normal, low.
-    lanes: [VecDeque<T>; 3],
+    lanes: [VecDeque<T>; LANES],
     rows: usize,
     bytes: usize,
     limits: Limits,
+    forming: Forming,
+}
+
+const LANES: usize = 3;
+
+/// Whether an item may still run.
+enum Standing {
+    Waits,
+    Gone,
+    Expired,
+    Overdue,
 }
 
 // === impl Queue ===
 
 impl<T: Queued> Queue<T> {
-    pub fn new(limits: Limits) -> Self {
-        Self { lanes: Default::default(), rows: 0, bytes: 0, limits }
+    pub fn new(limits: Limits, forming: Forming) -> Self {
+        Self { lanes: Default::default(), rows: 0, bytes: 0, limits, forming }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -71,62 +100,172 @@ impl<T: Queued> Queue<T> {
         self.rows
     }
 
-    /// Takes the item in, or gives it back with the limit that was reached. An empty queue takes any item: a limit below
-    /// one request would refuse it for ever.
-    pub fn push(&mut self, item: T) -> Result<(), (T, Full)> {
+    /// Takes the items in, or none of them, and gives them back with the limit that was reached. An empty queue takes
+    /// whatever comes together: a limit below one request would refuse it for ever.
+    pub fn push<I: IntoIterator<Item = T> + AsRef<[T]>>(&mut self, items: I) -> Result<(), (I, Full)> {
         if !self.is_empty() {
-            if self.rows + item.rows() > self.limits.rows_max {
-                return Err((item, Full::Rows));
+            if self.rows + items.as_ref().iter().map(T::rows).sum::<usize>() > self.limits.rows_max {
+                return Err((items, Full::Rows));
             }
-            if self.bytes + item.bytes() > self.limits.bytes_max {
-                return Err((item, Full::Bytes));
+            if self.bytes + items.as_ref().iter().map(T::bytes).sum::<usize>() > self.limits.bytes_max {
+                return Err((items, Full::Bytes));
             }
         }
-        self.rows += item.rows();
-        self.bytes += item.bytes();
-        self.lanes[lane(item.priority())].push_back(item);
+        for item in items {
+            self.rows += item.rows();
+            self.bytes += item.bytes();
+            self.lanes[lane(item.priority())].push_back(item);
+        }
         Ok(())
     }
 
-    /// Forms one batch of at most `rows_max` rows: the first live item by priority and arrival, and those after it that join
-    /// with it and fit. An item larger than `rows_max` is a batch of its own. Items whose callers left are dropped.
-    pub fn take(&mut self, now: Instant, rows_max: usize) -> Taken<T> {
-        let mut taken: Taken<T> = Taken { batch: Vec::new(), expired: Vec::new(), overdue: Vec::new() };
+    /// Forms one batch: the first item by priority and arrival, and those after it that join with it and fit. An item larger
+    /// than the batch may be is one of its own. Where nothing had better run yet, the batch is empty and `again` says when.
+    /// Items whose callers left are dropped.
+    pub fn take(&mut self, ask: &Ask<'_>) -> Taken<T> {
+        let mut taken =
+            Taken { batch: Vec::new(), closed: ask.because, expired: Vec::new(), overdue: Vec::new(), again: None };
+        match self.forming.takes_whatever_waits() {
+            true => self.take_whatever_waits(ask, &mut taken),
+            false => self.take_formed(ask, &mut taken),
+        }
+        taken
+    }
+
+    fn take_whatever_waits(&mut self, ask: &Ask<'_>, taken: &mut Taken<T>) {
         let mut batch_rows = 0;
-        for lane in &mut self.lanes {
+        for lane in self.order(ask.now, taken) {
             let mut place = 0;
-            while place < lane.len() {
-                let item = &lane[place];
-                let expired = item.deadline().is_some_and(|deadline| deadline <= now);
-                let overdue = now.saturating_duration_since(item.enqueued()) > self.limits.timeout;
+            while let Some(item) = self.lanes[lane].get(place) {
                 let fits = match taken.batch.first() {
                     None => true,
-                    Some(first) => batch_rows + item.rows() <= rows_max && first.joins(item),
+                    Some(first) => batch_rows + item.rows() <= ask.rows_max && first.joins(item),
                 };
-                let gone = item.gone();
-                if !(gone || expired || overdue || fits) {
-                    place += 1;
-                    continue;
-                }
-                let item = lane.remove(place).expect("place < len: this is a bug");
-                self.rows -= item.rows();
-                self.bytes -= item.bytes();
-                if gone {
-                    drop(item);
-                } else if expired {
-                    taken.expired.push(item);
-                } else if overdue {
-                    taken.overdue.push(item);
-                } else {
-                    batch_rows += item.rows();
-                    taken.batch.push(item);
-                    if batch_rows >= rows_max {
-                        return taken;
+                match self.standing(item, ask.now) {
+                    Standing::Waits if !fits => place += 1,
+                    Standing::Waits => {
+                        let item = self.remove(lane, place);
+                        batch_rows += item.rows();
+                        taken.batch.push(item);
+                        if batch_rows >= ask.batch_max {
+                            taken.closed = Closed::Full;
+                        }
+                        if batch_rows >= ask.rows_max {
+                            return;
+                        }
                     }
+                    standing => self.put_aside(lane, place, &standing, taken),
                 }
             }
         }
-        taken
+    }
+
+    /// As above where batches may wait to be larger: the first group of items that join with each other and close now.
+    fn take_formed(&mut self, ask: &Ask<'_>, taken: &mut Taken<T>) {
+        for lane in 0..LANES {
+            let mut place = 0;
+            while let Some(item) = self.lanes[lane].get(place) {
+                match self.standing(item, ask.now) {
+                    Standing::Waits => place += 1,
+                    standing => self.put_aside(lane, place, &standing, taken),
+                }
+            }
+        }
+        let order = self.order(ask.now, taken);
+        let places = order.into_iter().flat_map(|lane| (0..self.lanes[lane].len()).map(move |place| (lane, place)));
+        let mut waiting: Vec<(usize, usize)> = places.collect();
+        while let Some(&(lane, place)) = waiting.first() {
+            let first = &self.lanes[lane][place];
+            let joins = |(lane, place): &(usize, usize)| first.joins(&self.lanes[*lane][*place]);
+            // The first of all counts, whether the model joins requests or not.
+            let (mut members, others): (Vec<_>, Vec<_>) = waiting[1..].iter().copied().partition(joins);
+            members.insert(0, (lane, place));
+            let group = Group::of(members.iter().map(|(lane, place)| &self.lanes[*lane][*place]), ask.rows_max);
+            match self.forming.verdict(&group, ask) {
+                Verdict::Close { rows, closed } => {
+                    taken.closed = closed;
+                    taken.again = None;
+                    return self.take_members(members, rows, taken);
+                }
+                Verdict::Wait { until } => {
+                    taken.again = Some(taken.again.map_or(until, |again| again.min(until)));
+                }
+            }
+            waiting = others;
+        }
+    }
+
+    /// Of the members, in their order, those that fit into so many rows; always the first.
+    fn take_members(&mut self, members: Vec<(usize, usize)>, rows_max: usize, taken: &mut Taken<T>) {
+        let mut rows = 0;
+        let fits = |&(lane, place): &(usize, usize)| {
+            let more = self.lanes[lane][place].rows();
+            let fits = rows == 0 || rows + more <= rows_max;
+            rows += if fits { more } else { 0 };
+            fits
+        };
+        let mut chosen: Vec<(usize, usize, usize)> =
+            members.into_iter().filter(fits).enumerate().map(|(order, (lane, place))| (lane, place, order)).collect();
+        // From the back, so that no place moves before its item is taken.
+        chosen.sort_unstable_by(|left, right| right.cmp(left));
+        let items = chosen.into_iter().map(|(lane, place, order)| (order, self.remove(lane, place)));
+        let mut items: Vec<(usize, T)> = items.collect();
+        items.sort_unstable_by_key(|(order, _)| *order);
+        taken.batch.extend(items.into_iter().map(|(_, item)| item));
+    }
+
+    /// The lanes in the order of their turns: by priority, but first those whose oldest item has waited for half of its time.
+    fn order(&mut self, now: Instant, taken: &mut Taken<T>) -> [usize; LANES] {
+        let mut order = [0, 1, 2];
+        if self.lanes.iter().filter(|lane| !lane.is_empty()).count() < 2 {
+            return order;
+        }
+        for lane in order {
+            while let Some(item) = self.lanes[lane].front() {
+                match self.standing(item, now) {
+                    Standing::Waits => break,
+                    standing => self.put_aside(lane, 0, &standing, taken),
+                }
+            }
+        }
+        let aged_since = |lane: usize| {
+            let item = self.lanes[lane].front()?;
+            let limit = item.enqueued() + self.limits.timeout;
+            let end = item.deadline().map_or(limit, |deadline| deadline.min(limit));
+            let half = end.saturating_duration_since(item.enqueued()) / 2;
+            (now.saturating_duration_since(item.enqueued()) > half).then(|| item.enqueued())
+        };
+        // None of them is aged, as a rule: then the order stays.
+        order.sort_by_key(|lane| aged_since(*lane).map_or((true, now), |since| (false, since)));
+        order
+    }
+
+    fn standing(&self, item: &T, now: Instant) -> Standing {
+        if item.gone() {
+            Standing::Gone
+        } else if item.deadline().is_some_and(|deadline| deadline <= now) {
+            Standing::Expired
+        } else if now.saturating_duration_since(item.enqueued()) > self.limits.timeout {
+            Standing::Overdue
+        } else {
+            Standing::Waits
+        }
+    }
+
+    fn put_aside(&mut self, lane: usize, place: usize, standing: &Standing, taken: &mut Taken<T>) {
+        let item = self.remove(lane, place);
+        match standing {
+            Standing::Expired => taken.expired.push(item),
+            Standing::Overdue => taken.overdue.push(item),
+            Standing::Gone | Standing::Waits => {}
+        }
+    }
+
+    fn remove(&mut self, lane: usize, place: usize) -> T {
+        let item = self.lanes[lane].remove(place).expect("the place was looked at: this is a bug");
+        self.rows -= item.rows();
+        self.bytes -= item.bytes();
+        item
     }
 
     /// Everything that waits, for a queue that closes.
@@ -146,132 +285,4 @@ fn lane(priority: Priority) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use std::time::Duration;
-
-    #[derive(Clone, Debug)]
-    struct Item {
-        id: usize,
-        rows: usize,
-        kind: u8,
-        priority: Priority,
-        deadline: Option<Instant>,
-        enqueued: Instant,
-        gone: bool,
-    }
-
-    impl Queued for Item {
-        fn rows(&self) -> usize {
-            self.rows
-        }
-        fn bytes(&self) -> usize {
-            self.rows * 8
-        }
-        fn priority(&self) -> Priority {
-            self.priority
-        }
-        fn deadline(&self) -> Option<Instant> {
-            self.deadline
-        }
-        fn enqueued(&self) -> Instant {
-            self.enqueued
-        }
-        fn gone(&self) -> bool {
-            self.gone
-        }
-        fn joins(&self, other: &Self) -> bool {
-            self.kind == other.kind
-        }
-    }
-
-    fn limits() -> Limits {
-        Limits { rows_max: 100, bytes_max: 1 << 20, timeout: Duration::from_secs(1) }
-    }
-
-    fn item(id: usize, rows: usize, kind: u8, now: Instant) -> Item {
-        Item { id, rows, kind, priority: Priority::Normal, deadline: None, enqueued: now, gone: false }
-    }
-
-    #[test]
-    fn a_large_item_runs_alone_and_others_wait_their_turn() {
-        let now = Instant::now();
-        let mut queue = Queue::new(limits());
-        for (id, rows, kind) in [(0, 50, 0), (1, 1, 0), (2, 1, 1), (3, 1, 0)] {
-            queue.push(item(id, rows, kind, now)).expect("there is room");
-        }
-        let ids = |taken: Taken<Item>| taken.batch.iter().map(|item| item.id).collect::<Vec<_>>();
-        assert_eq!(ids(queue.take(now, 8)), [0]);
-        assert_eq!(ids(queue.take(now, 8)), [1, 3]);
-        assert_eq!(ids(queue.take(now, 8)), [2]);
-    }
-
-    #[test]
-    fn expired_overdue_and_gone_items_never_run() {
-        let start = Instant::now();
-        let now = start + Duration::from_millis(500);
-        let mut queue = Queue::new(limits());
-        queue.push(Item { deadline: Some(now), ..item(0, 1, 0, start) }).expect("there is room");
-        queue.push(Item { gone: true, ..item(1, 1, 0, start) }).expect("there is room");
-        queue.push(item(2, 1, 0, start)).expect("there is room");
-        let taken = queue.take(now, 8);
-        assert_eq!((taken.batch.len(), taken.expired.len(), taken.overdue.len()), (1, 1, 0));
-        queue.push(item(3, 1, 0, start)).expect("there is room");
-        assert_eq!(queue.take(start + Duration::from_millis(1001), 8).overdue.len(), 1);
-        assert!(queue.is_empty() && queue.rows() == 0);
-    }
-
-    #[test]
-    fn an_empty_queue_takes_what_is_larger_than_its_limit() {
-        let now = Instant::now();
-        let mut queue = Queue::new(limits());
-        queue.push(item(0, 1000, 0, now)).expect("the first one always fits");
-        assert_eq!(queue.push(item(1, 1, 0, now)).expect_err("full").1, Full::Rows);
-    }
-
-    proptest! {
-        #[test]
-        fn nothing_is_lost_nothing_comes_twice_and_the_limits_hold(
-            items in proptest::collection::vec((1usize..20, 0u8..3, 0usize..3, any::<bool>(), 0u64..40), 1..60),
-            rows_max in 1usize..32,
-        ) {
-            let start = Instant::now();
-            let now = start + Duration::from_millis(20);
-            let mut queue = Queue::new(limits());
-            let mut accepted = Vec::new();
-            for (id, (rows, kind, priority, gone, deadline)) in items.into_iter().enumerate() {
-                let priority = [Priority::Low, Priority::Normal, Priority::High][priority];
-                let deadline = Some(start + Duration::from_millis(deadline));
-                let item = Item { priority, gone, deadline, ..item(id, rows, kind, start) };
-                if queue.push(item.clone()).is_ok() {
-                    accepted.push(item);
-                }
-                prop_assert!(queue.rows() <= 100);
-            }
-            let mut ran: Vec<Item> = Vec::new();
-            let mut expired = Vec::new();
-            while !queue.is_empty() {
-                let taken = queue.take(now, rows_max);
-                let rows: usize = taken.batch.iter().map(|item| item.rows).sum();
-                prop_assert!(rows <= rows_max || taken.batch.len() == 1);
-                prop_assert!(taken.batch.iter().all(|item| item.kind == taken.batch[0].kind));
-                prop_assert!(taken.batch.iter().all(|item| !item.gone && item.deadline > Some(now)));
-                ran.extend(taken.batch);
-                expired.extend(taken.expired);
-            }
-            prop_assert_eq!(queue.rows(), 0);
-            let mut left: Vec<usize> = ran.iter().chain(&expired).map(|item| item.id).collect();
-            left.sort_unstable();
-            let live: Vec<usize> = accepted.iter().filter(|item| !item.gone).map(|item| item.id).collect();
-            prop_assert_eq!(left, live);
-            // Within one kind and priority the order of arrival holds, unless a small one fitted beside a large one.
-            if accepted.iter().all(|item| item.rows == 1) {
-                for pair in ran.windows(2).filter(|pair| pair[0].kind == pair[1].kind) {
-                    let order = |item: &Item| (lane(item.priority), item.id);
-                    prop_assert!(order(&pair[0]) < order(&pair[1]));
-                }
-            }
-        }
-    }
-}
+mod tests;

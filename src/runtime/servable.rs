@@ -9,20 +9,22 @@ use std::{
     time::{Duration, Instant},
 };
 
+use smallvec::{SmallVec, smallvec};
 use tokio::sync::oneshot;
 
 use super::{
     Mark, Runtime,
-    batch::Pending,
+    batch::{Pending, Pendings},
     cost::Cost,
     shared::Shared,
+    split,
     threads::Threads,
     work::{Done, Work, draining, wait},
 };
 use crate::{
     backend::{self, Executable},
     error::Result,
-    model::{Features, Manifest, ModelName, Parameters, Signature, Version},
+    model::{Features, Manifest, ModelName, Parameters, Placement, Signature, Version},
     telemetry::VersionMetrics,
 };
 
@@ -49,15 +51,6 @@ pub struct Servable {
     shared: Arc<Shared>,
     threads: OnceLock<Threads>,
     runtime: Weak<Runtime>,
-}
-
-/// Where the work of a servable runs now, for operators.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Placement {
-    /// On the cores that decode the requests.
-    Loop,
-    /// On threads of its own.
-    Threads,
 }
 
 // === impl Servable ===
@@ -143,24 +136,46 @@ impl Servable {
     pub async fn run(self: Arc<Self>, work: Work) -> Result<Done> {
         let runtime = self.runtime.upgrade().ok_or_else(draining)?;
         let deadline = work.deadline;
-        let place = self.place(work.rows, runtime.loop_budget());
-        let (reply, answer) = oneshot::channel();
-        let pending = Pending { work, enqueued: Instant::now(), reply, shared: self.shared.clone() };
+        let (rows, rows_max) = (work.rows, self.shared.manifest.max_batch_size);
+        let works: SmallVec<[Work; 1]> = match self.shared.joinable && rows > rows_max {
+            true => split::parts(work, &self.shared.signature, rows_max).into(),
+            false => smallvec![work],
+        };
+        let place = self.place(rows.min(rows_max), runtime.loop_budget());
+        let enqueued = Instant::now();
+        let mut pendings = Pendings::new();
+        let mut answers: SmallVec<[_; 1]> = SmallVec::new();
+        for work in works {
+            let (reply, answer) = oneshot::channel();
+            pendings.push(Pending { work, enqueued, reply, shared: self.shared.clone() });
+            answers.push(answer);
+        }
+        let mut parts: SmallVec<[Done; 1]> = SmallVec::new();
         match place {
             Placement::Loop => {
-                runtime.cores().submit(pending)?;
-                wait(answer, deadline).await
+                runtime.cores().submit(pendings)?;
+                for answer in answers {
+                    parts.push(wait(answer, deadline).await?);
+                }
             }
             Placement::Threads => {
-                let queue_deadline = pending.enqueued + self.shared.manifest.queue_timeout;
+                let queue_deadline = enqueued + self.shared.manifest.queue_timeout;
                 let threads = self.threads.get_or_init(|| Threads::start(&self.shared));
-                let ticket = threads.submit(pending)?;
-                threads.wait(ticket, answer, deadline, queue_deadline).await
+                for (ticket, answer) in threads.submit(pendings)?.into_iter().zip(answers) {
+                    parts.push(threads.wait(ticket, answer, deadline, queue_deadline).await?);
+                }
             }
+        }
+        match parts.len() {
+            1 => parts.pop().ok_or_else(draining),
+            _ => split::join(parts, rows),
         }
     }
 
     fn place(&self, rows: usize, loop_budget: Duration) -> Placement {
+        if let Some(place) = self.shared.manifest.placement {
+            return place;
+        }
         match self.shared.cost.predict(rows) <= loop_budget {
             true => Placement::Loop,
             false => Placement::Threads,

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::{
     Mark,
     cost::Cost,
+    forming::Forming,
     queue::{Full, Limits},
 };
 use crate::{
@@ -50,6 +51,14 @@ impl Shared {
             rows_max: self.manifest.max_queue_rows.div_ceil(shares),
             bytes_max: usize::try_from(self.manifest.max_queue_bytes).unwrap_or(usize::MAX).div_ceil(shares),
             timeout: self.manifest.queue_timeout,
+        }
+    }
+
+    /// How batches form. Nothing waits for what could not join it, nor for what gains nothing by it.
+    pub fn forming(&self) -> Forming {
+        match self.joinable && self.gains_by_joining {
+            true => Forming { preferred: self.manifest.preferred_batch_sizes.clone(), delay: self.manifest.max_delay },
+            false => Forming::default(),
         }
     }
 

@@ -5,14 +5,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Config, Done, Marker, Placement, Runtime, Servable, ServableConfig, Work};
+use super::{Config, Done, Marker, Runtime, Servable, ServableConfig, Work};
 use crate::{
     backend::{
         Executable,
         scripted::{FAILS, PANICS, Scripted},
     },
     error::Result,
-    model::{Features, Manifest, ModelName, ModelYaml, Parameters, Platform, Priority, Tensor, Version, VersionYaml},
+    model::{
+        Features, Manifest, ModelName, ModelYaml, Parameters, Placement, Platform, Priority, Tensor, Version,
+        VersionYaml,
+    },
     telemetry::Metrics,
 };
 
@@ -221,5 +224,91 @@ fn dropping_the_last_handle_frees_sessions_and_weights() {
             std::thread::yield_now();
         }
         runtime.stop();
+    }
+}
+
+#[test]
+fn a_request_larger_than_a_batch_is_split_and_joined_again() {
+    for micros in [1.0, 5000.0] {
+        let bench = bench(Scripted::new(true), micros, "batching: { max_batch_size: 4, max_queue: { rows: 8 } }");
+        let many: Vec<f64> = (0..11).map(f64::from).collect();
+        let answers = bench.together(vec![work(&many)]);
+        assert_eq!(answers, [Ok(many.iter().map(|value| value * 2.0).collect())]);
+        assert_eq!(bench.runs().iter().map(Vec::len).collect::<Vec<_>>(), [4, 4, 3]);
+    }
+}
+
+#[test]
+fn the_error_of_one_part_is_the_error_of_the_whole() {
+    let bench = bench(Scripted::new(true), 1.0, "batching: { max_batch_size: 2 }");
+    let answers = bench.together(vec![work(&[1.0, 2.0, FAILS]), work(&[4.0])]);
+    assert_eq!(answers, [Err("BACKEND_FAILED"), Ok(vec![8.0])]);
+}
+
+#[test]
+fn a_batch_waits_for_its_delay_and_no_longer_in_the_loop_and_on_threads() {
+    for micros in [1.0, 5000.0] {
+        let bench = bench(Scripted::new(true), micros, "batching: { max_batch_size: 4, max_delay: 30ms }");
+        let begun = Instant::now();
+        assert_eq!(bench.together(vec![work(&[1.0]), work(&[2.0])]).len(), 2);
+        assert!(begun.elapsed() >= Duration::from_millis(30), "{:?}", begun.elapsed());
+        assert_eq!(bench.runs(), [vec![1.0, 2.0]]);
+    }
+}
+
+#[test]
+fn a_full_batch_waits_for_nothing() {
+    for micros in [1.0, 5000.0] {
+        let bench =
+            bench(Scripted::new(true), micros, "batching: { max_batch_size: 4, max_delay: 59s, queue_timeout: 60s }");
+        let begun = Instant::now();
+        bench.together((0..4).map(|value| work(&[f64::from(value)])).collect());
+        assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    }
+}
+
+#[test]
+fn a_delay_below_the_timers_tick_is_kept() {
+    let bench = bench(Scripted::new(true), 1.0, "batching: { max_delay: 300us }");
+    let begun = Instant::now();
+    for _ in 0..100 {
+        bench.together(vec![work(&[1.0])]);
+    }
+    let mean = begun.elapsed() / 100;
+    assert!((Duration::from_micros(300)..Duration::from_millis(50)).contains(&mean), "{mean:?}");
+}
+
+#[test]
+fn where_a_model_runs_can_be_said() {
+    let bench = bench(Scripted::new(true), 1.0, "instances: { placement: threads }");
+    assert_eq!(bench.servable.placement(), Placement::Threads);
+    assert_eq!(bench.together(vec![work(&[1.0])]), [Ok(vec![2.0])]);
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+
+    /// Requests of random sizes, some of which fail, some of which are split: each gets what is its own.
+    #[test]
+    fn rows_go_back_to_their_owners(
+        sizes in proptest::collection::vec((1usize..9, proptest::bool::weighted(0.1)), 1..24),
+        batch_max in 1usize..12,
+    ) {
+        let yaml = format!("batching: {{ max_batch_size: {batch_max}, max_queue: {{ rows: 4096 }} }}");
+        let bench = bench(Scripted::new(true), 1.0, &yaml);
+        let mut next = 0.0;
+        let mut expected = Vec::new();
+        let mut works = Vec::new();
+        for (rows, fails) in sizes {
+            let mut values: Vec<f64> = (0..rows).map(|row| next + row as f64).collect();
+            next += 100.0;
+            expected.push(if fails { Err("BACKEND_FAILED") } else { Ok(values.iter().map(|value| value * 2.0).collect()) });
+            if fails {
+                values[rows - 1] = FAILS;
+            }
+            works.push(work(&values));
+        }
+        proptest::prop_assert_eq!(bench.together(works), expected);
+        bench.runtime.stop();
     }
 }

@@ -11,17 +11,19 @@ use std::{
     time::Instant,
 };
 
+use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use super::{
-    batch::{Instance, Pending},
-    queue::{Queue, Queued},
+    batch::{Instance, Pending, Pendings},
+    queue::{Ask, Queue, Queued, Taken},
     shared::Shared,
     work::{Done, draining, wait},
 };
 use crate::{
     error::{Error, Result},
     model::Priority,
+    telemetry::metrics::Closed,
 };
 
 /// The threads of one servable.
@@ -53,7 +55,7 @@ struct Ticketed {
 
 impl Threads {
     pub fn start(shared: &Arc<Shared>) -> Self {
-        let state = State { queue: Queue::new(shared.limits(1)), closed: false };
+        let state = State { queue: Queue::new(shared.limits(1), shared.forming()), closed: false };
         let queue = Arc::new(ThreadQueue { state: Mutex::new(state), waiting: Condvar::new(), shared: shared.clone() });
         for index in 0..shared.manifest.instances {
             let queue = queue.clone();
@@ -66,19 +68,25 @@ impl Threads {
         Self { queue }
     }
 
-    pub fn submit(&self, pending: Pending) -> Result<Ticket> {
-        let ticket = Arc::new(AtomicBool::new(false));
+    /// Queues all of one request. Its parts have one ticket each.
+    pub fn submit(&self, pendings: Pendings) -> Result<SmallVec<[Ticket; 1]>> {
+        let ticketed = |pending| Ticketed { pending, ticket: Arc::new(AtomicBool::new(false)) };
+        let ticketed: SmallVec<[Ticketed; 1]> = pendings.into_iter().map(ticketed).collect();
+        let tickets = ticketed.iter().map(|ticketed| Ticket(ticketed.ticket.clone())).collect();
+        let rows: usize = ticketed.iter().map(Ticketed::rows).sum();
+        let parts = ticketed.len();
         let mut state = self.queue.lock();
         if state.closed {
             return Err(draining());
         }
-        let rows = pending.rows();
-        let ticketed = Ticketed { pending, ticket: ticket.clone() };
         state.queue.push(ticketed).map_err(|(_, full)| self.queue.shared.queue_full(full))?;
         drop(state);
         self.queue.shared.metrics.queue_rows.inc_by(rows as i64);
-        self.queue.waiting.notify_one();
-        Ok(Ticket(ticket))
+        match parts {
+            1 => self.queue.waiting.notify_one(),
+            _ => self.queue.waiting.notify_all(),
+        }
+        Ok(tickets)
     }
 
     /// Waits for the answer; until the work begins no longer than the queue's time-out, and in all until the deadline.
@@ -129,27 +137,38 @@ impl ThreadQueue {
     }
 
     /// The next batch; `None` when the queue is closed and empty.
-    fn next(&self) -> Option<super::queue::Taken<Pending>> {
+    fn next(&self) -> Option<Taken<Pending>> {
+        let cost = &self.shared.cost;
+        let batch_max = self.shared.manifest.max_batch_size;
+        let predict = |rows| cost.predict(rows);
         let mut state = self.lock();
         loop {
-            if !state.queue.is_empty() {
-                let before = state.queue.rows();
-                let taken = state.queue.take(Instant::now(), self.shared.manifest.max_batch_size);
-                self.shared.metrics.queue_rows.dec_by((before - state.queue.rows()) as i64);
-                // Who gave up in this moment has been answered already.
-                let mut batch = taken.batch;
-                batch.retain(|ticketed| !ticketed.ticket.swap(true, Ordering::AcqRel));
-                let plain = |items: Vec<Ticketed>| items.into_iter().map(|ticketed| ticketed.pending).collect();
-                return Some(super::queue::Taken {
-                    batch: plain(batch),
-                    expired: plain(taken.expired),
-                    overdue: plain(taken.overdue),
-                });
+            if state.queue.is_empty() {
+                if state.closed {
+                    return None;
+                }
+                state = self.waiting.wait(state).expect("no holder panics: this is a bug");
+                continue;
             }
-            if state.closed {
-                return None;
+            let (before, now) = (state.queue.rows(), Instant::now());
+            let ask = Ask { now, rows_max: batch_max, batch_max, because: Closed::Idle, predict: &predict };
+            let mut taken = state.queue.take(&ask);
+            self.shared.metrics.queue_rows.dec_by((before - state.queue.rows()) as i64);
+            // Who gave up in this moment has been answered already.
+            taken.batch.retain(|ticketed| !ticketed.ticket.swap(true, Ordering::AcqRel));
+            if let (Some(until), true) = (taken.again, taken.expired.is_empty() && taken.overdue.is_empty()) {
+                let wait = until.saturating_duration_since(now);
+                (state, _) = self.waiting.wait_timeout(state, wait).expect("no holder panics: this is a bug");
+                continue;
             }
-            state = self.waiting.wait(state).expect("no holder panics: this is a bug");
+            let plain = |items: Vec<Ticketed>| items.into_iter().map(|ticketed| ticketed.pending).collect();
+            return Some(Taken {
+                batch: plain(taken.batch),
+                expired: plain(taken.expired),
+                overdue: plain(taken.overdue),
+                closed: taken.closed,
+                again: taken.again,
+            });
         }
     }
 

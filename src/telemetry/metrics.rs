@@ -26,6 +26,7 @@ pub struct Metrics {
     compute_duration: Family<VersionLabels, Histogram, fn() -> Histogram>,
     batch_rows: Family<VersionLabels, Histogram, fn() -> Histogram>,
     queue_rows: Family<VersionLabels, Gauge>,
+    batches: Family<BatchLabels, Counter>,
     loads: Family<LoadLabels, Counter>,
     refused: Family<RefusedLabels, Counter>,
     /// The versions that have series.
@@ -48,6 +49,8 @@ pub struct VersionMetrics {
     pub compute_duration: Histogram,
     pub batch_rows: Histogram,
     pub queue_rows: Gauge,
+    /// In the order of `Closed::ALL`.
+    batches: [Counter; Closed::ALL.len()],
     pub ok: Counter,
 }
 
@@ -71,6 +74,30 @@ struct VersionLabels {
     version: String,
 }
 
+/// Why a batch of a version was closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closed {
+    /// It has `max_batch_size` rows.
+    Full,
+    /// It has one of the preferred sizes.
+    Preferred,
+    /// The core's loop had come to this model: it takes what waits.
+    Turn,
+    /// A thread of the model's own had nothing to do: it takes what waits.
+    Idle,
+    /// The first of it has waited for the delay.
+    Delay,
+    /// Somebody in it would be answered too late if it waited any longer.
+    Deadline,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BatchLabels {
+    model: String,
+    version: String,
+    reason: &'static str,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
     model: String,
@@ -92,6 +119,32 @@ struct RefusedLabels {
 /// How a request that was answered ends; the other endings are codes.
 const OK: &str = "OK";
 
+// === impl VersionLabels ===
+
+impl VersionLabels {
+    fn of(&self, reason: Closed) -> BatchLabels {
+        BatchLabels { model: self.model.clone(), version: self.version.clone(), reason: reason.as_str() }
+    }
+}
+
+// === impl Closed ===
+
+impl Closed {
+    pub const ALL: [Closed; 6] =
+        [Closed::Full, Closed::Preferred, Closed::Turn, Closed::Idle, Closed::Delay, Closed::Deadline];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Closed::Full => "full",
+            Closed::Preferred => "preferred",
+            Closed::Turn => "turn",
+            Closed::Idle => "idle",
+            Closed::Delay => "delay",
+            Closed::Deadline => "deadline",
+        }
+    }
+}
+
 // === impl Metrics ===
 
 impl Metrics {
@@ -104,6 +157,7 @@ impl Metrics {
             compute_duration: Family::new_with_constructor(seconds),
             batch_rows: Family::new_with_constructor(rows),
             queue_rows: Family::default(),
+            batches: Family::default(),
             loads: Family::default(),
             refused: Family::default(),
             versions: Mutex::default(),
@@ -137,6 +191,7 @@ impl Metrics {
         );
         registry.register("batch_rows", "Rows of one run of the backend", metrics.batch_rows.clone());
         registry.register("queue_rows", "Rows that wait", metrics.queue_rows.clone());
+        registry.register("batches", "Batches by why they were closed", metrics.batches.clone());
         registry.register("model_loads", "Loads of versions by outcome", metrics.loads.clone());
         registry.register("refused", "Calls refused at the edge by reason", metrics.refused.clone());
         registry.register("connections", "Open inference connections", metrics.connections.clone());
@@ -159,6 +214,7 @@ impl Metrics {
             compute_duration: self.compute_duration.get_or_create(&labels).clone(),
             batch_rows: self.batch_rows.get_or_create(&labels).clone(),
             queue_rows: self.queue_rows.get_or_create(&labels).clone(),
+            batches: Closed::ALL.map(|reason| self.batches.get_or_create(&labels.of(reason)).clone()),
             ok: self.request(model, version, OK),
             labels: labels.clone(),
         });
@@ -178,6 +234,9 @@ impl Metrics {
         self.compute_duration.remove(labels);
         self.batch_rows.remove(labels);
         self.queue_rows.remove(labels);
+        for reason in Closed::ALL {
+            self.batches.remove(&labels.of(reason));
+        }
         for code in Code::ALL.into_iter().map(Code::as_str).chain([OK]) {
             self.requests.remove(&RequestLabels {
                 model: labels.model.clone(),
@@ -213,6 +272,10 @@ impl Metrics {
 // === impl VersionMetrics ===
 
 impl VersionMetrics {
+    pub fn batch_closed(&self, closed: Closed) {
+        self.batches[closed as usize].inc();
+    }
+
     /// What was counted and timed since the version's first servable.
     pub fn totals(&self) -> Totals {
         let seconds = |histogram: &Histogram| (histogram.count(), Duration::from_secs_f64(histogram.sum().max(0.0)));

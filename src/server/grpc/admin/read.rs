@@ -3,7 +3,7 @@
 use crate::{
     catalog::{ModelEntry, Snapshot, State, VersionEntry},
     model::{self, Patterns, RouteChange, Stable, Version},
-    runtime::{Placement, Servable},
+    runtime::Servable,
     server::{
         grpc::convert::sconce::data_type,
         proto::sconce::v1::{
@@ -166,8 +166,8 @@ fn execution(servable: &Servable, entry: &VersionEntry) -> Execution {
         batching_reason: servable.batching_reason().to_owned(),
         max_batch_size: narrow(manifest.max_batch_size),
         placement: match servable.placement() {
-            Placement::Loop => "loop",
-            Placement::Threads => "threads",
+            model::Placement::Loop => "loop",
+            model::Placement::Threads => "threads",
         }
         .to_owned(),
         one_row_us: micros(1),
