@@ -54,8 +54,9 @@ async fn route(server: &Server) -> Route {
 /// A child that opens versions once the gate is there, and the options that make the server use it.
 pub fn gated(store: &Store) -> (PathBuf, String) {
     let (gate, child) = (store.beside("gate"), store.beside("child.sh"));
+    // It does not outlive the folder, whatever becomes of the server.
     let script = format!(
-        "#!/bin/sh\nwhile [ ! -e '{}' ]; do sleep 0.02; done\nexec '{}' \"$@\"\n",
+        "#!/bin/sh\nwhile [ -e \"$0\" ] && [ ! -e '{}' ]; do sleep 0.02; done\nexec '{}' \"$@\"\n",
         gate.display(),
         env!("CARGO_BIN_EXE_sconce")
     );

@@ -204,22 +204,25 @@ async fn at_the_gate() -> (Server, PathBuf) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_version_that_is_being_opened_holds_nothing_up() {
-    let (server, _gate) = at_the_gate().await;
+    let (server, gate) = at_the_gate().await;
     let load = Load::begin(&server).await;
     publish_adder(&server.store, 3);
     server.reaches(ADDER, &version(3), VersionState::Loading).await;
-    let children = eventually("a child waits at the gate", PATIENCE, async || {
-        Some(process::children(server.pid())).filter(|children| !children.is_empty())
+    let child = eventually("a child waits at the gate", PATIENCE, async || {
+        process::children(server.pid()).into_iter().find(|pid| command_line(*pid).contains("child.sh"))
     })
     .await;
     let signalled = terminate(&server).await;
     load.assert_refused_late(signalled).await;
     ends_well(&server, signalled).await;
-    eventually("its children end with it", PATIENCE, async || {
-        let alive = |pid: &u32| fs::exists(format!("/proc/{pid}")).unwrap_or(false);
-        (!children.iter().any(alive)).then_some(())
-    })
-    .await;
+    // A child that comes to work now finds that nobody is there to work for.
+    fs::write(&gate, "").expect("a file");
+    eventually("the child ends, too", PATIENCE, async || command_line(child).is_empty().then_some(())).await;
+}
+
+/// Empty for a process that has ended.
+fn command_line(pid: u32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
