@@ -227,17 +227,15 @@ fn records(config: &Config, store: &store::Config) -> Records {
         _ if config.model_file.is_some() => {
             closed("NO_STORE", "one file is served and no store: there is nothing to change; serve a folder of models")
         }
-        _ => records_in(store.state.as_deref().unwrap_or(store)),
-    }
-}
-
-fn records_in(place: &store::Config) -> Records {
-    match &place.root {
-        Location::Folder(root) => Records::in_folder(root),
-        Location::Bucket(_) => match &place.remote {
-            Some(remote) => Records::in_bucket(remote.bucket().clone()),
-            None => closed("NO_STORE", "no bucket is served: there is nothing to change"),
-        },
+        _ => {
+            let place = store.state.as_deref().unwrap_or(store);
+            match (&place.root, &place.remote) {
+                (Location::Folder(root), _) if store.state.is_some() => Records::in_state(root),
+                (Location::Folder(root), _) => Records::in_folder(root),
+                (Location::Bucket(_), Some(remote)) => Records::in_bucket(remote.bucket().clone()),
+                (Location::Bucket(_), None) => closed("NO_STORE", "no bucket is served: there is nothing to change"),
+            }
+        }
     }
 }
 

@@ -1,6 +1,9 @@
 //! A backend whose behaviour a unit test writes. Compiled into the tests of `runtime` alone.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use super::{Call, Executable, Session};
 use crate::{
@@ -16,11 +19,14 @@ pub struct Scripted {
     pub runs: Arc<Mutex<Vec<Vec<f64>>>>,
     pub gate: Arc<Mutex<()>>,
     pub gains_by_joining: bool,
+    /// How long every run takes.
+    pub pause: Duration,
 }
 
 struct ScriptedSession {
     runs: Arc<Mutex<Vec<Vec<f64>>>>,
     gate: Arc<Mutex<()>>,
+    pause: Duration,
 }
 
 pub const FAILS: f64 = -1.0;
@@ -36,6 +42,7 @@ impl Scripted {
             runs: Arc::default(),
             gate: Arc::default(),
             gains_by_joining: true,
+            pause: Duration::ZERO,
         }
     }
 }
@@ -54,13 +61,15 @@ impl Executable for Scripted {
     }
 
     fn session(&self) -> Result<Box<dyn Session>> {
-        Ok(Box::new(ScriptedSession { runs: self.runs.clone(), gate: self.gate.clone() }))
+        Ok(Box::new(ScriptedSession { runs: self.runs.clone(), gate: self.gate.clone(), pause: self.pause }))
     }
 }
 
 impl Session for ScriptedSession {
     fn run(&mut self, call: &Call<'_>) -> Result<Vec<Tensor>> {
         drop(self.gate.lock().expect("a test holds the gate and does not panic"));
+        // Nobody unparks this thread: it is a run that takes its time.
+        std::thread::park_timeout(self.pause);
         let values: Vec<f64> = bytemuck::pod_collect_to_vec(call.inputs[0].data);
         self.runs.lock().expect("no holder panics").push(values.clone());
         assert!(!values.contains(&PANICS), "as the script says");

@@ -30,6 +30,8 @@ pub type Pendings = smallvec::SmallVec<[Pending; 1]>;
 pub struct Pending {
     pub work: Work,
     pub enqueued: Instant,
+    /// Not the first part of its request.
+    pub goes_on: bool,
     pub reply: oneshot::Sender<Result<Done>>,
     pub shared: Arc<Shared>,
 }
@@ -176,6 +178,10 @@ impl Queued for Pending {
 
     fn enqueued(&self) -> Instant {
         self.enqueued
+    }
+
+    fn goes_on(&self) -> bool {
+        self.goes_on
     }
 
     fn gone(&self) -> bool {

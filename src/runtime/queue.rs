@@ -15,6 +15,8 @@ pub trait Queued {
     /// After this moment nobody waits for the answer.
     fn deadline(&self) -> Option<Instant>;
     fn enqueued(&self) -> Instant;
+    /// Whether it goes on with a request whose first part is in the queue, or left it: how long that one may wait counts.
+    fn goes_on(&self) -> bool;
     /// Whether the caller went away.
     fn gone(&self) -> bool;
     /// Whether the two may be rows of one run.
@@ -245,7 +247,7 @@ impl<T: Queued> Queue<T> {
             Standing::Gone
         } else if item.deadline().is_some_and(|deadline| deadline <= now) {
             Standing::Expired
-        } else if now.saturating_duration_since(item.enqueued()) > self.limits.timeout {
+        } else if !item.goes_on() && now.saturating_duration_since(item.enqueued()) > self.limits.timeout {
             Standing::Overdue
         } else {
             Standing::Waits

@@ -147,7 +147,8 @@ impl Servable {
         let mut answers: SmallVec<[_; 1]> = SmallVec::new();
         for work in works {
             let (reply, answer) = oneshot::channel();
-            pendings.push(Pending { work, enqueued, reply, shared: self.shared.clone() });
+            let goes_on = !pendings.is_empty();
+            pendings.push(Pending { work, enqueued, goes_on, reply, shared: self.shared.clone() });
             answers.push(answer);
         }
         let mut parts: SmallVec<[Done; 1]> = SmallVec::new();
@@ -162,6 +163,7 @@ impl Servable {
                 let queue_deadline = enqueued + self.shared.manifest.queue_timeout;
                 let threads = self.threads.get_or_init(|| Threads::start(&self.shared));
                 for (ticket, answer) in threads.submit(pendings)?.into_iter().zip(answers) {
+                    let queue_deadline = parts.is_empty().then_some(queue_deadline);
                     parts.push(threads.wait(ticket, answer, deadline, queue_deadline).await?);
                 }
             }

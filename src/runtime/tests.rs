@@ -312,3 +312,13 @@ proptest::proptest! {
         bench.runtime.stop();
     }
 }
+
+#[test]
+fn the_parts_of_a_request_wait_for_each_other_as_long_as_it_takes() {
+    for micros in [1.0, 5000.0] {
+        let scripted = Scripted { pause: Duration::from_millis(30), ..Scripted::new(true) };
+        let bench = bench(scripted, micros, "batching: { max_batch_size: 1, queue_timeout: 50ms }");
+        let many: Vec<f64> = (0..4).map(f64::from).collect();
+        assert_eq!(bench.together(vec![work(&many)]), [Ok(vec![0.0, 2.0, 4.0, 6.0])]);
+    }
+}

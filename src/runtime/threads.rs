@@ -89,14 +89,17 @@ impl Threads {
         Ok(tickets)
     }
 
-    /// Waits for the answer; until the work begins no longer than the queue's time-out, and in all until the deadline.
+    /// Waits for the answer; until the work begins no longer than the queue's time-out, where it has one, and in all until the deadline.
     pub async fn wait(
         &self,
         ticket: Ticket,
         mut answer: oneshot::Receiver<Result<Done>>,
         deadline: Option<Instant>,
-        queue_deadline: Instant,
+        queue_deadline: Option<Instant>,
     ) -> Result<Done> {
+        let Some(queue_deadline) = queue_deadline else {
+            return wait(answer, deadline).await;
+        };
         let first = deadline.map_or(queue_deadline, |deadline| deadline.min(queue_deadline));
         if let Ok(answered) = tokio::time::timeout_at(first.into(), &mut answer).await {
             return answered.unwrap_or_else(|_| Err(draining()));
@@ -203,6 +206,10 @@ impl Queued for Ticketed {
 
     fn enqueued(&self) -> Instant {
         self.pending.enqueued()
+    }
+
+    fn goes_on(&self) -> bool {
+        self.pending.goes_on
     }
 
     fn gone(&self) -> bool {

@@ -4,10 +4,11 @@
 //! they mean is the business of others. `rollout` writes through it, the watcher reads what was written.
 
 use std::{
+    collections::HashSet,
     fs::{self, File},
     io::{self, Write},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -29,11 +30,19 @@ use crate::{
 pub struct Records(Arc<Place>);
 
 enum Place {
-    /// The folder of the store, or of `--state`.
-    Folder(PathBuf),
+    Folder(Folder),
     Bucket(Bucket),
     /// Nothing may be written here, and why.
     Closed(Error),
+}
+
+/// The folder of the store, or of `--state`. Cheap to clone.
+#[derive(Clone)]
+struct Folder {
+    root: PathBuf,
+    /// Of `--state`, the models whose folders were made or found here. Those of a store are people's: where one is gone, its
+    /// store is away, as one that was unmounted, and nothing is to be written in its place.
+    found: Option<Arc<Mutex<HashSet<ModelName>>>>,
 }
 
 /// A record as it was read.
@@ -67,8 +76,14 @@ const RETRY_LATER: Duration = Duration::from_secs(1);
 // === impl Records ===
 
 impl Records {
+    /// Of a store: models whose folders are not there have no records.
     pub fn in_folder(root: impl Into<PathBuf>) -> Self {
-        Self(Arc::new(Place::Folder(root.into())))
+        Self(Arc::new(Place::Folder(Folder { root: root.into(), found: None })))
+    }
+
+    /// Apart from the store: the models' folders are made here.
+    pub fn in_state(root: impl Into<PathBuf>) -> Self {
+        Self(Arc::new(Place::Folder(Folder { root: root.into(), found: Some(Arc::default()) })))
     }
 
     pub fn in_bucket(bucket: Bucket) -> Self {
@@ -85,7 +100,7 @@ impl Records {
         match &*self.0 {
             Place::Closed(why) => Some(why.clone()),
             Place::Bucket(_) => None,
-            Place::Folder(root) => {
+            Place::Folder(Folder { root, .. }) => {
                 let access = rustix::fs::access(root, rustix::fs::Access::WRITE_OK);
                 access.err().filter(|errno| *errno != rustix::io::Errno::NOENT).map(|errno| trouble(&errno.into()))
             }
@@ -97,9 +112,9 @@ impl Records {
         match &*self.0 {
             Place::Closed(why) => Err(why.clone()),
             Place::Bucket(bucket) => read_object(bucket, model).await,
-            Place::Folder(root) => {
-                let (root, model) = (root.clone(), model.clone());
-                blocking(move || read_local(&root, &model)).await
+            Place::Folder(folder) => {
+                let (folder, model) = (folder.clone(), model.clone());
+                blocking(move || read_in(&folder.open(&model)?, &model)).await
             }
         }
     }
@@ -109,9 +124,9 @@ impl Records {
         match &*self.0 {
             Place::Closed(why) => Err(why.clone()),
             Place::Bucket(bucket) => replace_object(bucket, model, expected, text).await,
-            Place::Folder(root) => {
-                let (root, model, expected) = (root.clone(), model.clone(), expected.clone());
-                blocking(move || replace_local(&root, &model, &expected, &text)).await
+            Place::Folder(folder) => {
+                let (folder, model, expected) = (folder.clone(), model.clone(), expected.clone());
+                blocking(move || replace_local(&folder.open(&model)?, &model, &expected, &text)).await
             }
         }
     }
@@ -122,7 +137,7 @@ impl Records {
         match &*self.0 {
             Place::Closed(why) => Err(why.clone()),
             Place::Bucket(bucket) => bucket.delete(&path).await,
-            Place::Folder(root) => {
+            Place::Folder(Folder { root, .. }) => {
                 let path = root.join(path);
                 blocking(move || fs::remove_file(path)).await
             }
@@ -143,7 +158,7 @@ impl Records {
         match &*self.0 {
             Place::Closed(why) => Err(why.clone()),
             Place::Bucket(bucket) => objects_in(bucket, &format!("{model}/{OWN}/{STATUS}")).await,
-            Place::Folder(root) => {
+            Place::Folder(Folder { root, .. }) => {
                 let folder = root.join(model.as_str()).join(OWN).join(STATUS);
                 blocking(move || texts_in(&folder)).await
             }
@@ -155,9 +170,11 @@ impl Records {
         match &*self.0 {
             Place::Closed(why) => Err(why.clone()),
             Place::Bucket(bucket) => bucket.put(&status_path(model, replica), text).await.map(drop),
-            Place::Folder(root) => {
-                let (own, name) = (root.join(model.as_str()).join(OWN), format!("{replica}.json"));
+            Place::Folder(folder) => {
+                let own = folder.root.join(model.as_str()).join(OWN);
+                let (folder, model, name) = (folder.clone(), model.clone(), format!("{replica}.json"));
                 blocking(move || {
+                    folder.open(&model)?;
                     let folder = own.join(STATUS);
                     made(fs::create_dir(&own))?;
                     made(fs::create_dir(&folder))?;
@@ -168,6 +185,24 @@ impl Records {
                 .await
             }
         }
+    }
+}
+
+// === impl Folder ===
+
+impl Folder {
+    /// The root, in which the model's folder is.
+    fn open(&self, model: &ModelName) -> io::Result<Dir> {
+        let root = Dir::open_ambient_dir(&self.root, ambient_authority())?;
+        if let Some(found) = &self.found {
+            let mut found = found.lock().expect("no holder panics: this is a bug");
+            if !found.contains(model) {
+                made(root.create_dir(model.as_str()))?;
+                found.insert(model.clone());
+            }
+        }
+        root.metadata(model.as_str())?;
+        Ok(root)
     }
 }
 
@@ -220,13 +255,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send
     done.map_err(|error| trouble(&error))
 }
 
-fn read_local(root: &Path, model: &ModelName) -> io::Result<Record> {
-    read_in(&Dir::open_ambient_dir(root, ambient_authority())?, model)
-}
-
 fn read_in(root: &Dir, model: &ModelName) -> io::Result<Record> {
-    // A model that has no folder any more has not lost its route: its store is away, as one that was unmounted.
-    root.metadata(model.as_str())?;
     let path = format!("{model}/{ROUTE}");
     match open_plain(root, &path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Record { text: None, tag: Tag::Absent }),
@@ -238,14 +267,12 @@ fn read_in(root: &Dir, model: &ModelName) -> io::Result<Record> {
 }
 
 /// flock, read, compare, write, fsync, rename, fsync the folder. Killed anywhere in between, the old file stands.
-fn replace_local(root: &Path, model: &ModelName, expected: &Tag, text: &str) -> io::Result<Replaced> {
-    let store = Dir::open_ambient_dir(root, ambient_authority())?;
-    // Never the model's folder: where that is gone, nothing is to be written.
+fn replace_local(store: &Dir, model: &ModelName, expected: &Tag, text: &str) -> io::Result<Replaced> {
     made(store.create_dir(format!("{model}/{OWN}")))?;
     let lock = store.create(format!("{model}/{OWN}/route.lock"))?.into_std();
     // Released with the file, also by the kernel when the process dies.
     flock(&lock, FlockOperation::LockExclusive)?;
-    if read_in(&store, model)?.tag != *expected {
+    if read_in(store, model)?.tag != *expected {
         return Ok(Replaced::Lost);
     }
     let folder = store.open_dir(model.as_str())?;

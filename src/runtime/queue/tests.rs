@@ -36,6 +36,9 @@ impl Queued for Item {
     fn enqueued(&self) -> Instant {
         self.enqueued
     }
+    fn goes_on(&self) -> bool {
+        false
+    }
     fn gone(&self) -> bool {
         self.gone
     }
