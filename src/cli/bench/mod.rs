@@ -12,7 +12,7 @@ mod schedule;
 mod tally;
 pub mod wire;
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{io::Write, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow, bail};
 use clap::Args;
@@ -33,7 +33,7 @@ use super::{
     proto::{self, predict_request::Select},
     stored::ExampleChoice,
 };
-use crate::model::units::parse_duration;
+use crate::{model::units::parse_duration, telemetry::logs::escape};
 
 /// Measure a running server: throughput, latency, and what becomes of a fixed rate of calls
 #[derive(Args)]
@@ -114,6 +114,7 @@ Examples:
   sconce bench early-signal --rate 2000 --arrivals poisson --timeout 50ms --allow-failures
   sconce bench early-signal --data rows.csv --json | jq '.loads[] | {in_flight, answered_per_s}'
 
+Latencies are those of calls that were answered; what failed is counted beside them, by code and reason.
 Run the generator on other cores than the server's, or what it takes is missing there. Ctrl-C ends it, with
 what was measured until then.
 
@@ -149,7 +150,7 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<ExitCode> {
 async fn measure(args: &BenchArgs) -> anyhow::Result<Report> {
     let asked = data::find(args).await?.raw()?;
     if asked.kind == Kind::Random {
-        eprintln!("note: {}", crate::telemetry::logs::escape(&asked.source));
+        let _ = writeln!(std::io::stderr(), "note: {}", escape(&asked.source));
     }
     let version = args.first_answer(&asked).await?;
     let (job, about) = args.job(asked, version)?;
@@ -193,8 +194,11 @@ impl BenchArgs {
         let first = asked.requests.first().cloned().context("there is nothing to send: this is a bug")?;
         let answer = self.protocol.ask(&self.server, first).await;
         answer.map_err(|error| match asked.kind {
-            // Examples lie by version, and what answers may be another one.
-            Kind::Example => anyhow!("{error:#}; sent was {}: --version asks the one that it belongs to", asked.source),
+            // Examples lie by version, and what answers may be another.
+            Kind::Example => anyhow!(
+                "{error:#}; sent was {}: if another version answers than its own, name that with --version",
+                asked.source
+            ),
             Kind::File | Kind::Random => error.context(format!("sent were {}", asked.source)),
         })
     }
