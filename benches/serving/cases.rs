@@ -9,12 +9,12 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use prost::Message;
-use sconce::model::{
-    Contents, DType, ExampleFile, ExampleTensor, Normalizer, Platform, TensorInput, VersionYaml, bytes_from,
+use sconce::{
+    cli::bench::wire::frame,
+    model::{Contents, DType, ExampleFile, ExampleTensor, Normalizer, Platform, TensorInput, VersionYaml, bytes_from},
 };
 
 use crate::{
-    calls::frame,
     generator::{Load, Traffic},
     inference::{
         ModelInferRequest, ModelInferResponse, model_infer_request::InferInputTensor,

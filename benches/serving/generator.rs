@@ -14,13 +14,11 @@ use bytes::Bytes;
 use h2::client::SendRequest;
 use hdrhistogram::Histogram;
 use http::Request;
+use sconce::cli::bench::wire::{Answer, MODEL_INFER, call, connect, head};
 use serde::Serialize;
 use tokio::task::JoinSet;
 
-use crate::{
-    calls::{Answer, call, connect, head},
-    process::{CpuUse, Running, own_cpu},
-};
+use crate::process::{CpuUse, Running, own_cpu};
 
 /// How many requests wait for an answer at any time, over how many connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -88,7 +86,7 @@ pub async fn closed_loop(
 ) -> Result<Measured> {
     let shared = Arc::new(Shared {
         traffic: Arc::clone(traffic),
-        head: head(address)?,
+        head: head(&address.to_string(), MODEL_INFER, None)?,
         phase: AtomicU8::new(WARM_UP),
         latencies_ns: Mutex::new(Histogram::new_with_bounds(1, LATENCY_MAX.as_nanos() as u64, 3)?),
     });

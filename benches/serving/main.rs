@@ -4,8 +4,6 @@
 //! bare tonic echo of the same messages (`echo`), then the server (`server`), both driven by the same closed loop
 //! (`generator`); and beforehand the model's library alone (`floors`). RESULTS.md explains the method and keeps the figures.
 
-#[path = "../parts/calls.rs"]
-mod calls;
 mod cases;
 mod echo;
 mod floors;
@@ -29,10 +27,10 @@ use std::{
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
+use sconce::cli::bench::wire::frame;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    calls::frame,
     cases::{Case, repository},
     generator::{Load, Window, closed_loop},
     process::Cpus,

@@ -10,14 +10,10 @@ use std::{
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
+use sconce::cli::bench::wire::{Answer, MODEL_INFER, call, connect, frame, head};
 use serde::Deserialize;
 
-use crate::{
-    calls::{Answer, call, connect, frame, head},
-    cases::Case,
-    http_get::get,
-    process::Running,
-};
+use crate::{cases::Case, http_get::get, process::Running};
 
 /// A child that listens.
 pub struct Server {
@@ -168,7 +164,8 @@ pub async fn startup(program: &Path, native_dir: &Path, cpu: usize, folder: &Fol
 /// One call over a connection of its own: the encoded answer.
 async fn once(address: SocketAddr, message: &Bytes) -> Result<Bytes> {
     let mut client = connect(address).await?;
-    call(&mut client, &head(address)?, message, Answer::Keep).await
+    let head = head(&address.to_string(), MODEL_INFER, None)?;
+    Ok(call(&mut client, &head, message, Answer::Keep).await?)
 }
 
 /// The sum of a metric over the versions of a model.

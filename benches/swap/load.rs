@@ -14,13 +14,13 @@ use h2::client::SendRequest;
 use http::Request;
 use prost::Message;
 use sconce::{
+    cli::bench::wire::{Answer, MODEL_INFER, call, connect, frame, head},
     model::{ExampleFile, ExampleTensor},
     server::proto::inference::{ModelInferRequest, ModelInferResponse, model_infer_request::InferInputTensor},
 };
 use tokio::task::JoinSet;
 
 use crate::{
-    calls::{Answer, call, connect, frame, head},
     repository,
     versions::{Published, adder, publish},
 };
@@ -251,7 +251,11 @@ impl Clients {
         for _ in 0..CONNECTIONS {
             clients.push(connect(address).await?);
         }
-        Ok(Self { clients: clients.into(), head: Arc::new(head(address)?), asking: Arc::new(asking) })
+        Ok(Self {
+            clients: clients.into(),
+            head: Arc::new(head(&address.to_string(), MODEL_INFER, None)?),
+            asking: Arc::new(asking),
+        })
     }
 
     pub async fn ask(self, number: u64) -> Result<u64, String> {
@@ -259,7 +263,7 @@ impl Clients {
         let mut client = self.clients[turn % self.clients.len()].clone();
         let place = turn % self.asking.messages.len();
         let answer = call(&mut client, &self.head, &self.asking.messages[place], Answer::Keep).await;
-        let who = answer.and_then(|answer| self.asking.who_answered(place, &answer));
+        let who = answer.map_err(anyhow::Error::new).and_then(|answer| self.asking.who_answered(place, &answer));
         who.map_err(|error| format!("{error:#}"))
     }
 

@@ -5,8 +5,6 @@
 //! promises and keeps them; `store` starts a server over a thousand models, `bucket` counts what watching a bucket takes. `demo` is the same under the eyes of people.
 
 mod bucket;
-#[path = "../parts/calls.rs"]
-mod calls;
 mod demo;
 #[path = "../parts/http_get.rs"]
 mod http_get;

@@ -11,8 +11,10 @@ use tonic::{
 };
 
 use super::proto::{
-    admin_client::AdminClient, inference_client::InferenceClient,
-    oip::grpc_inference_service_client::GrpcInferenceServiceClient, rpc,
+    admin_client::AdminClient,
+    inference_client::InferenceClient,
+    oip::{ModelMetadataRequest, ModelMetadataResponse, grpc_inference_service_client::GrpcInferenceServiceClient},
+    rpc,
 };
 use crate::telemetry::logs::escape;
 
@@ -55,6 +57,22 @@ pub async fn open_inference(server: &str) -> anyhow::Result<GrpcInferenceService
 pub async fn admin(server: &str) -> anyhow::Result<AdminClient<Channel>> {
     let client = AdminClient::new(connect(server).await?);
     Ok(client.max_decoding_message_size(usize::MAX))
+}
+
+/// What a model takes and gives. `version` may be a label; without one the model's route decides.
+pub async fn metadata(
+    server: &str,
+    model: &str,
+    version: Option<String>,
+    timeout: Duration,
+) -> anyhow::Result<ModelMetadataResponse> {
+    let client = open_inference(server).await?;
+    let request = ModelMetadataRequest { name: model.into(), version: version.unwrap_or_default() };
+    let answer = with_retries(|| {
+        let (mut client, call) = (client.clone(), call(request.clone(), timeout));
+        async move { client.model_metadata(call).await }
+    });
+    Ok(answer.await?)
 }
 
 /// A call with its deadline.
@@ -104,6 +122,20 @@ async fn connect(server: &str) -> anyhow::Result<Channel> {
 // === impl Failure ===
 
 impl Failure {
+    /// As gRPC writes it: `NOT_FOUND`.
+    pub fn code(&self) -> String {
+        code_name(self.code)
+    }
+
+    /// The stable word; empty where there is none.
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
     /// How long to wait before the next attempt; `None` gives up. `draw` from 0 to 1 spreads callers who failed together.
     fn wait(&self, attempt: u32, draw: f64) -> Option<Duration> {
         if self.code != Code::Unavailable || attempt >= ATTEMPTS_MAX {

@@ -4,6 +4,7 @@
 //! server; all others are clients like any other and know the server by its protocol alone.
 
 mod banner;
+pub mod bench;
 mod change;
 mod check;
 mod client;
@@ -42,6 +43,7 @@ enum Command {
     Check(check::CheckArgs),
     Publish(publish::PublishArgs),
     Predict(predict::PredictArgs),
+    Bench(Box<bench::BenchArgs>),
     Example(example::ExampleArgs),
     Models(models::ModelsArgs),
     Describe(describe::DescribeArgs),
@@ -67,6 +69,7 @@ Examples:
   sconce rollback early-signal                  go back to the one before
   sconce watch                                  what happens, as it happens
   sconce predict early-signal --file rows.csv   score a file
+  sconce bench early-signal --rate 500          how fast it answers, and what becomes of 500 calls a second
   sconce example early-signal | grpcurl -plaintext -d @ 127.0.0.1:7070 sconce.v1.Inference/Predict
 
 Exit status: 0 done, 1 it failed or found problems, 2 it was called wrongly.";
@@ -91,6 +94,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Publish(args) => publish::run(&args),
         Command::Predict(args) => predict::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Example(args) => example::run(&args),
         Command::Models(args) => models::run(&args),
         Command::Describe(args) => describe::run(&args),

@@ -168,6 +168,8 @@ fn answer_of(command: &str) -> Option<Answer> {
         ("inference.GRPCInferenceService/ModelInfer", Answer::Says("\"probability\"")),
         ("sconce predict early-signal --example", Answer::Says("they agree")),
         ("sconce predict early-signal --file", Answer::Says("")),
+        ("sconce bench early-signal --concurrency", Answer::Says("8 in flight over 8")),
+        ("sconce bench early-signal --rate", Answer::Says("200/s Poisson over 8")),
         ("sconce.v1.Admin/ListModels", Answer::Says("early-signal")),
         ("sconce models", Answer::Says("momentum-lstm")),
         ("sconce describe early-signal", Answer::Says("1.1.0: ready")),

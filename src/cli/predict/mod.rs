@@ -1,9 +1,9 @@
 //! `sconce predict`: scores a file through a running server, or tries a model's own example.
 
-mod batch;
+pub mod batch;
 mod output;
 mod score;
-mod tensors;
+pub mod tensors;
 mod tried;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};

@@ -9,7 +9,7 @@ use super::PredictArgs;
 use crate::{
     cli::{
         client, convert,
-        proto::{self, oip::ModelMetadataRequest},
+        proto::{self, oip::model_metadata_response::TensorMetadata},
     },
     model::{DType, ExampleTensor},
 };
@@ -17,20 +17,16 @@ use crate::{
 /// The element types of the model's inputs, by name.
 pub type Types = HashMap<String, DType>;
 
-/// Asks the server, by the Open Inference Protocol.
+/// Asks the server, by the Open Inference Protocol, whose word for a version may be a label.
 pub async fn types(args: &PredictArgs) -> anyhow::Result<Types> {
-    let client = client::open_inference(&args.server).await?;
-    let request = ModelMetadataRequest {
-        name: args.model.clone(),
-        version: args.version.clone().or(args.label.clone()).unwrap_or_default(),
-    };
-    let metadata = client::with_retries(|| {
-        let (mut client, call) = (client.clone(), client::call(request.clone(), args.timeout));
-        async move { client.model_metadata(call).await }
-    })
-    .await?;
-    let inputs = metadata.inputs.into_iter();
-    Ok(inputs.filter_map(|input| Some((input.name, DType::parse(&input.datatype)?))).collect())
+    let version = args.version.clone().or(args.label.clone());
+    let metadata = client::metadata(&args.server, &args.model, version, args.timeout).await?;
+    Ok(types_of(metadata.inputs))
+}
+
+pub fn types_of(inputs: Vec<TensorMetadata>) -> Types {
+    let inputs = inputs.into_iter();
+    inputs.filter_map(|input| Some((input.name, DType::parse(&input.datatype)?))).collect()
 }
 
 /// One tensor for each key of the first row, its first dimension the rows.

@@ -1,5 +1,6 @@
 //! The commands, as an operator and a script call them: what they write, what they say, and how they end.
 
+mod bench;
 mod check;
 mod predict;
 mod publish;
