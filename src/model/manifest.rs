@@ -7,7 +7,10 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::yaml::{Batching, BatchingOptions, ModelYaml, OnOff, SpecYaml, VersionYaml, Warmup};
+use super::{
+    CacheLimits,
+    yaml::{Batching, BatchingOptions, ModelYaml, OnOff, SpecYaml, VersionYaml, Warmup},
+};
 use crate::error::{Error, Result};
 
 /// Which library runs an artifact.
@@ -39,6 +42,8 @@ pub struct Manifest {
     pub max_queue_bytes: u64,
     pub warmup: Vec<Warmup>,
     pub warmup_budget: Duration,
+    /// `None`: no answer is kept.
+    pub cache: Option<CacheLimits>,
 }
 
 /// Of a version, for runs that nobody declared.
@@ -102,6 +107,7 @@ impl Manifest {
             max_queue_bytes: max_queue.bytes.unwrap_or(64 << 20),
             warmup: model.warmup.unwrap_or_default(),
             warmup_budget: model.warmup_budget.unwrap_or(WARMUP_BUDGET),
+            cache: CacheLimits::resolve(model.cache)?,
         };
         manifest.check()?;
         Ok(manifest)

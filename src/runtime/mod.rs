@@ -4,6 +4,7 @@
 //! `lifecycle` makes servables and drops them; `app` makes the one `Runtime`.
 
 mod batch;
+mod cache;
 mod cores;
 mod cost;
 mod malloc;
@@ -25,6 +26,7 @@ use std::{
     time::Duration,
 };
 
+pub use cache::{AnswerCache, Digest, Found};
 pub use cores::Cores;
 pub use malloc::give_back as give_back_memory;
 pub use marker::{Mark, Marker};

@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use super::{
     Mark, Runtime,
     batch::Pending,
+    cache::AnswerCache,
     cost::Cost,
     shared::Shared,
     threads::Threads,
@@ -69,6 +70,7 @@ impl Servable {
             joinable: config.signature.batches(),
             gains_by_joining: config.executable.gains_by_joining(),
             cost: Cost::new(&config.cost),
+            cache: config.manifest.cache.clone().map(|limits| AnswerCache::new(limits, config.metrics.cache())),
             model: config.model,
             version: config.version,
             manifest: config.manifest,
@@ -104,6 +106,11 @@ impl Servable {
 
     pub fn metrics(&self) -> &Arc<VersionMetrics> {
         &self.shared.metrics
+    }
+
+    /// The answers that it keeps; `None` where `model.yaml` does not ask for that.
+    pub fn cache(&self) -> Option<&AnswerCache> {
+        self.shared.cache.as_ref()
     }
 
     /// The library and its version.
