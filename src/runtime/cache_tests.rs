@@ -259,3 +259,64 @@ async fn a_small_answer_does_not_hold_the_batch_that_it_was_cut_from() {
     assert!(bench.ask_for(A, None, Duration::ZERO, end).await.is_ok());
     assert!(batch.is_unique());
 }
+
+#[test]
+fn whoever_stays_is_answered_however_many_give_up_on_other_threads() {
+    const THREADS: u64 = 4;
+    const CALLS: usize = 3_000;
+    let limits = CacheLimits { ttl: Duration::from_micros(50), max_entries: 4, max_bytes: 1 << 20, key: vec![] };
+    let cache = Arc::new(AnswerCache::new(limits, Arc::default()));
+    // Each a core: a runtime of its own.
+    let cores: Vec<_> = (0..THREADS)
+        .map(|seed| {
+            let cache = cache.clone();
+            let call = move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+                runtime.block_on(LocalSet::new().run_until(call_and_give_up(cache, seed, CALLS)))
+            };
+            std::thread::Builder::new().name(format!("core-{seed}")).spawn(call).expect("a thread")
+        })
+        .collect();
+    let answered: usize = cores.into_iter().map(|core| core.join().expect("no panic")).sum();
+    assert!(answered >= CALLS, "{answered}");
+    assert_eq!(cache.metrics.entries.get(), cache.slots.len() as i64);
+}
+
+/// Many calls at once under a few digests, of which every other one gives up at some point; how many were answered. Each answer is
+/// its digest's own.
+async fn call_and_give_up(cache: Arc<AnswerCache>, seed: u64, calls: usize) -> usize {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut open = Vec::new();
+    for place in 0..calls {
+        let (number, steps, fails) = (random.usize(..8), random.usize(..20), random.u8(..8) == 0);
+        let cache = cache.clone();
+        let task = spawn_local(async move {
+            let compute = async {
+                for _ in 0..steps {
+                    tokio::task::yield_now().await;
+                }
+                if fails {
+                    Err(Error::internal("BACKEND_FAILED", "as the test says"))
+                } else {
+                    Ok(done(number as f64, 1))
+                }
+            };
+            match told(cache.get_or_compute(&digest(number), None, compute).await) {
+                Ok((value, _)) => assert_eq!(value, number as f64),
+                Err(reason) => assert_eq!(reason, "BACKEND_FAILED"),
+            }
+        });
+        open.push((place % 2 == 0, task));
+        if random.u8(..4) == 0 {
+            tokio::task::yield_now().await;
+            open.iter().filter(|(gives_up, _)| *gives_up).for_each(|(_, task)| task.abort());
+        }
+    }
+    let mut answered = 0;
+    for (gives_up, task) in open {
+        let ended = tokio::time::timeout(30 * SECOND, task).await.expect("nobody is forgotten");
+        assert!(ended.is_ok() || gives_up, "{ended:?}");
+        answered += usize::from(ended.is_ok());
+    }
+    answered
+}
