@@ -20,6 +20,7 @@ use crate::{
         ModelInferRequest, ModelInferResponse, model_infer_request::InferInputTensor,
         model_infer_response::InferOutputTensor,
     },
+    kept::ENTRIES_MAX,
 };
 
 /// One model, called in one way.
@@ -47,6 +48,8 @@ const TOLERANCE: f64 = 1e-9;
 const TINY_ONNX: &str = "tests/fixtures/onnx/tiny.onnx";
 const TINY_EXAMPLE: &str = "tests/fixtures/onnx/tiny.json";
 const EARLY_SIGNAL: &str = "model-store/early-signal/1.0.0";
+/// early-signal under a name of its own, with a model.yaml that keeps answers.
+pub const KEPT_MODEL: &str = "early-signal-kept";
 
 const fn load(in_flight: usize, connections: usize) -> Load {
     Load { in_flight, connections }
@@ -65,14 +68,17 @@ pub fn make_store(store: &Path) -> Result<()> {
     let tiny = store.join("tiny/1");
     fs::create_dir_all(&tiny)?;
     fs::copy(repository(TINY_ONNX), tiny.join("model.onnx"))?;
-    let early_signal = store.join("early-signal/1.0.0");
-    fs::create_dir_all(&early_signal)?;
-    for file in fs::read_dir(repository(EARLY_SIGNAL))? {
-        let file = file?;
-        fs::copy(file.path(), early_signal.join(file.file_name()))?;
+    let model_yaml = fs::read_to_string(repository(EARLY_SIGNAL).with_file_name("model.yaml"))?;
+    let kept = format!("{model_yaml}\ncache: {{ ttl: 1h, max_entries: {ENTRIES_MAX} }}\n");
+    for (model, yaml) in [("early-signal", model_yaml), (KEPT_MODEL, kept)] {
+        let version = store.join(model).join("1.0.0");
+        fs::create_dir_all(&version)?;
+        for file in fs::read_dir(repository(EARLY_SIGNAL))? {
+            let file = file?;
+            fs::copy(file.path(), version.join(file.file_name()))?;
+        }
+        fs::write(store.join(model).join("model.yaml"), yaml)?;
     }
-    let model_yaml = repository(EARLY_SIGNAL).with_file_name("model.yaml");
-    fs::copy(model_yaml, store.join("early-signal/model.yaml"))?;
     Ok(())
 }
 
@@ -112,8 +118,18 @@ fn tiny() -> Result<Case> {
     })
 }
 
-/// The first row is the example's, whose answer is known; the others are drawn around the training data's mean.
 fn early_signal(name: &'static str, dtype: DType, loads: &[Load]) -> Result<Case> {
+    let (requests, answer) = early_signal_requests("early-signal", dtype, ROWS)?;
+    Ok(Case { name, model: "early-signal", platform: Platform::Lightgbm, loads: loads.into(), requests, answer })
+}
+
+/// One row each, and the first one's answer. The first is the example's, whose answer is known; the others are drawn around the
+/// training data's mean.
+pub fn early_signal_requests(
+    model: &str,
+    dtype: DType,
+    rows: usize,
+) -> Result<(Vec<ModelInferRequest>, ModelInferResponse)> {
     let read = |file: &str| fs::read_to_string(repository(EARLY_SIGNAL).join(file)).context(file.to_owned());
     let version = VersionYaml::parse(&read("version.yaml")?)?;
     let example = ExampleFile::parse(&read("example.json")?)?.examples.remove(0);
@@ -129,7 +145,7 @@ fn early_signal(name: &'static str, dtype: DType, loads: &[Load]) -> Result<Case
         let features = normalizer.mean.iter().zip(&normalizer.scale);
         features.map(|(mean, scale)| mean + scale * (random.f64() * 4.0 - 2.0)).collect()
     };
-    let rows = std::iter::once(known).chain(std::iter::repeat_with(&mut drawn).take(ROWS - 1));
+    let rows = std::iter::once(known).chain(std::iter::repeat_with(&mut drawn).take(rows - 1));
     let requests = rows.map(|row| {
         let shape = [1, row.len()].into_iter().collect();
         let raw = match dtype {
@@ -142,16 +158,9 @@ fn early_signal(name: &'static str, dtype: DType, loads: &[Load]) -> Result<Case
             shape: Some(shape),
             contents: Contents::Raw(raw),
         };
-        request("early-signal", vec![input])
+        request(model, vec![input])
     });
-    Ok(Case {
-        name,
-        model: "early-signal",
-        platform: Platform::Lightgbm,
-        loads: loads.into(),
-        requests: requests.collect::<Result<_>>()?,
-        answer: answer(&example.response.outputs)?,
-    })
+    Ok((requests.collect::<Result<_>>()?, answer(&example.response.outputs)?))
 }
 
 /// A tensor as the protocol has it: what it is in one place, its bytes in another.

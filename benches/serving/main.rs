@@ -10,6 +10,7 @@ mod floors;
 mod generator;
 #[path = "../parts/http_get.rs"]
 mod http_get;
+mod kept;
 #[path = "../parts/machine.rs"]
 mod machine;
 #[path = "../parts/process.rs"]
@@ -55,7 +56,7 @@ struct Args {
     /// A look, not a measurement: one second a cell
     #[arg(long)]
     quick: bool,
-    /// Only what has this in its name: `startup`, or a cell as in `tiny ONNX, 8 in flight over 1`
+    /// Only what has this in its name: `startup`, `cache`, or a cell as in `tiny ONNX, 8 in flight over 1`
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
     /// Measured seconds a cell, after one second of warm-up
@@ -179,12 +180,19 @@ impl Bench {
         self.progress.suspend(|| print!("{}", report.head()));
         let store = tempfile::tempdir()?;
         cases::make_store(store.path())?;
-        let server = match self.args.floors || cases.is_empty() {
+        let cache = self.selects("cache");
+        let server = match self.args.floors || (cases.is_empty() && !cache) {
             true => None,
             false => Some(self.serve(store.path()).await?),
         };
         for case in &cases {
             report.cases.push(self.case(case, store.path(), server.as_ref()).await?);
+        }
+        if let Some(server) = server.as_ref().filter(|_| cache) {
+            self.progress.set_message("kept answers");
+            let kept = kept::measure(server, self.window.measured).await.context("kept answers")?;
+            self.progress.suspend(|| print!("{}", kept.text()));
+            report.kept = Some(kept);
         }
         self.progress.finish_and_clear();
         report.judge();

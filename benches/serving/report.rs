@@ -13,6 +13,7 @@ use serde::Serialize;
 use crate::{
     floors::LibraryFloor,
     generator::{Load, Measured},
+    kept::KeptReport,
     machine::{Machine, commit},
     process::Cpus,
 };
@@ -28,6 +29,8 @@ pub struct Report {
     /// Ascending; empty where it was not measured.
     pub startup_ms: Vec<f64>,
     pub cases: Vec<CaseReport>,
+    /// What kept answers are worth; `None` where it was not measured.
+    pub kept: Option<KeptReport>,
     pub verdicts: Vec<Verdict>,
 }
 
@@ -112,6 +115,7 @@ impl Report {
             seconds_a_cell,
             startup_ms: Vec::new(),
             cases: Vec::new(),
+            kept: None,
             verdicts: Vec::new(),
         }
     }
@@ -160,6 +164,7 @@ impl Report {
                 text += &format!("{}\n", cell.row());
             }
         }
+        text += &self.kept.as_ref().map(KeptReport::text).unwrap_or_default();
         text + &self.verdict_text()
     }
 

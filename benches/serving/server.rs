@@ -13,7 +13,7 @@ use bytes::Bytes;
 use sconce::cli::bench::wire::{Answer, MODEL_INFER, call, connect, frame, head};
 use serde::Deserialize;
 
-use crate::{cases::Case, http_get::get, process::Running};
+use crate::{cases::Case, http_get::get, inference::ModelInferRequest, process::Running};
 
 /// A child that listens.
 pub struct Server {
@@ -99,14 +99,19 @@ impl Server {
 
     /// Calls until the model answers; its encoded answer.
     pub async fn first_answer(&self, case: &Case) -> Result<Bytes> {
-        let message = frame(&case.requests[0]);
+        self.first_answer_to(case.name, &case.requests[0]).await
+    }
+
+    /// The same of any request.
+    pub async fn first_answer_to(&self, name: &str, request: &ModelInferRequest) -> Result<Bytes> {
+        let message = frame(request);
         let begun = Instant::now();
         let mut poll = tokio::time::interval(ANSWER_POLL);
         loop {
             match once(self.ports.grpc_address(), &message).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) if begun.elapsed() > ANSWERS_WITHIN => {
-                    return Err(error.context(format!("{} does not answer within {ANSWERS_WITHIN:?}", case.name)));
+                    return Err(error.context(format!("{name} does not answer within {ANSWERS_WITHIN:?}")));
                 }
                 Err(_) => {
                     poll.tick().await;

@@ -3,6 +3,7 @@
 //! Knows the catalog and the servables; knows nothing of protocols, sockets or the store. The edge calls `predict` with the
 //! words of `model` and turns the answer back into its protocol.
 
+mod cache;
 mod prediction_id;
 mod router;
 
@@ -89,7 +90,7 @@ impl Engine {
         let outputs = signature.select(&request.outputs)?;
         let bound = servable.features().bind(signature, request.data)?;
         let rows = bound.rows;
-        // 4. The batch.
+        // 4. The batch, or the answer that a version which keeps its answers gave to an equal request.
         let work = Work {
             inputs: bound.inputs,
             rows,
@@ -98,8 +99,16 @@ impl Engine {
             priority: request.priority,
             deadline: request.deadline,
         };
-        let done = servable.clone().run(work).await?;
-        // 5. The answer, and the ids by which its outcomes can be reported later.
+        let (done, cache) = match servable.cache() {
+            None => (servable.clone().run(work).await?, None),
+            Some(cache) => {
+                // Boxed: the calls of other models need not be as large as this.
+                let answer = Box::pin(cache::answer(servable, cache, &request.attributes, work));
+                let (done, used) = answer.await?;
+                (done, Some(used))
+            }
+        };
+        // 5. The answer, and ids of its own by which its outcomes can be reported later.
         let prediction_ids = self.0.id_key.issue(served, rows, done.outputs.first());
         Ok(Answer {
             served: served.clone(),
@@ -108,6 +117,7 @@ impl Engine {
             rows,
             prediction_ids,
             timing: done.timing,
+            cache,
         })
     }
 }

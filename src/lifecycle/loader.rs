@@ -282,7 +282,8 @@ impl Loader {
         manifest: &Manifest,
     ) -> Result<Report, Obstacle> {
         // What the child does not look at must not make it look again.
-        let manifest = Manifest { metrics: Default::default(), warmup_budget: Duration::ZERO, ..manifest.clone() };
+        let manifest =
+            Manifest { metrics: Default::default(), warmup_budget: Duration::ZERO, cache: None, ..manifest.clone() };
         let key = remembered::key(digest, &manifest, &self.native_dir, self.probe.limits);
         let asked = Job::new(copy, &manifest, &self.native_dir, self.child_time);
         let is_suspect = self.suspects.holds(tag);

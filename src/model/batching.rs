@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-use super::{units, yaml::WordOrMap};
+use super::{units, word_or_map::WordOrMap};
 
 /// `batching:`, a map of options or `off`.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -12,7 +12,7 @@ pub enum TakesEffect {
 }
 
 /// Every key of model.yaml. README.md's table says the same.
-pub const KEYS: [(&str, TakesEffect); 12] = [
+pub const KEYS: [(&str, TakesEffect); 13] = [
     ("platform", TakesEffect::NewServables),
     ("inputs", TakesEffect::NewServables),
     ("outputs", TakesEffect::NewServables),
@@ -25,6 +25,7 @@ pub const KEYS: [(&str, TakesEffect); 12] = [
     ("required", TakesEffect::AtOnce),
     ("swap_policy", TakesEffect::AtOnce),
     ("keep_previous", TakesEffect::AtOnce),
+    ("cache", TakesEffect::NewServables),
 ];
 
 // === impl TakesEffect ===
@@ -65,6 +66,7 @@ mod tests {
             "versions" => "all",
             "required" => "true",
             "swap_policy" => "resource",
+            "cache" => "{ ttl: 5m }",
             _ => panic!("{key} needs a sample here"),
         }
     }

@@ -7,8 +7,11 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::batching::{Batching, BatchingOptions, OnOff};
-use super::yaml::{ModelYaml, Placement, SpecYaml, VersionYaml, Warmup};
+use super::{
+    CacheLimits,
+    batching::{Batching, BatchingOptions, OnOff},
+    yaml::{ModelYaml, Placement, SpecYaml, VersionYaml, Warmup},
+};
 use crate::error::{Error, Result};
 
 /// Which library runs an artifact.
@@ -44,6 +47,8 @@ pub struct Manifest {
     pub max_queue_bytes: u64,
     pub warmup: Vec<Warmup>,
     pub warmup_budget: Duration,
+    /// `None`: no answer is kept.
+    pub cache: Option<CacheLimits>,
 }
 
 /// Of a version, for runs that nobody declared.
@@ -110,6 +115,7 @@ impl Manifest {
             max_queue_bytes: max_queue.bytes.unwrap_or(64 << 20),
             warmup: model.warmup.unwrap_or_default(),
             warmup_budget: model.warmup_budget.unwrap_or(WARMUP_BUDGET),
+            cache: CacheLimits::resolve(model.cache)?,
         };
         manifest.check()?;
         Ok(manifest)

@@ -3,6 +3,7 @@
 //! Everything above uses these types; the edge converts its protocols to them and back.
 
 mod batching;
+mod caching;
 mod example;
 mod features;
 mod id;
@@ -18,9 +19,11 @@ mod settings;
 mod signature;
 mod tensor;
 pub mod units;
+mod word_or_map;
 mod yaml;
 
 pub use batching::{Batching, BatchingOptions, MaxQueue, OnOff};
+pub use caching::{CacheLimits, CacheOptions, Caching};
 pub use example::{Example, ExampleFile, ExampleRequest, ExampleTensor, Expected};
 pub use features::Features;
 pub use id::{ModelName, Version, repeated};
@@ -29,8 +32,8 @@ pub use manifest::{Manifest, Platform};
 pub use normalizer::{Normalizer, NormalizerMethod};
 pub use pattern::Patterns;
 pub use request::{
-    Answer, Contents, Data, Parameter, Parameters, PredictRequest, Priority, RouteReason, Row, Select, Served, Table,
-    TensorInput, Timing, Value, length_prefixed,
+    Answer, CacheUse, Contents, Data, Parameter, Parameters, PredictRequest, Priority, RouteReason, Row, Select,
+    Served, Table, TensorInput, Timing, Value, length_prefixed,
 };
 pub use route::{Disabled, HISTORY_MAX, LABELS_MAX, Route, RouteChange, Stable, check_label};
 pub use settings::{Origin, Setting, settings, settings_of_version};

@@ -1,6 +1,9 @@
 //! A request and its answer, as the engine sees them, whatever protocol they came by.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use half::{bf16, f16};
@@ -119,6 +122,19 @@ pub struct Answer {
     /// One for each row.
     pub prediction_ids: Vec<String>,
     pub timing: Timing,
+    /// `None` where the version keeps no answers.
+    pub cache: Option<CacheUse>,
+}
+
+/// What the answers that a version keeps had to do with this one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheUse {
+    /// It was computed for an equal request, that long ago.
+    Hit { age: Duration },
+    /// It was computed for this request.
+    Miss,
+    /// It was computed for this request and is not kept: an attribute of the key is missing.
+    Bypass,
 }
 
 /// Who answered, and why that one.
@@ -142,9 +158,23 @@ pub enum RouteReason {
 /// Where the time of one request went.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Timing {
+    /// For an answer of an equal request: how long this one waited for it.
     pub queue_us: u64,
+    /// 0 for an answer of an equal request, as `batch_rows` then is.
     pub compute_us: u64,
     pub batch_rows: usize,
+}
+
+// === impl CacheUse ===
+
+impl CacheUse {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            CacheUse::Hit { .. } => "hit",
+            CacheUse::Miss => "miss",
+            CacheUse::Bypass => "bypass",
+        }
+    }
 }
 
 // === impl Parameters ===

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    Batching, ModelYaml, OnOff,
+    Batching, CacheOptions, Caching, ModelYaml, OnOff,
     yaml::{Placement, SpecYaml, SwapPolicy, VersionYaml, VersionsPolicy, Warmup},
 };
 
@@ -31,7 +31,7 @@ pub enum Origin {
 /// An option's key, how its value is read where somebody gave one, and what holds otherwise.
 type Known = (&'static str, fn(&ModelYaml) -> Option<String>, &'static str);
 
-const OPTIONS: [Known; 21] = [
+const OPTIONS: [Known; 26] = [
     ("platform", |yaml| yaml.platform.map(|platform| platform.to_string()), "by the artifact's file name"),
     ("inputs", |yaml| yaml.inputs.as_deref().map(specs), "by the artifact"),
     ("outputs", |yaml| yaml.outputs.as_deref().map(specs), "by the artifact"),
@@ -61,6 +61,11 @@ const OPTIONS: [Known; 21] = [
     ("required", |yaml| Some(yaml.required?.to_string()), "false"),
     ("swap_policy", |yaml| yaml.swap_policy.map(|policy| swap_policy(policy).to_owned()), "availability"),
     ("keep_previous", |yaml| yaml.keep_previous.map(time), "0s"),
+    ("cache", |yaml| yaml.cache.as_ref().map(keeps), "off"),
+    ("cache.ttl", |yaml| cache(yaml)?.ttl.map(time), "1m"),
+    ("cache.max_entries", |yaml| Some(cache(yaml)?.max_entries?.to_string()), "10000"),
+    ("cache.max_bytes", |yaml| cache(yaml)?.max_bytes.map(size), "64MiB"),
+    ("cache.key", |yaml| Some(format!("[{}]", cache(yaml)?.key.as_ref()?.join(", "))), "the inputs"),
 ];
 
 /// What holds for a model: its own model.yaml over the server's `defaults`.
@@ -101,6 +106,14 @@ fn batching(yaml: &ModelYaml) -> Option<&super::BatchingOptions> {
 fn is_on(batching: &Batching) -> String {
     let on = !matches!(batching, Batching::Word(OnOff::Off) | Batching::Flag(false));
     if on { "on" } else { "off" }.to_owned()
+}
+
+fn cache(yaml: &ModelYaml) -> Option<&CacheOptions> {
+    yaml.cache.as_ref()?.options()
+}
+
+fn keeps(caching: &Caching) -> String {
+    if caching.options().is_some() { "on" } else { "off" }.to_owned()
 }
 
 fn specs(specs: &[SpecYaml]) -> String {
@@ -197,6 +210,10 @@ mod tests {
         assert_eq!(of(&settings, "warmup"), ("[{ random: 4 }]", Origin::Server));
         assert_eq!(of(&settings, "versions"), ("{ only: [1.2, v2] }", Origin::ModelYaml));
         assert_eq!(of(&settings, "required"), ("true", Origin::ModelYaml));
+        let cached = held("cache: { key: [symbol, horizon] }", "cache: { ttl: 90s }");
+        assert_eq!(of(&cached, "cache"), ("on", Origin::ModelYaml));
+        assert_eq!(of(&cached, "cache.key"), ("[symbol, horizon]", Origin::ModelYaml));
+        assert_eq!(of(&cached, "cache.ttl"), ("1m30s", Origin::Server));
         let off = held("batching: off", server);
         assert_eq!(of(&off, "batching"), ("off", Origin::ModelYaml));
         assert_eq!(of(&off, "batching.max_batch_size"), ("64", Origin::Default), "it does not inherit what it is not");
@@ -211,7 +228,8 @@ mod tests {
         let value = |key| of(&listed, key).0;
         let written = format!(
             "instances: {{ count: {}, device: {} }}\nbatching: {{ max_batch_size: {}, preferred_batch_sizes: {}, max_delay: {}, queue_timeout: {}, max_queue: {{ rows: {}, \
-             bytes: {} }} }}\nwarmup_budget: {}\nversions: {}\nrequired: {}\nswap_policy: {}\nkeep_previous: {}",
+             bytes: {} }} }}\nwarmup_budget: {}\nversions: {}\nrequired: {}\nswap_policy: {}\nkeep_previous: {}\n\
+             cache: {{ ttl: {}, max_entries: {}, max_bytes: {} }}",
             value("instances.count"),
             value("instances.device"),
             value("batching.max_batch_size"),
@@ -225,13 +243,19 @@ mod tests {
             value("required"),
             value("swap_policy"),
             value("keep_previous"),
+            value("cache.ttl"),
+            value("cache.max_entries"),
+            value("cache.max_bytes"),
         );
         let written = ModelYaml::parse(&written).expect("as one writes it");
         assert_eq!(written.versions.clone().unwrap_or_default(), VersionsPolicy::default());
         assert_eq!(written.swap_policy, Some(SwapPolicy::default()));
         assert_eq!((written.required, written.keep_previous), (Some(false), Some(Duration::ZERO)));
         let resolve = |yaml| Manifest::resolve(Platform::Onnx, yaml, VersionYaml::default()).expect("it is right");
-        assert_eq!(resolve(written), resolve(ModelYaml::default()));
+        assert_eq!(value("cache"), "off");
+        let cached = ModelYaml::parse("cache: on").expect("a model.yaml");
+        assert_eq!(resolve(written), resolve(cached));
+        assert_eq!(resolve(ModelYaml::default()).cache, None);
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! `model.yaml` and `version.yaml`: the shapes people write. Unknown keys are errors that name the key.
 
-use std::{collections::BTreeMap, marker::PhantomData, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-use super::{Batching, DType, Platform, units};
+use super::{Batching, Caching, DType, Platform, units, word_or_map::WordOrMap};
 use crate::error::{self, Error};
 
 /// `model.yaml`, and `defaults:` of the server's configuration.
@@ -31,6 +31,7 @@ pub struct ModelYaml {
     /// How long a version whose place a higher one took stays loaded.
     #[serde(deserialize_with = "units::duration", skip_serializing)]
     pub keep_previous: Option<Duration>,
+    pub cache: Option<Caching>,
 }
 
 /// One input or output, as a person declares it.
@@ -167,13 +168,6 @@ pub struct FileEntry {
     pub size: Option<u64>,
 }
 
-/// What may be one word or a map. serde's untagged enums would do, but their errors no longer name the key.
-pub(super) enum WordOrMap<T> {
-    Word(String),
-    Flag(bool),
-    Map(T),
-}
-
 const YAML_BYTES_MAX: usize = 1 << 20;
 
 // === impl MissingValue ===
@@ -250,7 +244,8 @@ impl ModelYaml {
         parse_yaml("model.yaml", text)
     }
 
-    /// What this one leaves out, `under` fills in; whole keys at a time, but `batching` and `instances` option by option.
+    /// What this one leaves out, `under` fills in; whole keys at a time, but `batching`, `instances` and `cache` option by
+    /// option.
     pub fn over(self, under: &ModelYaml) -> ModelYaml {
         let under = under.clone();
         ModelYaml {
@@ -279,6 +274,7 @@ impl ModelYaml {
             warmup_budget: self.warmup_budget.or(under.warmup_budget),
             swap_policy: self.swap_policy.or(under.swap_policy),
             keep_previous: self.keep_previous.or(under.keep_previous),
+            cache: Caching::over(self.cache, under.cache),
         }
     }
 }
@@ -288,39 +284,6 @@ impl ModelYaml {
 impl VersionYaml {
     pub fn parse(text: &str) -> error::Result<Self> {
         parse_yaml("version.yaml", text)
-    }
-}
-
-// === impl WordOrMap ===
-
-impl<'de, T: Deserialize<'de>> WordOrMap<T> {
-    pub(super) fn read<D: Deserializer<'de>>(deserializer: D, forms: &'static str) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(WordOrMapVisitor { forms, map: PhantomData })
-    }
-}
-
-struct WordOrMapVisitor<T> {
-    forms: &'static str,
-    map: PhantomData<T>,
-}
-
-impl<'de, T: Deserialize<'de>> de::Visitor<'de> for WordOrMapVisitor<T> {
-    type Value = WordOrMap<T>;
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.forms)
-    }
-
-    fn visit_bool<E>(self, flag: bool) -> Result<Self::Value, E> {
-        Ok(WordOrMap::Flag(flag))
-    }
-
-    fn visit_str<E>(self, word: &str) -> Result<Self::Value, E> {
-        Ok(WordOrMap::Word(word.to_owned()))
-    }
-
-    fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-        T::deserialize(de::value::MapAccessDeserializer::new(map)).map(WordOrMap::Map)
     }
 }
 

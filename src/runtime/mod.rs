@@ -4,6 +4,7 @@
 //! `lifecycle` makes servables and drops them; `app` makes the one `Runtime`.
 
 mod batch;
+mod cache;
 mod cores;
 mod cost;
 mod forming;
@@ -27,6 +28,7 @@ use std::{
     time::Duration,
 };
 
+pub use cache::{AnswerCache, Digest, Found};
 pub use cores::Cores;
 pub use malloc::give_back as give_back_memory;
 pub use marker::{Mark, Marker};

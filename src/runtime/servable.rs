@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use super::{
     Mark, Runtime,
     batch::{Pending, Pendings},
+    cache::AnswerCache,
     cost::Cost,
     shared::Shared,
     split,
@@ -62,6 +63,7 @@ impl Servable {
             joinable: config.signature.batches(),
             gains_by_joining: config.executable.gains_by_joining(),
             cost: Cost::new(&config.cost),
+            cache: config.manifest.cache.clone().map(|limits| AnswerCache::new(limits, config.metrics.cache())),
             model: config.model,
             version: config.version,
             manifest: config.manifest,
@@ -97,6 +99,11 @@ impl Servable {
 
     pub fn metrics(&self) -> &Arc<VersionMetrics> {
         &self.shared.metrics
+    }
+
+    /// The answers that it keeps; `None` where `model.yaml` does not ask for that.
+    pub fn cache(&self) -> Option<&AnswerCache> {
+        self.shared.cache.as_ref()
     }
 
     /// The library and its version.

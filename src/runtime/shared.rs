@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     Mark,
+    cache::AnswerCache,
     cost::Cost,
     forming::Forming,
     queue::{Full, Limits},
@@ -28,6 +29,8 @@ pub struct Shared {
     pub cost: Cost,
     pub metrics: Arc<VersionMetrics>,
     pub mark: Mark,
+    /// `None` where no answer is kept.
+    pub cache: Option<AnswerCache>,
     pub joinable: bool,
     pub gains_by_joining: bool,
     pub executable: Arc<dyn Executable>,

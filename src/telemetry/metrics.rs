@@ -5,16 +5,18 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, Weak},
+    sync::{Arc, Mutex, OnceLock, Weak},
     time::Duration,
 };
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text::encode},
+    encoding::text::encode,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::{Registry, Unit},
 };
 
+pub use super::labels::Closed;
+use super::labels::{BatchLabels, CacheLabels, LoadLabels, RefusedLabels, RequestLabels, VersionLabels};
 use crate::error::Code;
 
 /// All instruments of the process.
@@ -27,6 +29,10 @@ pub struct Metrics {
     batch_rows: Family<VersionLabels, Histogram, fn() -> Histogram>,
     queue_rows: Family<VersionLabels, Gauge>,
     batches: Family<BatchLabels, Counter>,
+    cache_requests: Family<CacheLabels, Counter>,
+    cache_entries: Family<VersionLabels, Gauge>,
+    cache_bytes: Family<VersionLabels, Gauge>,
+    cache_hit_age: Family<VersionLabels, Histogram, fn() -> Histogram>,
     loads: Family<LoadLabels, Counter>,
     refused: Family<RefusedLabels, Counter>,
     /// The versions that have series.
@@ -52,6 +58,17 @@ pub struct VersionMetrics {
     /// In the order of `Closed::ALL`.
     batches: [Counter; Closed::ALL.len()],
     pub ok: Counter,
+    cache: OnceLock<Arc<CacheMetrics>>,
+}
+
+/// Those of a version that keeps its answers; one that does not has no such series.
+pub struct CacheMetrics {
+    pub hits: Counter,
+    pub misses: Counter,
+    pub bypasses: Counter,
+    pub entries: Gauge,
+    pub bytes: Gauge,
+    pub hit_age: Histogram,
 }
 
 /// A version's sums: how often, and how long in all.
@@ -66,84 +83,16 @@ pub struct Totals {
     pub compute: (u64, Duration),
     /// Rows of these runs.
     pub rows: u64,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct VersionLabels {
-    model: String,
-    version: String,
-}
-
-/// Why a batch of a version was closed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Closed {
-    /// It has `max_batch_size` rows.
-    Full,
-    /// It has one of the preferred sizes.
-    Preferred,
-    /// The core's loop had come to this model: it takes what waits.
-    Turn,
-    /// A thread of the model's own had nothing to do: it takes what waits.
-    Idle,
-    /// The first of it has waited for the delay.
-    Delay,
-    /// Somebody in it would be answered too late if it waited any longer.
-    Deadline,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct BatchLabels {
-    model: String,
-    version: String,
-    reason: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RequestLabels {
-    model: String,
-    version: String,
-    code: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct LoadLabels {
-    model: String,
-    outcome: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RefusedLabels {
-    reason: String,
+    pub cache_hits: u64,
+    pub cache_misses: u64,
 }
 
 /// How a request that was answered ends; the other endings are codes.
 const OK: &str = "OK";
-
-// === impl VersionLabels ===
-
-impl VersionLabels {
-    fn of(&self, reason: Closed) -> BatchLabels {
-        BatchLabels { model: self.model.clone(), version: self.version.clone(), reason: reason.as_str() }
-    }
-}
-
-// === impl Closed ===
-
-impl Closed {
-    pub const ALL: [Closed; 6] =
-        [Closed::Full, Closed::Preferred, Closed::Turn, Closed::Idle, Closed::Delay, Closed::Deadline];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Closed::Full => "full",
-            Closed::Preferred => "preferred",
-            Closed::Turn => "turn",
-            Closed::Idle => "idle",
-            Closed::Delay => "delay",
-            Closed::Deadline => "deadline",
-        }
-    }
-}
+/// What a version's kept answers have to do with a request.
+const HIT: &str = "hit";
+const MISS: &str = "miss";
+const BYPASS: &str = "bypass";
 
 // === impl Metrics ===
 
@@ -158,6 +107,10 @@ impl Metrics {
             batch_rows: Family::new_with_constructor(rows),
             queue_rows: Family::default(),
             batches: Family::default(),
+            cache_requests: Family::default(),
+            cache_entries: Family::default(),
+            cache_bytes: Family::default(),
+            cache_hit_age: Family::new_with_constructor(ages),
             loads: Family::default(),
             refused: Family::default(),
             versions: Mutex::default(),
@@ -192,12 +145,41 @@ impl Metrics {
         registry.register("batch_rows", "Rows of one run of the backend", metrics.batch_rows.clone());
         registry.register("queue_rows", "Rows that wait", metrics.queue_rows.clone());
         registry.register("batches", "Batches by why they were closed", metrics.batches.clone());
+        metrics.register_cache(&mut registry);
         registry.register("model_loads", "Loads of versions by outcome", metrics.loads.clone());
         registry.register("refused", "Calls refused at the edge by reason", metrics.refused.clone());
         registry.register("connections", "Open inference connections", metrics.connections.clone());
         registry.register("requests_in_flight", "Calls being worked on", metrics.requests_in_flight.clone());
         registry.register("panics", "Handlers that panicked", metrics.panics.clone());
         Arc::new(Self { registry: Mutex::new(registry), ..metrics })
+    }
+
+    fn register_cache(&self, registry: &mut Registry) {
+        registry.register(
+            "cache_requests",
+            "Calls of versions that keep their answers: answered by a kept one, computed, or not to be kept",
+            self.cache_requests.clone(),
+        );
+        registry.register("cache_entries", "Answers that are kept", self.cache_entries.clone());
+        registry.register("cache_bytes", "What kept answers take, roughly", self.cache_bytes.clone());
+        registry.register_with_unit(
+            "cache_hit_age",
+            "How long ago an answer was computed that was given again",
+            Unit::Seconds,
+            self.cache_hit_age.clone(),
+        );
+    }
+
+    fn cache(&self, labels: &VersionLabels) -> CacheMetrics {
+        let requests = |result| self.cache_requests.get_or_create(&cache_labels(labels, result)).clone();
+        CacheMetrics {
+            hits: requests(HIT),
+            misses: requests(MISS),
+            bypasses: requests(BYPASS),
+            entries: self.cache_entries.get_or_create(labels).clone(),
+            bytes: self.cache_bytes.get_or_create(labels).clone(),
+            hit_age: self.cache_hit_age.get_or_create(labels).clone(),
+        }
     }
 
     /// The version's instruments: the ones there are, or new ones.
@@ -216,6 +198,7 @@ impl Metrics {
             queue_rows: self.queue_rows.get_or_create(&labels).clone(),
             batches: Closed::ALL.map(|reason| self.batches.get_or_create(&labels.of(reason)).clone()),
             ok: self.request(model, version, OK),
+            cache: OnceLock::new(),
             labels: labels.clone(),
         });
         versions.insert(labels, Arc::downgrade(&new));
@@ -236,6 +219,12 @@ impl Metrics {
         self.queue_rows.remove(labels);
         for reason in Closed::ALL {
             self.batches.remove(&labels.of(reason));
+        }
+        self.cache_entries.remove(labels);
+        self.cache_bytes.remove(labels);
+        self.cache_hit_age.remove(labels);
+        for result in [HIT, MISS, BYPASS] {
+            self.cache_requests.remove(&cache_labels(labels, result));
         }
         for code in Code::ALL.into_iter().map(Code::as_str).chain([OK]) {
             self.requests.remove(&RequestLabels {
@@ -276,6 +265,13 @@ impl VersionMetrics {
         self.batches[closed as usize].inc();
     }
 
+    /// The instruments of its kept answers; asked for only where there are to be some.
+    pub fn cache(&self) -> Arc<CacheMetrics> {
+        let made =
+            || Arc::new(self.metrics.upgrade().map_or_else(CacheMetrics::default, |all| all.cache(&self.labels)));
+        self.cache.get_or_init(made).clone()
+    }
+
     /// What was counted and timed since the version's first servable.
     pub fn totals(&self) -> Totals {
         let seconds = |histogram: &Histogram| (histogram.count(), Duration::from_secs_f64(histogram.sum().max(0.0)));
@@ -285,6 +281,8 @@ impl VersionMetrics {
             queue: seconds(&self.queue_duration),
             compute: seconds(&self.compute_duration),
             rows: self.batch_rows.sum() as u64,
+            cache_hits: self.cache.get().map_or(0, |cache| cache.hits.get()),
+            cache_misses: self.cache.get().map_or(0, |cache| cache.misses.get()),
         }
     }
 }
@@ -297,12 +295,37 @@ impl Drop for VersionMetrics {
     }
 }
 
+// === impl CacheMetrics ===
+
+impl Default for CacheMetrics {
+    /// Counted, but shown nowhere.
+    fn default() -> Self {
+        Self {
+            hits: Counter::default(),
+            misses: Counter::default(),
+            bypasses: Counter::default(),
+            entries: Gauge::default(),
+            bytes: Gauge::default(),
+            hit_age: ages(),
+        }
+    }
+}
+
+fn cache_labels(VersionLabels { model, version }: &VersionLabels, result: &'static str) -> CacheLabels {
+    CacheLabels { model: model.clone(), version: version.clone(), result }
+}
+
 /// 10 µs to 10 s, about three buckets a decade.
 fn seconds() -> Histogram {
     Histogram::new([
         10e-6, 25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 0.1, 0.25, 0.5, 1.0, 2.5,
         5.0, 10.0,
     ])
+}
+
+/// 1 ms to a day.
+fn ages() -> Histogram {
+    Histogram::new([1e-3, 10e-3, 0.1, 1.0, 10.0, 60.0, 300.0, 1800.0, 3600.0, 21_600.0, 86_400.0])
 }
 
 /// Powers of two to 1,024.
@@ -324,6 +347,11 @@ mod tests {
         first.batch_rows.observe(8.0);
         let totals = first.totals();
         assert_eq!((totals.ok, totals.compute, totals.rows), (1, (1, Duration::from_millis(250)), 8));
+        assert_eq!((totals.cache_hits, metrics.encode().contains("sconce_cache_entries{")), (0, false));
+        first.cache().hits.inc();
+        first.cache().entries.set(3);
+        assert_eq!(first.totals().cache_hits, 1);
+        assert!(metrics.encode().contains("version=\"1.0.0\",result=\"hit\"} 1"), "{}", metrics.encode());
         metrics.request("m", "1.0.0", "INTERNAL").inc();
         // The version is loaded again with other options: the new servable comes before the old one goes.
         let second = metrics.version("m", "1.0.0");

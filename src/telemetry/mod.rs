@@ -1,6 +1,7 @@
 //! What operators see: metrics, logs and events. Knows nothing of what it measures.
 
 pub mod events;
+mod labels;
 pub mod logs;
 pub mod metrics;
 

@@ -15,6 +15,7 @@ mod faults_while_loading;
 mod health_and_http;
 mod hot_swap;
 mod joins_only_what_is_safe;
+mod keeps_answers;
 mod memory_comes_back;
 mod names_who_ran_at_a_crash;
 mod opened_first_in_a_child;

@@ -6,7 +6,7 @@ use crate::{
     runtime::Servable,
     server::proto::inference::{
         DataType, ModelConfig, ModelDynamicBatching, ModelInput, ModelInstanceGroup, ModelOutput, ModelQueuePolicy,
-        ModelTransactionPolicy, ModelVersionPolicy,
+        ModelResponseCache, ModelTransactionPolicy, ModelVersionPolicy,
         model_config::SchedulingChoice,
         model_instance_group::Kind,
         model_version_policy::{All, Latest, PolicyChoice, Specific},
@@ -47,6 +47,7 @@ pub fn of(model: &ModelEntry, servable: &Servable) -> ModelConfig {
         scheduling_choice: batches.then_some(SchedulingChoice::DynamicBatching(dynamic_batching)),
         instance_group: vec![instance_group(&model.name.to_string(), manifest.instances, servable.device())],
         default_model_filename: manifest.platform.artifact().to_owned(),
+        response_cache: servable.cache().map(|_| ModelResponseCache { enable: true }),
         model_transaction_policy: Some(ModelTransactionPolicy { decoupled: false }),
         ..ModelConfig::default()
     }

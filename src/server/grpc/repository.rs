@@ -193,8 +193,8 @@ fn statistics(name: &str, version: Version, totals: Totals) -> ModelStatistics {
             compute_infer: duration(totals.compute),
             compute_input: none,
             compute_output: none,
-            cache_hit: none,
-            cache_miss: none,
+            cache_hit: duration((totals.cache_hits, std::time::Duration::ZERO)),
+            cache_miss: duration((totals.cache_misses, std::time::Duration::ZERO)),
         }),
         batch_stats: Vec::new(),
     }
@@ -220,11 +220,21 @@ mod tests {
     #[test]
     fn totals_are_told_in_nanoseconds() {
         let second = std::time::Duration::from_secs(1);
-        let totals = Totals { ok: 2, requests: (3, second), queue: (3, second), compute: (1, second), rows: 9 };
+        let totals = Totals {
+            ok: 2,
+            requests: (3, second),
+            queue: (3, second),
+            compute: (1, second),
+            rows: 9,
+            cache_hits: 4,
+            cache_misses: 5,
+        };
         let told = statistics("m", Version::new(1, 0, 0), totals);
         assert_eq!((told.inference_count, told.execution_count), (9, 1));
         let stats = told.inference_stats.expect("they are there");
         assert_eq!(stats.success.expect("counted"), StatisticDuration { count: 2, ns: 1_000_000_000 });
         assert_eq!(stats.fail.expect("counted").count, 1);
+        let cache = (stats.cache_hit.expect("counted").count, stats.cache_miss.expect("counted").count);
+        assert_eq!(cache, (4, 5));
     }
 }

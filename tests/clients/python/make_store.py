@@ -4,8 +4,8 @@
 
 For every data type: `identity_<type>` (one input, one output, any shape of two dimensions) and `reorder_<type>` (two
 outputs that differ from the input). Then `linear` (sums, so that joined batches could go wrong), `classes` (an
-identity with four labelled classes) and `scalar` (a model without any dimension). A model that is there already is left
-as it is.
+identity with four labelled classes), `scalar` (a model without any dimension) and `kept` (as `linear`, with a cache). A
+model that is there already is left as it is.
 """
 
 import sys
@@ -64,7 +64,7 @@ def scalar():
 
 
 def main(store):
-    models = {"linear": linear(), "scalar": scalar(), "classes": identity("classes", TensorProto.FLOAT, len(LABELS))}
+    models = {"linear": linear(), "kept": linear(), "scalar": scalar(), "classes": identity("classes", TensorProto.FLOAT, len(LABELS))}
     for datatype, (_, onnx_type) in DATATYPES.items():
         for make in (identity, reorder):
             name = f"{make.__name__}_{datatype.lower()}"
@@ -77,6 +77,8 @@ def main(store):
         onnx.save(model, folder / "model.onnx")
         if name == "classes":
             (folder / "version.yaml").write_text(f"classes: [{', '.join(LABELS)}]\n")
+        if name == "kept":
+            (store / name / "model.yaml").write_text("cache: { ttl: 1h }\n")
 
 
 if __name__ == "__main__":

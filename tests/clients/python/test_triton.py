@@ -211,6 +211,21 @@ def test_the_response_says_which_version_answered(client, rng):
     assert response.parameters["prediction_id"].string_param
     assert response.parameters["variant"].string_param
     assert "degraded" not in response.parameters
+    assert "cache" not in response.parameters
+
+
+def test_a_kept_answer_says_so_and_how_old_it_is(client, rng):
+    # Whether an earlier run asked the same does not matter.
+    inputs = {"left": ("FP32", rng.random((2, 16), numpy.float32)), "right": ("FP32", rng.random((2, 8), numpy.float32))}
+    first, second = (infer(client, "kept", inputs) for _ in range(2))
+    assert first.get_response().parameters["cache"].string_param in ("miss", "hit")
+    parameters = second.get_response().parameters
+    assert parameters["cache"].string_param == "hit"
+    assert 0 <= parameters["cache_age_ms"].int64_param < 3_600_000
+    assert same(first.as_numpy("output"), second.as_numpy("output")) == "equal"
+    fresh = infer(client, "linear", inputs).as_numpy("output")
+    numpy.testing.assert_allclose(second.as_numpy("output"), fresh, rtol=1e-5)
+    assert client.get_model_config("kept").config.response_cache.enable
 
 
 def test_parameters_priority_and_timeout_are_taken(client, rng):

@@ -7,8 +7,8 @@ use crate::{
     backend::is_parameter,
     error::{Error, Result},
     model::{
-        Answer, Contents, DType, Data, Parameter, Parameters, PredictRequest, Priority, Select, Tensor, TensorInput,
-        Version, repeated,
+        Answer, CacheUse, Contents, DType, Data, Parameter, Parameters, PredictRequest, Priority, Select, Tensor,
+        TensorInput, Version, repeated,
     },
     server::{
         call::Arrival,
@@ -61,20 +61,24 @@ pub fn response(answer: Answer, reply: Reply) -> ModelInferResponse {
     let raw = reply.form == Form::Raw || answer.outputs.iter().any(only_raw);
 
     let mut parameters = InferParameters::with_capacity(3);
-    let mut say = |name: &str, text: String| {
-        let parameter_choice = Some(ParameterChoice::StringParam(text));
-        parameters.insert(name.to_owned(), InferParameter { parameter_choice });
+    let mut say = |name: &str, choice: ParameterChoice| {
+        parameters.insert(name.to_owned(), InferParameter { parameter_choice: Some(choice) });
     };
     if let Some(id) = answer.prediction_ids.into_iter().next() {
-        say("prediction_id", id);
+        say("prediction_id", ParameterChoice::StringParam(id));
     }
-    say("variant", (*answer.served.variant).to_owned());
+    say("variant", ParameterChoice::StringParam((*answer.served.variant).to_owned()));
     if !answer.degraded.is_empty() {
-        say("degraded", answer.degraded.join(","));
+        say("degraded", ParameterChoice::StringParam(answer.degraded.join(",")));
+    }
+    if let Some(cache) = answer.cache {
+        say("cache", ParameterChoice::StringParam(cache.as_str().to_owned()));
+        if let CacheUse::Hit { age } = cache {
+            say("cache_age_ms", ParameterChoice::Int64Param(i64::try_from(age.as_millis()).unwrap_or(i64::MAX)));
+        }
     }
     if reply.mark_final {
-        let parameter_choice = Some(ParameterChoice::BoolParam(true));
-        parameters.insert("triton_final_response".into(), InferParameter { parameter_choice });
+        say("triton_final_response", ParameterChoice::BoolParam(true));
     }
 
     let mut raw_output_contents = Vec::new();

@@ -143,6 +143,7 @@ fn answer(outputs: Vec<Tensor>) -> Answer {
         rows: 1,
         prediction_ids: vec!["p".into()],
         timing: Timing::default(),
+        cache: None,
     }
 }
 
@@ -165,4 +166,18 @@ fn the_answer_has_the_form_of_the_question() {
     assert_eq!(mixed.raw_output_contents.len(), 2, "FP16 makes it raw as a whole");
     assert_eq!(mixed.parameters.len(), 2);
     assert_eq!(mixed.parameters["prediction_id"], with(ParameterChoice::StringParam("p".into())));
+}
+
+#[test]
+fn what_the_cache_had_to_do_with_it_is_a_parameter() {
+    let said = |cache| {
+        let answer = Answer { cache: Some(cache), ..answer(vec![]) };
+        let parameters = response(answer, reply(Form::Raw)).parameters;
+        (parameters.get("cache").cloned(), parameters.get("cache_age_ms").cloned())
+    };
+    let text = |text: &str| Some(with(ParameterChoice::StringParam(text.into())));
+    let age = Duration::from_micros(1_999_999);
+    assert_eq!(said(CacheUse::Hit { age }), (text("hit"), Some(with(ParameterChoice::Int64Param(1999)))));
+    assert_eq!(said(CacheUse::Miss), (text("miss"), None));
+    assert_eq!(said(CacheUse::Bypass), (text("bypass"), None));
 }

@@ -8,8 +8,8 @@ use super::{Form, check_request_id, dims, doubles, earlier, elements, shape, wit
 use crate::{
     error::{Error, Result},
     model::{
-        Answer, Contents, DType, Data, Parameter, Parameters, PredictRequest, Priority, RouteReason, Row, Select,
-        Table, Tensor, TensorInput, Value, repeated,
+        Answer, CacheUse, Contents, DType, Data, Parameter, Parameters, PredictRequest, Priority, RouteReason, Row,
+        Select, Table, Tensor, TensorInput, Value, repeated,
     },
     server::{
         call::Arrival,
@@ -74,6 +74,7 @@ pub fn response(answer: Answer, reply: Reply) -> pb::PredictResponse {
             compute_us: answer.timing.compute_us,
             batch_rows: u32::try_from(answer.timing.batch_rows).unwrap_or(u32::MAX),
         }),
+        cache: answer.cache.map(cache_use),
     }
 }
 
@@ -265,6 +266,15 @@ fn route_reason(reason: RouteReason) -> pb::RouteReason {
         RouteReason::Pinned => pb::RouteReason::Pinned,
         RouteReason::Label => pb::RouteReason::Label,
     }
+}
+
+fn cache_use(cache: CacheUse) -> pb::CacheUse {
+    let (result, age) = match cache {
+        CacheUse::Hit { age } => (pb::CacheResult::Hit, age),
+        CacheUse::Miss => (pb::CacheResult::Miss, Duration::ZERO),
+        CacheUse::Bypass => (pb::CacheResult::Bypass, Duration::ZERO),
+    };
+    pb::CacheUse { result: result as i32, age_ms: u64::try_from(age.as_millis()).unwrap_or(u64::MAX) }
 }
 
 fn tensor_of(tensor: Tensor, form: Form) -> pb::Tensor {
