@@ -84,6 +84,8 @@ pub struct RouteChange {
 }
 
 pub const HISTORY_MAX: usize = 100;
+/// Of what is counted up: far from where a number ends.
+const COUNT_MAX: u64 = 1 << 53;
 pub const LABELS_MAX: usize = 100;
 const LABEL_BYTES_MAX: usize = 128;
 
@@ -93,8 +95,14 @@ impl Route {
     /// INVALID_MANIFEST names the key.
     pub fn parse(text: &str) -> Result<Self> {
         let route: Self = parse_yaml("route.yaml", text)?;
+        let wrong = |what: String| Error::invalid("INVALID_MANIFEST", format!("route.yaml: {what}"));
         for label in route.labels.keys() {
-            check_label(label).map_err(|error| Error::invalid("INVALID_MANIFEST", format!("route.yaml: {error}")))?;
+            check_label(label).map_err(|error| wrong(error.to_string()))?;
+        }
+        // Others count on from it.
+        let numbers = [route.revision.unwrap_or(0), route.reloads];
+        if numbers.iter().any(|number| *number > COUNT_MAX) {
+            return Err(wrong(format!("revision and reloads are at most {COUNT_MAX}")));
         }
         Ok(route)
     }
@@ -208,6 +216,15 @@ mod tests {
 
     fn version(text: &str) -> Version {
         text.parse().expect("a version")
+    }
+
+    #[test]
+    fn what_is_counted_up_has_room_to_be() {
+        assert!(Route::parse("revision: 9007199254740992").is_ok());
+        for text in ["revision: 18446744073709551615", "reloads: 9007199254740993"] {
+            let error = Route::parse(text).expect_err("nobody could count on from there");
+            assert!(error.message().contains("at most"), "{}", error.message());
+        }
     }
 
     #[test]
