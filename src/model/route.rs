@@ -264,7 +264,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_route_reads_back_as_it_was_written(
-            revision in proptest::option::of(any::<u64>()),
+            revision in proptest::option::of(0..COUNT_MAX),
             pinned in proptest::option::of(any_version()),
             previous in proptest::option::of(any_version()),
             rejected in proptest::collection::btree_set(any_version(), 0..4),
