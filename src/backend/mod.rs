@@ -70,6 +70,9 @@ pub trait Session: Send {
     }
 }
 
+/// The reason of a run that was ended.
+pub const RUN_STOPPED: &str = "RUN_STOPPED";
+
 /// Ends the run that is going on in one session; that run returns an error. Harmless when none is.
 pub trait Stopper: Send + Sync {
     fn stop(&self);

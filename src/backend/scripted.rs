@@ -1,13 +1,17 @@
 //! A backend whose behaviour a unit test writes. Compiled into the tests of `runtime` alone.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::Thread,
     time::Duration,
 };
 
-use super::{Call, Executable, Session};
+use super::{Call, Executable, RUN_STOPPED, Session, Stopper};
 use crate::{
-    error::{Error, Result},
+    error::{Code, Error, Result},
     model::{DType, Signature, Tensor, TensorSpec, bytes_from},
 };
 
@@ -27,10 +31,20 @@ struct ScriptedSession {
     runs: Arc<Mutex<Vec<Vec<f64>>>>,
     gate: Arc<Mutex<()>>,
     pause: Duration,
+    end: Arc<End>,
+}
+
+/// Ends a run that hangs.
+#[derive(Default)]
+struct End {
+    ended: AtomicBool,
+    running: Mutex<Option<Thread>>,
 }
 
 pub const FAILS: f64 = -1.0;
 pub const PANICS: f64 = -2.0;
+/// A run with this row goes on until it is ended.
+pub const HANGS: f64 = -3.0;
 
 // === impl Scripted ===
 
@@ -61,7 +75,12 @@ impl Executable for Scripted {
     }
 
     fn session(&self) -> Result<Box<dyn Session>> {
-        Ok(Box::new(ScriptedSession { runs: self.runs.clone(), gate: self.gate.clone(), pause: self.pause }))
+        Ok(Box::new(ScriptedSession {
+            runs: self.runs.clone(),
+            gate: self.gate.clone(),
+            pause: self.pause,
+            end: Arc::default(),
+        }))
     }
 }
 
@@ -76,8 +95,36 @@ impl Session for ScriptedSession {
         if values.contains(&FAILS) {
             return Err(Error::internal("BACKEND_FAILED", "as the script says"));
         }
+        if values.contains(&HANGS) {
+            return Err(self.end.hang());
+        }
         let data = bytes_from(values.iter().map(|value| value * 2.0).collect::<Vec<_>>());
         let shape = [values.len()].into_iter().collect();
         Ok(vec![Tensor::new("y".into(), DType::Fp64, shape, data)?])
+    }
+
+    fn stopper(&self) -> Option<Arc<dyn Stopper>> {
+        Some(self.end.clone())
+    }
+}
+
+// === impl End ===
+
+impl End {
+    fn hang(&self) -> Error {
+        *self.running.lock().expect("no holder panics") = Some(std::thread::current());
+        while !self.ended.swap(false, Ordering::AcqRel) {
+            std::thread::park();
+        }
+        Error::new(Code::DeadlineExceeded, RUN_STOPPED, "as the script says")
+    }
+}
+
+impl Stopper for End {
+    fn stop(&self) {
+        if let Some(running) = self.running.lock().expect("no holder panics").take() {
+            self.ended.store(true, Ordering::Release);
+            running.unpark();
+        }
     }
 }

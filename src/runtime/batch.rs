@@ -15,10 +15,11 @@ use tokio::sync::oneshot;
 use super::{
     queue::{Queued, Taken},
     shared::Shared,
-    work::{Done, Work},
+    watchdog::Seat,
+    work::{Done, Outcome, Work},
 };
 use crate::{
-    backend::{Call, Session, View},
+    backend::{Call, RUN_STOPPED, Session, View},
     error::{Error, Result},
     model::{BytesElements, DType, Priority, Shape, Tensor, Timing},
 };
@@ -32,7 +33,7 @@ pub struct Pending {
     pub enqueued: Instant,
     /// Not the first part of its request.
     pub goes_on: bool,
-    pub reply: oneshot::Sender<Result<Done>>,
+    pub reply: oneshot::Sender<Result<Outcome>>,
     pub shared: Arc<Shared>,
 }
 
@@ -41,17 +42,22 @@ pub struct Instance {
     session: Box<dyn Session>,
     /// One buffer for each input, in words of 8 bytes so that every element type lies aligned.
     joined: Vec<Vec<u64>>,
+    /// Where it says what it runs.
+    seat: Arc<Seat>,
+    servable: u64,
 }
 
 // === impl Instance ===
 
 impl Instance {
-    pub fn new(shared: &Shared) -> Result<Self> {
-        Ok(Self { session: shared.session()?, joined: Vec::new() })
+    pub fn new(shared: &Arc<Shared>, seat: Arc<Seat>) -> Result<Self> {
+        let session = shared.session()?;
+        seat.sit(shared, session.stopper());
+        Ok(Self { session, joined: Vec::new(), seat, servable: shared.id })
     }
 
     /// Answers everything that was taken.
-    pub fn run(&mut self, shared: &Shared, taken: Taken<Pending>) {
+    pub fn run(&mut self, shared: &Arc<Shared>, taken: Taken<Pending>) {
         for pending in taken.expired {
             let _ = pending.reply.send(Err(Error::deadline_exceeded("while the request waited; it was not run")));
         }
@@ -65,7 +71,7 @@ impl Instance {
         if batch.len() > 1 && shared.gains_by_joining {
             let rows = batch.iter().map(|pending| pending.work.rows).sum();
             let started = Instant::now();
-            match self.run_joined(shared, &batch, rows) {
+            match self.run_joined(shared, &batch, rows, started) {
                 Ok(joined) => return deliver(shared, batch, joined, started, rows),
                 Err(error) => {
                     tracing::debug!(model = %shared.model, version = %shared.version, error = error.message(),
@@ -75,24 +81,36 @@ impl Instance {
         }
         for pending in batch {
             let started = Instant::now();
-            let outputs = self.run_alone(shared, &pending.work);
-            finish(shared, pending, outputs, started);
+            if pending.gone() {
+                continue;
+            }
+            if pending.deadline().is_some_and(|deadline| deadline <= started) {
+                let _ = pending.reply.send(Err(Error::deadline_exceeded("while its batch ran")));
+                continue;
+            }
+            match self.run_alone(shared, &pending.work, started) {
+                // It was ended for the sake of the others on this core: it may take its time elsewhere.
+                Err(error) if error.reason() == RUN_STOPPED && self.seat.is_core() => {
+                    let _ = pending.reply.send(Ok(Outcome::Elsewhere(pending.work)));
+                }
+                outputs => finish(shared, pending, outputs, started),
+            }
         }
     }
 
     /// One request by itself, its bytes where they came.
-    fn run_alone(&mut self, shared: &Shared, work: &Work) -> Result<Vec<Tensor>> {
+    fn run_alone(&mut self, shared: &Arc<Shared>, work: &Work, started: Instant) -> Result<Vec<Tensor>> {
         let views: smallvec::SmallVec<[View<'_>; 4]> = work
             .inputs
             .iter()
             .map(|tensor| View { dtype: tensor.dtype, shape: &tensor.shape, data: &tensor.data })
             .collect();
         let call = Call { inputs: &views, outputs: &work.outputs, parameters: &work.parameters };
-        self.guarded(shared, |session| session.run(&call))
+        self.guarded(shared, started, work.deadline, |session| session.run(&call))
     }
 
     /// Several requests as one, along the first dimension. The outputs of all, for all rows.
-    fn run_joined(&mut self, shared: &Shared, batch: &[Pending], rows: usize) -> Result<Joined> {
+    fn run_joined(&mut self, shared: &Arc<Shared>, batch: &[Pending], rows: usize, started: Instant) -> Result<Joined> {
         let first = &batch[0].work;
         let specs = &shared.signature.inputs;
         let mut joined = std::mem::take(&mut self.joined);
@@ -123,7 +141,7 @@ impl Instance {
             .collect();
         let wanted = wanted_by_any(batch);
         let call = Call { inputs: &views, outputs: &wanted, parameters: &first.parameters };
-        let outputs = self.guarded(shared, |session| session.run(&call));
+        let outputs = self.guarded(shared, started, last_deadline(batch), |session| session.run(&call));
         drop(views);
         self.joined = joined;
         let outputs = outputs?;
@@ -136,18 +154,33 @@ impl Instance {
         Ok(Joined { places: wanted, outputs })
     }
 
-    fn guarded<T>(&mut self, shared: &Shared, run: impl FnOnce(&mut dyn Session) -> Result<T>) -> Result<T> {
+    fn guarded<T>(
+        &mut self,
+        shared: &Arc<Shared>,
+        started: Instant,
+        until: Option<Instant>,
+        run: impl FnOnce(&mut dyn Session) -> Result<T>,
+    ) -> Result<T> {
+        self.seat.begin(shared.id, started, until);
         let running = shared.mark.begin();
         // The session is thrown away when it panicked, so nobody sees what it left half done.
         let result = catch_unwind(AssertUnwindSafe(|| run(&mut *self.session)));
         drop(running);
+        self.seat.end();
         match result {
             Ok(result) => result,
             Err(_) => {
                 self.session = shared.session()?;
+                self.seat.sit(shared, self.session.stopper());
                 Err(Error::internal("BACKEND_PANICKED", "the backend failed unexpectedly at this batch"))
             }
         }
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        self.seat.leave(self.servable);
     }
 }
 
@@ -216,6 +249,12 @@ fn join(batch: &[Pending], place: usize, buffer: &mut Vec<u64>) -> usize {
     length
 }
 
+/// When the last caller gives up; `None` where one never does.
+fn last_deadline(batch: &[Pending]) -> Option<Instant> {
+    let first = batch.first()?.work.deadline?;
+    batch.iter().try_fold(first, |last, pending| Some(last.max(pending.work.deadline?)))
+}
+
 /// The union of what the callers want, in the signature's order; usually all want the same.
 fn wanted_by_any(batch: &[Pending]) -> Vec<usize> {
     let first = &batch[0].work.outputs;
@@ -243,7 +282,7 @@ fn deliver(shared: &Shared, batch: Vec<Pending>, joined: Joined, started: Instan
         let outputs = outputs.collect();
         let timing = timing(&pending, started, took, rows);
         shared.metrics.queue_duration.observe(timing.queue_us as f64 * 1e-6);
-        let _ = pending.reply.send(Ok(Done { outputs, timing }));
+        let _ = pending.reply.send(Ok(Outcome::Done(Done { outputs, timing })));
     }
 }
 
@@ -255,7 +294,7 @@ fn finish(shared: &Shared, pending: Pending, outputs: Result<Vec<Tensor>>, start
     }
     let timing = timing(&pending, started, took, rows);
     shared.metrics.queue_duration.observe(timing.queue_us as f64 * 1e-6);
-    let _ = pending.reply.send(outputs.map(|outputs| Done { outputs, timing }));
+    let _ = pending.reply.send(outputs.map(|outputs| Outcome::Done(Done { outputs, timing })));
 }
 
 fn timing(pending: &Pending, started: Instant, took: Duration, rows: usize) -> Timing {

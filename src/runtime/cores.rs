@@ -23,6 +23,7 @@ use super::{
     queue::{Ask, Queue, Queued, Taken},
     reaper::Reaper,
     shared::Shared,
+    watchdog::{Seat, Watchdog},
     work::draining,
 };
 use crate::{
@@ -70,6 +71,8 @@ struct Core {
     loop_budget: Duration,
     /// Wakes the runner.
     wake: Arc<Notify>,
+    /// Says what runs.
+    seat: Arc<Seat>,
 }
 
 struct Slot {
@@ -94,16 +97,16 @@ enum Stands {
 // === impl Cores ===
 
 impl Cores {
-    pub fn start(count: usize, loop_budget: Duration, reaper: &Reaper) -> Result<Self> {
+    pub fn start(count: usize, loop_budget: Duration, reaper: &Reaper, watchdog: &Watchdog) -> Result<Self> {
         let mut inboxes = Vec::with_capacity(count);
         let mut threads = Vec::with_capacity(count);
         for index in 0..count {
             let inbox = Arc::new(Inbox { jobs: Mutex::new(Vec::new()), wake: Notify::new() });
             inboxes.push(inbox.clone());
-            let reaper = reaper.clone();
+            let (reaper, seat) = (reaper.clone(), watchdog.seat(true));
             let thread = std::thread::Builder::new()
                 .name(format!("core-{index}"))
-                .spawn(move || run_core(&inbox, count, loop_budget, &reaper))
+                .spawn(move || run_core(&inbox, count, loop_budget, &reaper, seat))
                 .map_err(|error| Error::internal("THREAD", format!("could not start a core's thread: {error}")))?;
             threads.push(thread);
         }
@@ -211,7 +214,7 @@ impl Core {
                 self.turns.push_front(id);
                 break;
             }
-            slot.stands = slot.run(now, fits.max(1));
+            slot.stands = slot.run(now, fits.max(1), &self.seat);
             match slot.stands {
                 Stands::Rests => {}
                 Stands::Turn => self.turns.push_back(id),
@@ -253,7 +256,7 @@ impl Core {
 
 impl Slot {
     /// Runs a batch, if one closes now. Returns where the servable stands afterwards.
-    fn run(&mut self, now: Instant, rows_max: usize) -> Stands {
+    fn run(&mut self, now: Instant, rows_max: usize, seat: &Arc<Seat>) -> Stands {
         let before = self.queue.rows();
         let cost = &self.shared.cost;
         let batch_max = self.shared.manifest.max_batch_size;
@@ -265,14 +268,14 @@ impl Slot {
             (false, None) => Stands::Turn,
             (false, Some(until)) => Stands::Waits(until),
         };
-        self.answer(taken);
+        self.answer(taken, seat);
         stands
     }
 
-    fn answer(&mut self, taken: Taken<Pending>) {
+    fn answer(&mut self, taken: Taken<Pending>, seat: &Arc<Seat>) {
         let instance = match &mut self.instance {
             Some(instance) => instance,
-            none => match Instance::new(&self.shared) {
+            none => match Instance::new(&self.shared, seat.clone()) {
                 Ok(instance) => none.insert(instance),
                 Err(error) => {
                     for pending in taken.batch {
@@ -300,7 +303,7 @@ fn submit_here(pendings: Pendings) {
 }
 
 /// The thread of one core.
-fn run_core(inbox: &Inbox, cores: usize, loop_budget: Duration, reaper: &Reaper) {
+fn run_core(inbox: &Inbox, cores: usize, loop_budget: Duration, reaper: &Reaper, seat: Arc<Seat>) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return tracing::error!(%error, "a core's runtime could not be made"),
@@ -313,6 +316,7 @@ fn run_core(inbox: &Inbox, cores: usize, loop_budget: Duration, reaper: &Reaper)
         cores,
         loop_budget,
         wake: wake.clone(),
+        seat,
     }));
     runtime.spawn(take_turns(wake));
     runtime.block_on(follow(inbox, reaper));

@@ -18,6 +18,7 @@ mod split;
 #[cfg(test)]
 mod tests;
 mod threads;
+mod watchdog;
 mod work;
 
 use std::{
@@ -36,6 +37,8 @@ pub use reaper::Reaper;
 pub use servable::{Servable, ServableConfig};
 pub use work::{Done, Work};
 
+use watchdog::Watchdog;
+
 use crate::error::Result;
 
 /// How the data plane is laid out.
@@ -51,6 +54,7 @@ pub struct Config {
 pub struct Runtime {
     cores: Arc<Cores>,
     reaper: Reaper,
+    watchdog: Watchdog,
     loop_budget: Duration,
     next_id: AtomicU64,
 }
@@ -60,8 +64,9 @@ pub struct Runtime {
 impl Runtime {
     pub fn start(config: &Config) -> Result<Arc<Self>> {
         let reaper = Reaper::start()?;
-        let cores = Arc::new(Cores::start(config.cores, config.loop_budget, &reaper)?);
-        Ok(Arc::new(Self { cores, reaper, loop_budget: config.loop_budget, next_id: AtomicU64::new(1) }))
+        let watchdog = Watchdog::start()?;
+        let cores = Arc::new(Cores::start(config.cores, config.loop_budget, &reaper, &watchdog)?);
+        Ok(Arc::new(Self { cores, reaper, watchdog, loop_budget: config.loop_budget, next_id: AtomicU64::new(1) }))
     }
 
     pub fn cores(&self) -> &Arc<Cores> {
@@ -72,6 +77,15 @@ impl Runtime {
         &self.reaper
     }
 
+    fn watchdog(&self) -> &Watchdog {
+        &self.watchdog
+    }
+
+    /// How long a core has been in one run, if that is so long that it will not come back.
+    pub fn stuck(&self) -> Option<Duration> {
+        self.watchdog.stuck()
+    }
+
     pub fn loop_budget(&self) -> Duration {
         self.loop_budget
     }
@@ -80,6 +94,7 @@ impl Runtime {
     pub fn stop(&self) {
         self.cores.stop();
         self.reaper.stop();
+        self.watchdog.stop();
     }
 
     fn next_id(&self) -> u64 {

@@ -5,7 +5,10 @@
 //! hands over its session, the threads end, and the reaper frees the weights.
 
 use std::{
-    sync::{Arc, OnceLock, Weak},
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -20,7 +23,7 @@ use super::{
     shared::Shared,
     split,
     threads::Threads,
-    work::{Done, Work, draining, wait},
+    work::{Done, Outcome, Work, draining, wait},
 };
 use crate::{
     backend::{self, Executable},
@@ -73,6 +76,7 @@ impl Servable {
             metrics: config.metrics,
             mark: config.mark,
             executable: config.executable,
+            moved: AtomicBool::new(false),
         });
         Arc::new(Self { shared, threads: OnceLock::new(), runtime: Arc::downgrade(runtime) })
     }
@@ -163,15 +167,18 @@ impl Servable {
             Placement::Loop => {
                 runtime.cores().submit(pendings)?;
                 for answer in answers {
-                    parts.push(wait(answer, deadline).await?);
+                    parts.push(match wait(answer, deadline).await? {
+                        Outcome::Done(done) => done,
+                        Outcome::Elsewhere(work) => self.on_threads(&runtime, work).await?,
+                    });
                 }
             }
             Placement::Threads => {
                 let queue_deadline = enqueued + self.shared.manifest.queue_timeout;
-                let threads = self.threads.get_or_init(|| Threads::start(&self.shared));
+                let threads = self.threads(&runtime);
                 for (ticket, answer) in threads.submit(pendings)?.into_iter().zip(answers) {
                     let queue_deadline = parts.is_empty().then_some(queue_deadline);
-                    parts.push(threads.wait(ticket, answer, deadline, queue_deadline).await?);
+                    parts.push(threads.wait(ticket, answer, deadline, queue_deadline).await?.done()?);
                 }
             }
         }
@@ -181,7 +188,25 @@ impl Servable {
         }
     }
 
+    /// What held up a core is run here, as long as somebody waits for it.
+    async fn on_threads(&self, runtime: &Runtime, work: Work) -> Result<Done> {
+        let (deadline, enqueued) = (work.deadline, Instant::now());
+        let (reply, answer) = oneshot::channel();
+        let pending = Pending { work, enqueued, goes_on: true, reply, shared: self.shared.clone() };
+        let threads = self.threads(runtime);
+        let ticket = threads.submit(smallvec![pending])?.pop().ok_or_else(draining)?;
+        threads.wait(ticket, answer, deadline, None).await?.done()
+    }
+
+    /// They are there from the first work for them on.
+    fn threads(&self, runtime: &Runtime) -> &Threads {
+        self.threads.get_or_init(|| Threads::start(&self.shared, runtime.watchdog()))
+    }
+
     fn place(&self, rows: usize, loop_budget: Duration) -> Placement {
+        if self.shared.moved.load(Ordering::Relaxed) {
+            return Placement::Threads;
+        }
         if let Some(place) = self.shared.manifest.placement {
             return place;
         }

@@ -1,6 +1,12 @@
 //! What a servable's cores and threads share.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use super::{
     Mark,
@@ -34,6 +40,8 @@ pub struct Shared {
     pub joinable: bool,
     pub gains_by_joining: bool,
     pub executable: Arc<dyn Executable>,
+    /// Whether it has held up a core: then it runs on threads of its own.
+    pub moved: AtomicBool,
 }
 
 /// The most that one wait may be told to come back after.
@@ -62,6 +70,18 @@ impl Shared {
         match self.joinable && self.gains_by_joining {
             true => Forming { preferred: self.manifest.preferred_batch_sizes.clone(), delay: self.manifest.max_delay },
             false => Forming::default(),
+        }
+    }
+
+    /// A run of it kept a core from everything else.
+    pub fn held_up_a_core(&self, ends: bool) {
+        self.metrics.core_holds.inc();
+        if !self.moved.swap(true, Ordering::Relaxed) {
+            let then = if ends { "the run is ended, and" } else { "the library cannot end the run;" };
+            tracing::warn!(
+                model = %self.model, version = %self.version,
+                "a run holds up a core: {then} the version runs on threads of its own from now on"
+            );
         }
     }
 

@@ -9,7 +9,7 @@ use super::{Config, Done, Marker, Runtime, Servable, ServableConfig, Work};
 use crate::{
     backend::{
         Executable,
-        scripted::{FAILS, PANICS, Scripted},
+        scripted::{FAILS, HANGS, PANICS, Scripted},
     },
     error::Result,
     model::{
@@ -321,4 +321,16 @@ fn the_parts_of_a_request_wait_for_each_other_as_long_as_it_takes() {
         let many: Vec<f64> = (0..4).map(f64::from).collect();
         assert_eq!(bench.together(vec![work(&many)]), [Ok(vec![0.0, 2.0, 4.0, 6.0])]);
     }
+}
+
+#[test]
+fn what_holds_up_a_core_is_ended_and_goes_on_elsewhere_and_harms_nobody_else() {
+    let bench = bench(Scripted::new(true), 1.0, "");
+    let late = Work { deadline: Some(Instant::now() + Duration::from_secs(1)), ..work(&[HANGS]) };
+    let answers = bench.together(vec![work(&[1.0]), late, work(&[3.0])]);
+    assert_eq!(answers, [Ok(vec![2.0]), Err("DEADLINE_EXCEEDED"), Ok(vec![6.0])]);
+    assert_eq!(bench.servable.placement(), Placement::Threads, "it runs on its own from now on");
+    assert!(bench.servable.metrics().core_holds.get() >= 1);
+    // The thread comes back, too: its run was ended when nobody waited for it any more.
+    assert_eq!(bench.together(vec![work(&[5.0])]), [Ok(vec![10.0])]);
 }

@@ -18,7 +18,8 @@ use super::{
     batch::{Instance, Pending, Pendings},
     queue::{Ask, Queue, Queued, Taken},
     shared::Shared,
-    work::{Done, draining, wait},
+    watchdog::{Seat, Watchdog},
+    work::{Outcome, draining, wait},
 };
 use crate::{
     error::{Error, Result},
@@ -54,13 +55,14 @@ struct Ticketed {
 // === impl Threads ===
 
 impl Threads {
-    pub fn start(shared: &Arc<Shared>) -> Self {
+    pub fn start(shared: &Arc<Shared>, watchdog: &Watchdog) -> Self {
         let state = State { queue: Queue::new(shared.limits(1), shared.forming()), closed: false };
         let queue = Arc::new(ThreadQueue { state: Mutex::new(state), waiting: Condvar::new(), shared: shared.clone() });
         for index in 0..shared.manifest.instances {
-            let queue = queue.clone();
+            let (queue, seat) = (queue.clone(), watchdog.seat(false));
             let name = format!("run-{}-{index}", shared.model);
-            let started = std::thread::Builder::new().name(name.chars().take(15).collect()).spawn(move || queue.work());
+            let started =
+                std::thread::Builder::new().name(name.chars().take(15).collect()).spawn(move || queue.work(seat));
             if let Err(error) = started {
                 tracing::error!(model = %shared.model, %error, "could not start a thread for the model");
             }
@@ -93,10 +95,10 @@ impl Threads {
     pub async fn wait(
         &self,
         ticket: Ticket,
-        mut answer: oneshot::Receiver<Result<Done>>,
+        mut answer: oneshot::Receiver<Result<Outcome>>,
         deadline: Option<Instant>,
         queue_deadline: Option<Instant>,
-    ) -> Result<Done> {
+    ) -> Result<Outcome> {
         let Some(queue_deadline) = queue_deadline else {
             return wait(answer, deadline).await;
         };
@@ -129,8 +131,8 @@ impl ThreadQueue {
     }
 
     /// The life of one thread: a session of its own, made here so that what a library ties to a thread is tied to this one.
-    fn work(&self) {
-        let mut instance = match Instance::new(&self.shared) {
+    fn work(&self, seat: Arc<Seat>) {
+        let mut instance = match Instance::new(&self.shared, seat) {
             Ok(instance) => instance,
             Err(error) => return self.refuse_all(&error),
         };

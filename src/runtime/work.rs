@@ -10,6 +10,7 @@ use crate::{
 };
 
 /// Checked, normalised, in the signature's order.
+#[derive(Debug)]
 pub struct Work {
     pub inputs: Vec<Tensor>,
     pub rows: usize,
@@ -27,8 +28,30 @@ pub struct Done {
     pub timing: Timing,
 }
 
+/// What came of it.
+#[derive(Debug)]
+pub enum Outcome {
+    Done(Done),
+    /// It held up its core, and is to be run on threads.
+    Elsewhere(Work),
+}
+
+// === impl Outcome ===
+
+impl Outcome {
+    /// For those who do not send anything elsewhere.
+    pub fn done(self) -> Result<Done> {
+        match self {
+            Outcome::Done(done) => Ok(done),
+            Outcome::Elsewhere(_) => {
+                Err(Error::internal("BACKEND_FAILED", "work was sent back by a thread: this is a bug"))
+            }
+        }
+    }
+}
+
 /// The answer of work that no longer needs to be told when its batch begins.
-pub async fn wait(answer: oneshot::Receiver<Result<Done>>, deadline: Option<Instant>) -> Result<Done> {
+pub async fn wait(answer: oneshot::Receiver<Result<Outcome>>, deadline: Option<Instant>) -> Result<Outcome> {
     let answered = match deadline {
         None => answer.await,
         Some(deadline) => match tokio::time::timeout_at(deadline.into(), answer).await {

@@ -142,7 +142,8 @@ impl Server {
         let inference = Slots::new(self.config.max_connections, alive_sender.clone(), gauge);
 
         let limits = Limits { header_timeout: self.config.handshake_timeout, age: self.config.max_connection_age };
-        let health = Pages::Health { catalog: self.engine.catalog().clone(), phases: phases.clone() };
+        let catalog = self.engine.catalog().clone();
+        let health = Pages::Health { catalog, phases: phases.clone(), runtime: runtime.clone() };
         accept(self.grpc, inference, Placement::Cores(runtime), grpc_port(shared(Door::Inference), services.clone()));
         if let Some(listener) = self.grpc_admin {
             accept(listener, small(), Placement::Here, grpc_port(shared(Door::Admin), services));

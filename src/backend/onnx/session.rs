@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 
 use super::ffi::{Failure, Held, Model, RunOptions, Value};
 use crate::{
-    backend::{Call, Session, Stopper, View, message::shortened},
+    backend::{Call, RUN_STOPPED, Session, Stopper, View, message::shortened},
     error::{Code, Error, Result},
     model::{DType, Signature, Tensor, TensorSpec},
 };
@@ -155,7 +155,7 @@ fn run_error(failure: Failure) -> Error {
     let message = failure.message;
     tracing::debug!("ONNX Runtime refuses the batch: {message}");
     if message.contains("terminate flag") {
-        return Error::new(Code::DeadlineExceeded, "RUN_STOPPED", "the run was stopped, for it took too long");
+        return Error::new(Code::DeadlineExceeded, RUN_STOPPED, "the run was stopped, for it took too long");
     }
     if ["Failed to allocate memory", "bad_alloc", "bad allocation"].iter().any(|words| message.contains(words)) {
         let what = "the model needs more memory for this batch than there is";

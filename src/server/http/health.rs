@@ -1,6 +1,6 @@
 //! `/livez` and `/readyz`.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, time::Duration};
 
 use http::StatusCode;
 
@@ -10,9 +10,15 @@ use crate::{
     server::trouble,
 };
 
-/// The process answers: never a word on the store or on models, whose failures no restart mends.
-pub fn live() -> Page {
-    text(StatusCode::OK, "ok\n".into())
+/// The process answers, and its cores turn: never a word on the store or on models, whose failures no restart mends.
+pub fn live(stuck: Option<Duration>) -> Page {
+    match stuck {
+        None => text(StatusCode::OK, "ok\n".into()),
+        Some(stuck) => {
+            let why = format!("a core has not come back from a run for {} s\n", stuck.as_secs());
+            text(StatusCode::SERVICE_UNAVAILABLE, why)
+        }
+    }
 }
 
 /// Whether traffic should come; with `verbose` each model on a line, and what stands in the way.

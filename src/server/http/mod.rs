@@ -13,11 +13,11 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 
 use super::{accept::Slot, phase::Phases};
-use crate::{catalog::Catalog, telemetry::Metrics};
+use crate::{catalog::Catalog, runtime::Runtime, telemetry::Metrics};
 
 /// What one HTTP port answers.
 pub enum Pages {
-    Health { catalog: Catalog, phases: Phases },
+    Health { catalog: Catalog, phases: Phases, runtime: Arc<Runtime> },
     Metrics(Arc<Metrics>),
 }
 
@@ -74,8 +74,8 @@ impl Pages {
     fn page(&self, method: &Method, path: &str, query: Option<&str>) -> Page {
         let readable = method == Method::GET || method == Method::HEAD;
         let page = match (self, path) {
-            (Pages::Health { .. }, "/livez") if readable => health::live(),
-            (Pages::Health { catalog, phases }, "/readyz") if readable => {
+            (Pages::Health { runtime, .. }, "/livez") if readable => health::live(runtime.stuck()),
+            (Pages::Health { catalog, phases, .. }, "/readyz") if readable => {
                 let verbose = query.is_some_and(|query| query.split('&').any(|word| word.starts_with("verbose")));
                 health::ready(&catalog.load(), phases.is_serving(), verbose)
             }
@@ -119,7 +119,9 @@ mod tests {
     fn what_is_not_there_says_what_is() {
         let (_publisher, catalog) = catalog::new();
         let (_phase, phases) = phase::new();
-        let health = Pages::Health { catalog, phases };
+        let layout = crate::runtime::Config { cores: 1, loop_budget: Duration::from_millis(1) };
+        let runtime = Runtime::start(&layout).expect("it starts");
+        let health = Pages::Health { catalog, phases, runtime };
         let status = |pages: &Pages, method, path| pages.page(&method, path, None).status();
         assert_eq!(status(&health, Method::GET, "/livez"), StatusCode::OK);
         assert_eq!(status(&health, Method::HEAD, "/readyz"), StatusCode::SERVICE_UNAVAILABLE);
