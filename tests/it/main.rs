@@ -13,6 +13,7 @@ mod edge_limits;
 mod external_data;
 mod faults_while_loading;
 mod health_and_http;
+mod holds_up_no_core;
 mod hot_swap;
 mod joins_only_what_is_safe;
 mod keeps_answers;

@@ -1,0 +1,82 @@
+//! A model whose run does not come back on certain data: the other models of its core answer on, it is put on threads of its own,
+//! and nobody but the one who asked for it gets an error.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tonic::Code;
+
+use crate::{
+    harness::{
+        PATIENCE, Server, Store, assert_refused, call, eventually, fixture, http,
+        tensors::{Form, Values, fixture_examples, floats},
+    },
+    proto::*,
+};
+
+/// The value that makes the model loop for ever.
+const FOR_EVER: i64 = 424_242;
+
+fn looping(value: i64) -> PredictRequest {
+    let forever = Tensor {
+        name: "forever".into(),
+        dtype: DataType::Int64.into(),
+        shape: vec![1, 1],
+        raw: Bytes::copy_from_slice(&value.to_le_bytes()),
+        ..Default::default()
+    };
+    let x = floats("x", &[1, 4], &[1.0, 2.0, 3.0, 4.0]).to_sconce(Form::Raw);
+    PredictRequest { model: "loop_forever".into(), inputs: vec![x, forever], ..Default::default() }
+}
+
+fn tiny() -> PredictRequest {
+    let example = &fixture_examples("onnx/tiny").examples[0];
+    let inputs = example.request.inputs.iter().map(|tensor| Values::of_example(tensor).to_sconce(Form::Raw));
+    PredictRequest { model: "tiny".into(), inputs: inputs.collect(), ..Default::default() }
+}
+
+async fn placement(server: &Server) -> String {
+    let model = server.describe("loop_forever").await;
+    model.versions[0].execution.clone().map(|execution| execution.placement).unwrap_or_default()
+}
+
+#[tokio::test]
+async fn what_loops_on_certain_data_holds_up_nobody_for_long() {
+    let store = Store::new().model("tiny", "1.0.0", fixture("onnx/tiny.onnx")).model(
+        "loop_forever",
+        "1.0.0",
+        fixture("onnx/loop_forever.onnx"),
+    );
+    let server = Server::start(store, &["--cores=1"]).await;
+    server.predict(looping(1)).await.expect("other data are answered");
+    assert_eq!(placement(&server).await, "loop", "it is cheap");
+
+    let mut client = server.inference().await;
+    let endless = tokio::spawn(async move {
+        let request = PredictRequest { timeout_ms: 3000, ..looping(FOR_EVER) };
+        client.predict(call(request)).await
+    });
+    eventually("the core is held up", PATIENCE, async || {
+        let (_, text) = http::get(server.ports.metrics, "/metrics").await.ok()?;
+        text.lines()
+            .find(|line| line.starts_with("sconce_core_holds_total{model=\"loop_forever\"") && !line.ends_with(" 0"))?;
+        Some(())
+    })
+    .await;
+    // The same core answers others, and others of the same model, while that one goes on elsewhere.
+    for _ in 0..20 {
+        server.predict(tiny()).await.expect("another model answers");
+        assert!(!endless.is_finished(), "it still has time");
+    }
+    assert_eq!(placement(&server).await, "threads");
+    let (status, _) = http::get(server.ports.http, "/livez").await.expect("an answer");
+    assert_eq!(status, 200, "a core that turns again is no reason to start anew");
+
+    let refused = tokio::time::timeout(PATIENCE, endless).await.expect("it ends in time").expect("no panic");
+    assert_refused("for ever", refused, Code::DeadlineExceeded, "DEADLINE_EXCEEDED");
+    // Its thread is free again: the run was ended, as nobody waited for it any more.
+    let answered = tokio::time::timeout(Duration::from_secs(10), server.predict(looping(1))).await;
+    answered.expect("the thread is not stuck").expect("an answer");
+    assert!(server.log().contains("a run holds up a core"), "{}", server.log());
+    server.assert_unharmed().await;
+}
