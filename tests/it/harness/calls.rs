@@ -28,6 +28,16 @@ pub fn call<T>(message: T) -> Request<T> {
     request
 }
 
+/// Whether the client gave the call up before the server took it: its connection was asked to go at that moment. tonic neither
+/// sends such a call again, as other libraries do, nor has one code for it.
+pub fn was_given_up(status: &Status) -> bool {
+    match status.code() {
+        Code::Cancelled => status.message() == "operation was canceled",
+        Code::Internal => format!("{status:?}").contains("GoAway(b\"\", NO_ERROR"),
+        _ => false,
+    }
+}
+
 /// The stable word of a status; empty where it carries none.
 pub fn reason(status: &Status) -> String {
     error_info(status).reason

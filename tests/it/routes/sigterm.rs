@@ -23,6 +23,7 @@ use crate::{
         call, channel, eventually, fixture, http, process, reason,
         tensors::{Form, floats},
         versions::publish,
+        was_given_up,
     },
     operators::gated,
     proto::{inference_client::InferenceClient, *},
@@ -111,7 +112,7 @@ async fn call_anew(port: u16) -> Result<u64, Status> {
 }
 
 fn was_closed(status: &Status) -> bool {
-    matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled)
+    matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled) || was_given_up(status)
 }
 
 /// Sends SIGTERM, and waits until `/readyz` says no, which it does long before the delay is over.
