@@ -107,7 +107,9 @@ async fn serve_here(config: Config, level: Level, announce: impl FnOnce(&Snapsho
         events.clone(),
     )?;
     let (reporting, end) = oneshot::channel::<()>();
-    let reporter = tokio::spawn(rollout::report(catalog.clone(), records, replica, async { drop(end.await) }));
+    // What it serves is said wherever the routes are written, whoever writes them.
+    let place = if config.model_file.is_some() { records } else { records_in(&store) };
+    let reporter = tokio::spawn(rollout::report(catalog.clone(), place, replica, async { drop(end.await) }));
     if let Some(file) = &config.listen.ports_file {
         write_ports(file, ports)?;
     }
@@ -227,15 +229,18 @@ fn records(config: &Config, store: &store::Config) -> Records {
         _ if config.model_file.is_some() => {
             closed("NO_STORE", "one file is served and no store: there is nothing to change; serve a folder of models")
         }
-        _ => {
-            let place = store.state.as_deref().unwrap_or(store);
-            match (&place.root, &place.remote) {
-                (Location::Folder(root), _) if store.state.is_some() => Records::in_state(root),
-                (Location::Folder(root), _) => Records::in_folder(root),
-                (Location::Bucket(_), Some(remote)) => Records::in_bucket(remote.bucket().clone()),
-                (Location::Bucket(_), None) => closed("NO_STORE", "no bucket is served: there is nothing to change"),
-            }
-        }
+        _ => records_in(store),
+    }
+}
+
+/// Where they are, whoever may write them; of one file that is served alone, nowhere.
+fn records_in(store: &store::Config) -> Records {
+    let place = store.state.as_deref().unwrap_or(store);
+    match (&place.root, &place.remote) {
+        (Location::Folder(root), _) if store.state.is_some() => Records::in_state(root),
+        (Location::Folder(root), _) => Records::in_folder(root),
+        (Location::Bucket(_), Some(remote)) => Records::in_bucket(remote.bucket().clone()),
+        (Location::Bucket(_), None) => closed("NO_STORE", "no bucket is served: there is nothing to change"),
     }
 }
 

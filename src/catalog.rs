@@ -41,6 +41,8 @@ pub struct ModelEntry {
     pub pending: Option<Pending>,
     /// Why nobody gets an answer at present, where an operator said so.
     pub disabled: Option<String>,
+    /// Whether servables of it are still to be made anew, with other options.
+    pub remade: bool,
     /// Each option with who said it, but for what a version says of itself.
     pub settings: Arc<[Setting]>,
     /// What is wrong with the model as a whole, e.g. a bad model.yaml.

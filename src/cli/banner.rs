@@ -207,6 +207,7 @@ mod tests {
             revision: 0,
             pending: None,
             disabled: None,
+            remade: false,
             settings: Default::default(),
             message: None,
             refused: Default::default(),

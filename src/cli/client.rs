@@ -1,7 +1,11 @@
 //! A caller's side of the two services: the connection, a call that is tried again where the server asks for it, and what
 //! an error says.
 
-use std::{fmt, future::Future, time::Duration};
+use std::{
+    fmt,
+    future::Future,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, anyhow};
 use prost::Message;
@@ -84,7 +88,15 @@ pub fn call<T>(message: T, timeout: Duration) -> tonic::Request<T> {
 
 /// Calls until it succeeds, is refused for good or has been tried often enough: UNAVAILABLE is tried again, after the time
 /// that the server names or else a growing one.
-pub async fn with_retries<T, F>(mut call: impl FnMut() -> F) -> Result<T, Failure>
+pub async fn with_retries<T, F>(call: impl FnMut() -> F) -> Result<T, Failure>
+where
+    F: Future<Output = Result<Response<T>, Status>>,
+{
+    with_retries_until(None, call).await
+}
+
+/// The same, with no attempt that would begin later.
+pub async fn with_retries_until<T, F>(until: Option<Instant>, mut call: impl FnMut() -> F) -> Result<T, Failure>
 where
     F: Future<Output = Result<Response<T>, Status>>,
 {
@@ -94,7 +106,9 @@ where
             Ok(response) => return Ok(response.into_inner()),
             Err(status) => Failure::from(status),
         };
-        let Some(wait) = failure.wait(attempt, fastrand::f64()) else {
+        let wait = failure.wait(attempt, fastrand::f64());
+        let in_time = |wait: &Duration| until.is_none_or(|until| Instant::now() + *wait < until);
+        let Some(wait) = wait.filter(in_time) else {
             return Err(failure);
         };
         tokio::time::sleep(wait).await;
@@ -132,13 +146,23 @@ impl Failure {
         &self.reason
     }
 
+    /// Whether what was asked for may have been done all the same.
+    pub fn is_uncertain(&self) -> bool {
+        matches!(
+            self.code,
+            Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown | Code::Internal
+        )
+    }
+
     pub fn message(&self) -> &str {
         &self.message
     }
 
     /// How long to wait before the next attempt; `None` gives up. `draw` from 0 to 1 spreads callers who failed together.
     fn wait(&self, attempt: u32, draw: f64) -> Option<Duration> {
-        if self.code != Code::Unavailable || attempt >= ATTEMPTS_MAX {
+        // An operator's decision is not over in a moment.
+        let decided = self.reason == "MODEL_DISABLED";
+        if self.code != Code::Unavailable || decided || attempt >= ATTEMPTS_MAX {
             return None;
         }
         let wait = match self.retry {

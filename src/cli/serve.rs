@@ -94,6 +94,10 @@ fn check_source(config: &Config) -> anyhow::Result<()> {
     if let Some(store) = config.store.model_store.as_ref().and_then(Location::folder) {
         std::fs::read_dir(store).with_context(|| format!("the model store {}", store.display()))?;
     }
+    if let Some(state) = config.store.state.as_ref().and_then(Location::folder) {
+        let missing = "an empty folder is a state in which nothing was decided yet; make it first";
+        std::fs::read_dir(state).with_context(|| format!("state: {}: {missing}", state.display()))?;
+    }
     Ok(())
 }
 

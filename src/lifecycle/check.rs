@@ -19,8 +19,8 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    model::{ModelName, ModelYaml, Version},
-    store::{self, ModelFolder, StoreListing, VersionFolder},
+    model::{ModelName, ModelYaml, Route, Version},
+    store::{self, ModelFolder, StoreListing, TextFile, VersionFolder},
 };
 
 /// One thing that is wrong.
@@ -104,6 +104,9 @@ fn findings(listing: &StoreListing, defaults: &ModelYaml) -> Vec<Finding> {
 fn findings_of_model(name: &ModelName, folder: &ModelFolder, defaults: &ModelYaml, findings: &mut Vec<Finding>) {
     let mut report = |message: &str| findings.push(Finding::Problem(Problem::new(Some(name), None, message)));
     folder.problems.iter().for_each(|message| report(message));
+    if let Some(Err(message)) = folder.route_yaml.as_ref().map(read_route) {
+        report(&message);
+    }
     let yaml = match read_yaml(folder.model_yaml.as_ref()) {
         Ok(yaml) => yaml,
         Err(message) => return report(&message),
@@ -127,6 +130,11 @@ fn findings_of_model(name: &ModelName, folder: &ModelFolder, defaults: &ModelYam
             options: options.clone(),
         })
     }));
+}
+
+fn read_route(file: &TextFile) -> Result<Route, String> {
+    let text = file.text.as_ref().map_err(|why| format!("route.yaml: {why}"))?;
+    Route::parse(text).map_err(|error| error.message().to_owned())
 }
 
 // === impl Checker ===
@@ -163,7 +171,7 @@ impl Checker<'_> {
 
 impl Problem {
     fn new(model: Option<&ModelName>, version: Option<Version>, message: &str) -> Self {
-        const FILES: [&str; 4] = ["model.yaml", "version.yaml", "example.json", "normalizer.json"];
+        const FILES: [&str; 5] = ["model.yaml", "route.yaml", "version.yaml", "example.json", "normalizer.json"];
         // Errors of the files that people write begin with the file's name.
         let file = FILES.into_iter().find(|file| message.starts_with(file));
         Self {

@@ -252,6 +252,7 @@ fn entry_of(name: &ModelName, model: &ModelState<Servable>) -> ModelEntry {
         pending: model.route.pending(),
         // At once: whoever disables a model does not wait for a version.
         disabled: model.route.wanted().disabled.as_ref().map(|disabled| disabled.reason.clone()),
+        remade: model.is_remade(),
         settings: model.settings.clone(),
         message: (!messages.is_empty()).then(|| messages.join("; ")),
         refused: Refused { model_yaml: model.message.clone(), route_yaml: model.route.message().cloned() },

@@ -65,6 +65,11 @@ impl<T> ModelState<T> {
         aspired.all(|version| version.serving.is_some() || version.failure.is_some())
     }
 
+    /// Whether some servable is still to be made anew, with other options.
+    pub fn is_remade(&self) -> bool {
+        self.versions.values().any(|version| version.aspired && version.is_remade(&self.options))
+    }
+
     pub fn serves(&self) -> bool {
         self.versions.values().any(|version| version.serving.is_some())
     }

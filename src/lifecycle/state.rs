@@ -136,6 +136,12 @@ impl<T> VersionState<T> {
         }
     }
 
+    /// Whether its servable is still to be made anew, with other options.
+    pub fn is_remade(&self, options: &Arc<ModelYaml>) -> bool {
+        let failed = self.failure.as_ref().is_some_and(|failure| self.is_about_this(failure, options));
+        !failed && matches!(self.serving_view(options), Serving::Stale)
+    }
+
     /// Whether a failure is of the files and options that are there now.
     fn is_about_this(&self, failure: &Failure, options: &Arc<ModelYaml>) -> bool {
         let same_files =

@@ -41,6 +41,8 @@ pub struct Written {
     pub time: String,
     /// The version whose readiness the caller may wait for.
     pub awaits: Option<Version>,
+    /// Whether it is the servables that are made anew which it waits for.
+    pub remakes: bool,
 }
 
 /// What came of a change on this replica.
@@ -99,6 +101,7 @@ impl Operator {
             found => found?,
         };
         let last_written = self.last_written(&shown.name);
+        let remakes = matches!(change, Change::Reload);
         for _ in 0..ATTEMPTS_MAX {
             let record = self.records.read(&shown.name).await?;
             let route = parse(&record)?;
@@ -111,6 +114,7 @@ impl Operator {
                     repeated: true,
                     time: entry.time.clone(),
                     awaits: change.awaits(&Route { stable: entry.stable, ..Route::default() }),
+                    remakes,
                 });
             }
             let known = self.known_revision(&shown, &route).await?;
@@ -122,7 +126,14 @@ impl Operator {
             let time = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
             let Some(mut next) = change.apply(&route, revision, shown.known, &asked, time.clone())? else {
                 let awaits = change.awaits(&route);
-                return Ok(Written { revision, stable: route.stable, repeated: false, time: String::new(), awaits });
+                return Ok(Written {
+                    revision,
+                    stable: route.stable,
+                    repeated: false,
+                    time: String::new(),
+                    awaits,
+                    remakes,
+                });
             };
             let nonce = nonce()?;
             next.nonce = Some(nonce.clone());
@@ -134,7 +145,14 @@ impl Operator {
                 );
                 self.tell().await;
                 let awaits = change.awaits(&next);
-                return Ok(Written { revision: revision + 1, stable: next.stable, repeated: false, time, awaits });
+                return Ok(Written {
+                    revision: revision + 1,
+                    stable: next.stable,
+                    repeated: false,
+                    time,
+                    awaits,
+                    remakes,
+                });
             }
         }
         let expected = asked.expected_revision.unwrap_or(shown.revision);
@@ -143,11 +161,11 @@ impl Operator {
 
     /// Waits until this replica follows the route of that revision and serves the version, until it is known that it will not,
     /// or until the time is up.
-    pub async fn settled(&self, model: &str, awaits: Option<Version>, revision: u64, deadline: Instant) -> Settled {
+    pub async fn settled(&self, model: &str, written: &Written, deadline: Instant) -> Settled {
         let mut changes = self.catalog.changes();
         loop {
             let verdict = match self.catalog.load().model(model) {
-                Ok(entry) => verdict(entry, awaits, revision),
+                Ok(entry) => verdict(entry, written),
                 Err(error) => Err(error.message().to_owned()),
             };
             let waits_for = match verdict {
@@ -229,7 +247,9 @@ impl Operator {
 fn find<'a>(snapshot: &'a Snapshot, model: &str) -> Result<&'a Arc<ModelEntry>> {
     match snapshot.model(model) {
         Err(_) if !snapshot.scanned => {
-            Err(Error::unavailable("STARTING", "the server is reading its model store", RETRY_LATER))
+            let trouble = snapshot.store_trouble.as_ref().map(|trouble| format!(", in vain so far: {trouble}"));
+            let message = format!("the server is reading its model store{}", trouble.unwrap_or_default());
+            Err(Error::unavailable("STARTING", message, RETRY_LATER))
         }
         found => found,
     }
@@ -249,7 +269,8 @@ fn must_serve(change: &Change) -> bool {
 }
 
 /// What a waiting caller is told; `Err` says what is still waited for.
-fn verdict(entry: &ModelEntry, awaits: Option<Version>, revision: u64) -> Result<Settled, String> {
+fn verdict(entry: &ModelEntry, written: &Written) -> Result<Settled, String> {
+    let Written { revision, awaits, .. } = *written;
     if entry.known_revision() < revision {
         return Err(format!("this replica has not read revision {revision} yet"));
     }
@@ -259,6 +280,9 @@ fn verdict(entry: &ModelEntry, awaits: Option<Version>, revision: u64) -> Result
             (why, _) => Err(format!("version {} is {}", pending.version, why.as_str())),
         };
     }
+    if written.remakes {
+        return remade(entry);
+    }
     let state = awaits.map(|version| (version, entry.versions.get(&version).map(|known| known.state)));
     match state {
         None | Some((_, Some(State::Ready))) => Ok(Settled::Ready),
@@ -266,6 +290,20 @@ fn verdict(entry: &ModelEntry, awaits: Option<Version>, revision: u64) -> Result
         // A newer route may have left it again.
         Some(_) if entry.revision > revision => Ok(Settled::Ready),
         Some((version, _)) => Err(format!("version {version} is loading")),
+    }
+}
+
+/// Of a reload.
+fn remade(entry: &ModelEntry) -> Result<Settled, String> {
+    let failed = entry
+        .versions
+        .values()
+        .filter(|version| version.state == State::Ready)
+        .find_map(|version| version.cause.clone());
+    match (entry.remade, failed) {
+        (true, _) => Err("its servables are being made anew".to_owned()),
+        (false, Some(error)) => Ok(Settled::Failed(error)),
+        (false, None) => Ok(Settled::Ready),
     }
 }
 

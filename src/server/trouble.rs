@@ -59,6 +59,7 @@ mod tests {
             revision: 0,
             pending: None,
             disabled: None,
+            remade: false,
             settings: Default::default(),
             message: Some("route.yaml: no such version".into()),
             refused: Default::default(),

@@ -47,6 +47,14 @@ pub fn init(format: Format, level: &str) -> Result<Level, String> {
 
 /// What `init` and `Level::set` would say to this filter.
 pub fn check_level(level: &str) -> Result<(), String> {
+    const WORDS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let is_word = |part: &&str| part.contains('=') || WORDS.iter().any(|word| word.eq_ignore_ascii_case(part.trim()));
+    // The library takes any other word for a part of the program, of which it would then show all, and of the rest nothing.
+    if let Some(part) = level.split(',').find(|part| !is_word(part)) {
+        return Err(format!(
+            "'{part}' is no level: write off, error, warn, info, debug or trace, or PART=LEVEL as in sconce::lifecycle=debug"
+        ));
+    }
     filter(level).map(drop).map_err(|error| format!("{error}; write e.g. info or info,sconce::lifecycle=debug"))
 }
 
@@ -185,6 +193,16 @@ mod tests {
         assert!(line.ends_with('\n'));
         assert!(!line.trim_end_matches('\n').chars().any(breaks_or_steers), "{line}");
         assert!(line.contains("model=a\\nINFO forged\\r\\u001b[2Jb\\u0085c\\u2028d\\u202ee\\u0000f"), "{line}");
+    }
+
+    #[test]
+    fn a_word_that_is_no_level_is_named() {
+        for level in ["info", "WARN", "off", "info,sconce::lifecycle=debug", "sconce=trace"] {
+            assert_eq!(check_level(level), Ok(()), "{level}");
+        }
+        for level in ["wran", "info,foo", "sconce::x=blah", ""] {
+            assert!(check_level(level).is_err(), "{level}");
+        }
     }
 
     #[test]

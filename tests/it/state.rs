@@ -14,6 +14,7 @@ use crate::{
         adders::{ADDER, adders, answering, version},
         assert_refused, call, eventually, process,
         s3::S3,
+        sconce,
     },
     proto::*,
 };
@@ -91,7 +92,8 @@ async fn what_is_decided_lies_there_and_the_store_is_only_read() {
 
 #[tokio::test]
 async fn without_it_status_lies_in_the_store_until_the_server_ends() {
-    let server = Server::start(adders(1..=1), &["--pre-stop-delay=0ms"]).await;
+    // Whoever writes the routes.
+    let server = Server::start(adders(1..=1), &["--pre-stop-delay=0ms", "--routes=external"]).await;
     let model = server.store.path().join(ADDER);
     eventually("its status", PATIENCE, async || (statuses(&model.join(".sconce")) == 1).then_some(())).await;
     let store = stopped(server).await;
@@ -99,15 +101,16 @@ async fn without_it_status_lies_in_the_store_until_the_server_ends() {
 }
 
 #[tokio::test]
-async fn nothing_serves_before_the_routes_are_known_and_everything_when_they_are_away_later() {
+async fn a_state_that_is_not_there_is_refused_and_one_that_goes_away_is_waited_for() {
     let store = adders(1..=2);
     let state = store.beside("state");
-    let server = Server::begin(store, &[&format!("--state={}", state.display()), POLL]).await;
-    eventually("its trouble in the log", PATIENCE, async || server.log().contains("state").then_some(())).await;
-    assert!(answering(&server, None).await.is_err(), "a route may have ruled out what the store has");
+    let option = format!("--state={}", state.display());
+    let refused = sconce().arg("serve").arg("--model-store").arg(store.path()).arg(&option).output().expect("it runs");
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && said.contains("state") && said.contains("make it first"), "{said}");
     fs::create_dir_all(state.join(ADDER)).expect("a folder");
     fs::write(state.join("adder/route.yaml"), "stable: 1.0.1\n").expect("a file");
-    server.ready().await;
+    let server = Server::start(store, &[&option, POLL]).await;
     assert_eq!(answering(&server, None).await.expect("an answer"), 1);
 
     let away = state.with_extension("away");

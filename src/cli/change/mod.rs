@@ -9,7 +9,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Context;
 use clap::{Args, Subcommand};
 use tonic::{Response, Status, transport::Channel};
 
@@ -175,13 +174,23 @@ pub fn run(verb: &Verb) -> anyhow::Result<ExitCode> {
         if let Some(waiting) = waiting {
             waiting.end().await;
         }
-        answer.with_context(|| format!("the id of this request was {}", asked.request_id))
+        answer.map_err(|failure| said(failure, &asked.request_id))
     })?;
     print(&match args.admin.json {
         true => answer::to_json(verb.model(), &asked, &answer).to_string() + "\n",
         false => answer::for_people(verb.model(), &answer),
     })?;
     answer::verdict(&answer, args.no_wait)
+}
+
+/// What is refused was not made; of anything else nobody knows, and it may be asked for again.
+fn said(failure: Failure, request_id: &str) -> anyhow::Error {
+    match failure.is_uncertain() {
+        false => failure.into(),
+        true => anyhow::anyhow!(
+            "{failure}\nwhether it was written is not known: ask again with --request-id {request_id}, and it is made once"
+        ),
+    }
 }
 
 // === impl Verb ===
@@ -223,7 +232,7 @@ impl Verb {
         timeout: Duration,
     ) -> Result<ChangeResponse, Failure> {
         let until = Instant::now() + timeout;
-        client::with_retries(|| {
+        client::with_retries_until(Some(until), || {
             // An attempt that has no time left still hears why.
             let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(100));
             self.call(client.clone(), asked.clone(), left)

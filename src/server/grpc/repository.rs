@@ -100,7 +100,8 @@ impl Repository {
             model: model.to_owned(),
             change,
             asked: Asked { caller, reason, request_id: String::new(), expected_revision: None },
-            answer_by: Some(patience(arrival.at, arrival.deadline)),
+            answer_by: patience(arrival.at, arrival.deadline),
+            waits: true,
         };
         carry_out(&self.control, self.phases.clone(), order).await.map(drop)
     }

@@ -89,6 +89,7 @@ mod tests {
             revision: 0,
             pending: None,
             disabled: None,
+            remade: false,
             settings: Default::default(),
             message: Some("model.yaml:\nbroken".into()),
             refused: Default::default(),

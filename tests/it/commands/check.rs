@@ -57,6 +57,8 @@ fn check_names_everything_that_is_wrong() {
         .file("lies/1.0.0/version.yaml", format!("files:\n  model.onnx: {{ sha256: {} }}\n", "0".repeat(64)))
         .model("named", "1.0.0", fixture("onnx/tiny.onnx"))
         .file("named/newest/model.onnx", "")
+        .model("routed", "1.0.0", fixture("onnx/tiny.onnx"))
+        .file("routed/route.yaml", "# who\nstabel: 1.0.0\n")
         .file("none/model.yaml", "");
     let (code, said) = checked(&store, &[]);
     assert_eq!(code, Some(1), "{said}");
@@ -67,7 +69,8 @@ fn check_names_everything_that_is_wrong() {
         "lies 1.0.0: the sha256 of 'model.onnx' is ",
         "named: folder 'newest' is not a version",
         "none: the model has no version",
-        "\n6 problems\n",
+        "routed route.yaml:2: unknown field `stabel`",
+        "\n7 problems\n",
     ] {
         assert!(said.contains(words), "'{words}' is not in\n{said}");
     }
@@ -75,7 +78,7 @@ fn check_names_everything_that_is_wrong() {
 
     let (code, said) = checked(&store, &["--json"]);
     let problems: Vec<Value> = serde_json::from_str(&said).expect("a JSON list");
-    assert_eq!((code, problems.len()), (Some(1), 6));
+    assert_eq!((code, problems.len()), (Some(1), 7));
     let key = problems.iter().find(|problem| problem["model"] == "key").expect("it is there");
     assert_eq!((&key["file"], &key["line"]), (&json!("model.yaml"), &json!(2)));
 }

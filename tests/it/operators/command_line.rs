@@ -37,7 +37,10 @@ async fn each_verb_does_what_it_says() {
     server.reaches("tiny", "1.0.0", VersionState::Ready).await;
     changed(&server, &["unload", "tiny", "1.0.0"]);
     server.reaches("tiny", "1.0.0", VersionState::Available).await;
-    changed(&server, &["reload", "tiny"]);
+    let ready = || server.log().matches("version ready").count();
+    let before = ready();
+    assert_eq!(changed(&server, &["reload", "tiny"])["settled"], "ready");
+    assert!(ready() > before, "it is answered when the servables are made anew");
     changed(&server, &["disable", "tiny", "--reason=bad ticks"]);
     assert!(answering(&server).await.expect_err("it is disabled").message().contains("bad ticks"));
     changed(&server, &["enable", "tiny"]);
@@ -56,7 +59,7 @@ async fn each_verb_does_what_it_says() {
 async fn what_fails_says_why_and_ends_with_1() {
     let server = Server::start(two_versions(), &[]).await;
     fails(&server, &["promote", "tiny", "9.0.0"], 1, &["NOT_FOUND (VERSION_NOT_FOUND)", "1.1.0"]);
-    fails(&server, &["promote", "other", "1.0.0"], 1, &["MODEL_NOT_FOUND", "the id of this request was"]);
+    fails(&server, &["promote", "other", "1.0.0"], 1, &["MODEL_NOT_FOUND", "the models are tiny"]);
     fails(&server, &["rollback", "tiny", "--expected-revision=7"], 1, &["ABORTED (REVISION_MOVED)"]);
     fails(&server, &["label", "tiny"], 2, &["NAME=VERSION"]);
     fails(&server, &["log-level", "sconce=loud"], 1, &["INVALID_LOG_LEVEL"]);

@@ -5,10 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::time::timeout_at;
 use tonic::Request;
 
 use crate::{
-    error::Result,
+    error::{Error, Result},
     model::Version,
     rollout::{self, Change, Written},
     server::{
@@ -34,8 +35,10 @@ pub struct Order {
     pub model: String,
     pub change: Change,
     pub asked: rollout::Asked,
-    /// When the caller must have its answer; `None` where it does not wait for what comes of the change.
-    pub answer_by: Option<Instant>,
+    /// When the caller must have its answer.
+    pub answer_by: Instant,
+    /// Whether it waits for what comes of the change.
+    pub waits: bool,
 }
 
 /// A caller without a deadline waits no longer than this.
@@ -57,7 +60,8 @@ impl Order {
             model,
             change,
             asked: rollout::Asked { caller, reason, request_id, expected_revision },
-            answer_by: (!no_wait).then(|| patience(arrival.at, arrival.deadline)),
+            answer_by: patience(arrival.at, arrival.deadline),
+            waits: !no_wait,
         })
     }
 }
@@ -65,7 +69,7 @@ impl Order {
 /// Writes the change and waits for what comes of it here. The write goes on when the caller goes away meanwhile: what was
 /// begun is finished and told.
 pub async fn carry_out(control: &Control, mut phases: Phases, order: Order) -> Result<ChangeResponse> {
-    let Order { model, change, asked, answer_by } = order;
+    let Order { model, change, asked, answer_by, waits } = order;
     let writing = {
         let (control, model) = (control.clone(), model.clone());
         async move {
@@ -76,11 +80,14 @@ pub async fn carry_out(control: &Control, mut phases: Phases, order: Order) -> R
             Ok(written)
         }
     };
-    let written: Written = tokio::spawn(writing).await.unwrap_or_else(|_| Err(panicked()))?;
-    let (settled, message) = match answer_by {
-        None => (Settled::Unspecified, String::new()),
-        Some(until) => tokio::select! {
-            settled = control.operator.settled(&model, written.awaits, written.revision, until.into()) => told(settled),
+    let written = match timeout_at(answer_by.into(), tokio::spawn(writing)).await {
+        Ok(written) => written.unwrap_or_else(|_| Err(panicked()))?,
+        Err(_) => return Err(unanswered()),
+    };
+    let (settled, message) = match waits {
+        false => (Settled::Unspecified, String::new()),
+        true => tokio::select! {
+            settled = control.operator.settled(&model, &written, answer_by.into()) => told(settled),
             _ = phases.closing() => (Settled::Pending, "this server is going away".to_owned()),
         },
     };
@@ -92,6 +99,12 @@ pub async fn carry_out(control: &Control, mut phases: Phases, order: Order) -> R
         settled: settled.into(),
         message,
     })
+}
+
+fn unanswered() -> Error {
+    let message = "the store has not answered in the time of this call; the change may still be written: ask again with the same \
+                   request id, and it is made once";
+    Error::unavailable("STORE_UNAVAILABLE", message, WAY_MAX)
 }
 
 /// When the answer must leave, so that it arrives in time.
