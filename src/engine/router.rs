@@ -79,7 +79,14 @@ fn not_serving(entry: &ModelEntry, version: Version) -> Error {
         Some(State::Ready) => Error::new(
             Code::FailedPrecondition,
             "NO_STABLE_VERSION",
-            format!("route.yaml of model '{name}' rejects every version that is ready; name a version or a label"),
+            match &entry.refused.route_yaml {
+                Some(why) => {
+                    format!("model '{name}' has no version for calls that name none, for it is not known: {why}")
+                }
+                None => format!(
+                    "route.yaml of model '{name}' rejects every version that is ready; name a version or a label"
+                ),
+            },
         ),
         Some(State::Loading | State::Draining) => {
             let message = format!("model '{name}' version {version} is being loaded");

@@ -55,13 +55,15 @@ impl RouteState {
         self.message.as_ref()
     }
 
-    /// Takes the wanted route, if its stable is ready. `why` says of a version that is not, what it waits for.
+    /// Takes the wanted route, if its stable is ready. Where route.yaml cannot be read and never could, nobody knows what is wanted:
+    /// none is taken then, for it may pin a version or reject one. `why` says of a version that is not, what it waits for.
     pub fn settle(&mut self, is_ready: impl Fn(Version) -> bool, why: impl Fn(Version) -> PendingWhy) {
         self.waits = match self.wanted.stable {
             Stable::Pinned(version) if !is_ready(version) => Some(why(version)),
             _ => None,
         };
-        if self.waits.is_none() {
+        let is_known = self.message.is_none() || self.taken.is_some();
+        if self.waits.is_none() && is_known {
             self.taken = Some((self.wanted.clone(), self.revision));
         }
     }

@@ -151,3 +151,17 @@ async fn a_stable_that_fails_changes_nothing_but_what_is_said() {
     assert!(!summary(&server).await.message.contains("waits"));
     server.assert_unharmed().await;
 }
+
+#[tokio::test]
+async fn a_server_that_starts_over_a_route_it_cannot_read_does_not_guess() {
+    let store = adders(1..=2).file("adder/route.yaml", "stable: 1.0.1\nrejected: [1.0.2\n");
+    let server = Server::start(store, &OPTIONS).await;
+    let refused = answering(&server, None).await;
+    let status = assert_refused("the pin is not known", refused, Code::FailedPrecondition, "NO_STABLE_VERSION");
+    assert!(status.message().contains("route.yaml"), "{}", status.message());
+    let named = answering(&server, Some(Select::Version("1.0.2".into()))).await;
+    assert_eq!(named.expect("whoever names a version knows what it wants"), 2);
+    write_route(&server, "stable: 1.0.1\n");
+    eventually("the route holds", PATIENCE, async || (answering(&server, None).await.ok()? == 1).then_some(())).await;
+    server.assert_unharmed().await;
+}
