@@ -39,6 +39,9 @@ pub struct Cores {
     next: AtomicUsize,
 }
 
+/// Short beside the deadlines of calls, and nothing beside what an idle process may use.
+const TICK: Duration = Duration::from_millis(100);
+
 /// How the rest of the process speaks to one core.
 struct Inbox {
     jobs: Mutex<Vec<Job>>,
@@ -319,6 +322,7 @@ fn run_core(inbox: &Inbox, cores: usize, loop_budget: Duration, reaper: &Reaper,
         seat,
     }));
     runtime.spawn(take_turns(wake));
+    runtime.spawn(tick());
     runtime.block_on(follow(inbox, reaper));
     // First the tasks, whose callers are told by the closing of their connections; then the sessions.
     drop(runtime);
@@ -361,10 +365,19 @@ async fn take_turns(wake: Arc<Notify>) {
     }
 }
 
+/// The runtime wakes itself, with a system call, whenever a timer is set that is due before all others; calls set timers all the
+/// time. One that is always due soon spares them that.
+async fn tick() {
+    let mut ticks = tokio::time::interval(TICK);
+    loop {
+        ticks.tick().await;
+    }
+}
+
 /// Returns at that moment. The runtime's timer knows milliseconds only: the last one is spent on the sockets, turn by turn.
 async fn reach(until: Instant) {
-    const TICK: Duration = Duration::from_millis(2);
-    if let Some(early) = until.checked_sub(TICK).filter(|early| *early > Instant::now()) {
+    const COARSE: Duration = Duration::from_millis(2);
+    if let Some(early) = until.checked_sub(COARSE).filter(|early| *early > Instant::now()) {
         tokio::time::sleep_until(early.into()).await;
     }
     while Instant::now() < until {
