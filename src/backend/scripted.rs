@@ -21,6 +21,8 @@ use crate::{
 pub struct Scripted {
     pub signature: Signature,
     pub runs: Arc<Mutex<Vec<Vec<f64>>>>,
+    /// On which thread each run was.
+    pub threads: Arc<Mutex<Vec<String>>>,
     pub gate: Arc<Mutex<()>>,
     pub gains_by_joining: bool,
     /// How long every run takes.
@@ -29,6 +31,7 @@ pub struct Scripted {
 
 struct ScriptedSession {
     runs: Arc<Mutex<Vec<Vec<f64>>>>,
+    threads: Arc<Mutex<Vec<String>>>,
     gate: Arc<Mutex<()>>,
     pause: Duration,
     end: Arc<End>,
@@ -54,6 +57,7 @@ impl Scripted {
         Self {
             signature: Signature { inputs: vec![spec("x")], outputs: vec![spec("y")] },
             runs: Arc::default(),
+            threads: Arc::default(),
             gate: Arc::default(),
             gains_by_joining: true,
             pause: Duration::ZERO,
@@ -77,6 +81,7 @@ impl Executable for Scripted {
     fn session(&self) -> Result<Box<dyn Session>> {
         Ok(Box::new(ScriptedSession {
             runs: self.runs.clone(),
+            threads: self.threads.clone(),
             gate: self.gate.clone(),
             pause: self.pause,
             end: Arc::default(),
@@ -91,6 +96,8 @@ impl Session for ScriptedSession {
         std::thread::park_timeout(self.pause);
         let values: Vec<f64> = bytemuck::pod_collect_to_vec(call.inputs[0].data);
         self.runs.lock().expect("no holder panics").push(values.clone());
+        let thread = std::thread::current().name().unwrap_or_default().to_owned();
+        self.threads.lock().expect("no holder panics").push(thread);
         assert!(!values.contains(&PANICS), "as the script says");
         if values.contains(&FAILS) {
             return Err(Error::internal("BACKEND_FAILED", "as the script says"));

@@ -148,11 +148,11 @@ impl Servable {
         let runtime = self.runtime.upgrade().ok_or_else(draining)?;
         let deadline = work.deadline;
         let (rows, rows_max) = (work.rows, self.shared.manifest.max_batch_size);
-        let works: SmallVec<[Work; 1]> = match self.shared.joinable && rows > rows_max {
-            true => split::parts(work, &self.shared.signature, rows_max).into(),
-            false => smallvec![work],
+        let (works, largest): (SmallVec<[Work; 1]>, usize) = match self.shared.joinable && rows > rows_max {
+            true => (split::parts(work, &self.shared.signature, rows_max).into(), rows_max),
+            false => (smallvec![work], rows),
         };
-        let place = self.place(rows.min(rows_max), runtime.loop_budget());
+        let place = self.place(largest, runtime.loop_budget());
         let enqueued = Instant::now();
         let mut pendings = Pendings::new();
         let mut answers: SmallVec<[_; 1]> = SmallVec::new();

@@ -334,3 +334,21 @@ fn what_holds_up_a_core_is_ended_and_goes_on_elsewhere_and_harms_nobody_else() {
     // The thread comes back, too: its run was ended when nobody waited for it any more.
     assert_eq!(bench.together(vec![work(&[5.0])]), [Ok(vec![10.0])]);
 }
+
+#[test]
+fn a_request_that_runs_whole_runs_where_the_whole_of_it_fits() {
+    for (batch, large) in [(false, "run-m-0"), (true, "core-0")] {
+        let scripted = Scripted::new(batch);
+        let threads = scripted.threads.clone();
+        // 64 rows fit the loop's budget of a millisecond, a thousand do not, whatever the first run has taught; in parts they do.
+        let bench = bench(scripted, 2.0, "");
+        bench.together(vec![work(&[1.0])]);
+        let many: Vec<f64> = (0..1000).map(f64::from).collect();
+        assert_eq!(bench.together(vec![work(&many)])[0].as_ref().map(Vec::len), Ok(1000));
+        let threads = threads.lock().expect("no holder panics");
+        assert_eq!(
+            (threads.first().map(String::as_str), threads.last().map(String::as_str)),
+            (Some("core-0"), Some(large))
+        );
+    }
+}
