@@ -35,6 +35,7 @@ struct ScriptedSession {
     gate: Arc<Mutex<()>>,
     pause: Duration,
     end: Arc<End>,
+    was_ended: bool,
 }
 
 /// Ends a run that hangs.
@@ -48,6 +49,8 @@ pub const FAILS: f64 = -1.0;
 pub const PANICS: f64 = -2.0;
 /// A run with this row goes on until it is ended.
 pub const HANGS: f64 = -3.0;
+/// The first run of a session with this row is ended by a stop that was meant for the run before.
+pub const ENDED_FOR_ANOTHER: f64 = -4.0;
 
 // === impl Scripted ===
 
@@ -85,6 +88,7 @@ impl Executable for Scripted {
             gate: self.gate.clone(),
             pause: self.pause,
             end: Arc::default(),
+            was_ended: false,
         }))
     }
 }
@@ -101,6 +105,9 @@ impl Session for ScriptedSession {
         assert!(!values.contains(&PANICS), "as the script says");
         if values.contains(&FAILS) {
             return Err(Error::internal("BACKEND_FAILED", "as the script says"));
+        }
+        if values.contains(&ENDED_FOR_ANOTHER) && !std::mem::replace(&mut self.was_ended, true) {
+            return Err(stopped());
         }
         if values.contains(&HANGS) {
             return Err(self.end.hang());
@@ -123,8 +130,12 @@ impl End {
         while !self.ended.swap(false, Ordering::AcqRel) {
             std::thread::park();
         }
-        Error::new(Code::DeadlineExceeded, RUN_STOPPED, "as the script says")
+        stopped()
     }
+}
+
+fn stopped() -> Error {
+    Error::new(Code::DeadlineExceeded, RUN_STOPPED, "as the script says")
 }
 
 impl Stopper for End {

@@ -88,13 +88,17 @@ impl Instance {
                 let _ = pending.reply.send(Err(Error::deadline_exceeded("while its batch ran")));
                 continue;
             }
-            match self.run_alone(shared, &pending.work, started) {
+            let mut outputs = self.run_alone(shared, &pending.work, started);
+            if was_stopped(&outputs) && self.seat.is_core() {
                 // It was ended for the sake of the others on this core: it may take its time elsewhere.
-                Err(error) if error.reason() == RUN_STOPPED && self.seat.is_core() => {
-                    let _ = pending.reply.send(Ok(Outcome::Elsewhere(pending.work)));
-                }
-                outputs => finish(shared, pending, outputs, started),
+                let _ = pending.reply.send(Ok(Outcome::Elsewhere(pending.work)));
+                continue;
             }
+            if was_stopped(&outputs) && pending.deadline().is_none_or(|deadline| deadline > Instant::now()) {
+                // Somebody still waits for it: the stop was meant for the run before, and came too late for that.
+                outputs = self.run_alone(shared, &pending.work, Instant::now());
+            }
+            finish(shared, pending, outputs, started);
         }
     }
 
@@ -182,6 +186,10 @@ impl Drop for Instance {
     fn drop(&mut self) {
         self.seat.leave(self.servable);
     }
+}
+
+fn was_stopped<T>(outcome: &Result<T>) -> bool {
+    outcome.as_ref().is_err_and(|error| error.reason() == RUN_STOPPED)
 }
 
 /// The outputs of a joined run, and which outputs of the signature they are.

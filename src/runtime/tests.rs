@@ -9,7 +9,7 @@ use super::{Config, Done, Marker, Runtime, Servable, ServableConfig, Work};
 use crate::{
     backend::{
         Executable,
-        scripted::{FAILS, HANGS, PANICS, Scripted},
+        scripted::{ENDED_FOR_ANOTHER, FAILS, HANGS, PANICS, Scripted},
     },
     error::Result,
     model::{
@@ -350,5 +350,13 @@ fn a_request_that_runs_whole_runs_where_the_whole_of_it_fits() {
             (threads.first().map(String::as_str), threads.last().map(String::as_str)),
             (Some("core-0"), Some(large))
         );
+    }
+}
+
+#[test]
+fn a_stop_that_was_meant_for_the_run_before_harms_nobody() {
+    for micros in [1.0, 5000.0] {
+        let bench = bench(Scripted::new(true), micros, "");
+        assert_eq!(bench.together(vec![work(&[ENDED_FOR_ANOTHER])]), [Ok(vec![2.0 * ENDED_FOR_ANOTHER])]);
     }
 }

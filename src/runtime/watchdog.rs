@@ -187,12 +187,17 @@ impl Seat {
         (until != 0 && until <= now).then_some((Wrong::Late, since))
     }
 
-    /// Deals with a run once. Another that has begun meanwhile may be ended in its place; it is then run anew elsewhere.
+    /// Deals with a run once. One that begins in the very moment of the stop may be ended in its place, and is run again.
     fn look(&self, now: u64) {
         let Some((wrong, since)) = self.wrong(now) else { return };
         self.dealt_with.store(since, Ordering::Relaxed);
         let sitting = self.sitting.lock().expect("no holder panics: this is a bug");
-        let Some(Sitting { shared, stopper }) = sitting.get(&self.servable.load(Ordering::Relaxed)) else { return };
+        let servable = self.servable.load(Ordering::Acquire);
+        if self.since.load(Ordering::Acquire) != since {
+            // It has come back by itself, and what was read may be another's.
+            return;
+        }
+        let Some(Sitting { shared, stopper }) = sitting.get(&servable) else { return };
         if wrong == Wrong::Holds
             && let Some(shared) = shared.upgrade()
         {
