@@ -33,7 +33,13 @@ const LONG_FILES: [(&str, &str); 0] = [];
 
 /// Where foreign functions are called, and memory is shared with the kernel; nowhere else is anything unsafe. A file or folder
 /// that is named `ffi` needs no mention; the plugin is one through and through.
-const FFI: [&str; 4] = ["src/backend/torch/library.rs", "src/runtime/malloc.rs", "src/runtime/marker.rs", PLUGIN];
+const FFI: [&str; 5] = [
+    "src/backend/torch/library.rs",
+    "src/runtime/malloc.rs",
+    "src/runtime/marker.rs",
+    "src/runtime/priority.rs",
+    PLUGIN,
+];
 const PLUGIN: &str = "backends/torch/src/";
 
 /// What the names of the protocol libraries begin with, and the folders that know them.

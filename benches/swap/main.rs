@@ -54,7 +54,7 @@ struct Args {
     #[arg(long, value_name = "MS", default_value_t = 250)]
     period: u64,
     /// Seconds of load before the first swap, to compare with
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 20)]
     steady: u64,
     /// Calls a second (default: half of what the server does in a closed loop)
     #[arg(long)]

@@ -59,6 +59,8 @@ pub struct Swaps {
     pub failed: Vec<String>,
     pub steady_p50_us: f64,
     pub steady_p99_us: f64,
+    /// Of the calls in each piece of the time before the first swap, a piece being as long as a swap.
+    pub steady_pieces_p99_us: Vec<f64>,
     /// Of all calls that were due while some swap was under way.
     pub swap_p50_us: f64,
     pub swap_p99_us: f64,
@@ -157,6 +159,10 @@ impl<'a> Swapping<'a> {
             (swap.p50_us, swap.p99_us) = quantiles(&record, &window);
         }
         let (steady_p50_us, steady_p99_us) = quantiles(&record, &[(WARM_UP, WARM_UP + steady)]);
+        let piece = windows.iter().map(|(from, to)| *to - *from).sum::<Duration>() / windows.len().max(1) as u32;
+        let pieces = (0..).map(|n| WARM_UP + piece * n).take_while(|from| *from + piece <= WARM_UP + steady);
+        let pieces = pieces.map(|from| quantiles(&record, &[(from, from + piece)]).1);
+        let steady_pieces_p99_us = if piece.is_zero() { Vec::new() } else { pieces.collect() };
         let (swap_p50_us, swap_p99_us) = quantiles(&record, &windows);
         Ok(Swaps {
             capacity_per_s: self.capacity,
@@ -165,6 +171,7 @@ impl<'a> Swapping<'a> {
             failed: record.failed,
             steady_p50_us,
             steady_p99_us,
+            steady_pieces_p99_us,
             swap_p50_us,
             swap_p99_us,
             resident_before: self.resident_before,

@@ -31,7 +31,7 @@ use crate::{
         Manifest, ModelName, ModelYaml, Parameters, Platform, Setting, Signature, Version, VersionYaml,
         settings_of_version,
     },
-    runtime::{Marker, Runtime, Servable, ServableConfig},
+    runtime::{self, Marker, Runtime, Servable, ServableConfig},
     store::{self, PrivateDir, Verified, VersionFolder, platform_of},
     telemetry::Metrics,
 };
@@ -173,8 +173,7 @@ pub fn manifest_of(source: &VersionFolder, options: &ModelYaml) -> Result<(Manif
 }
 
 fn work(loader: &Loader, jobs: &Mutex<Receiver<LoadJob>>, done: &mpsc::Sender<LoadDone>) {
-    // Only this thread: on Linux a nice value is a thread's own.
-    if let Err(error) = rustix::process::setpriority_process(None, 19) {
+    if let Err(error) = runtime::background() {
         tracing::debug!(%error, "loads run at the usual priority");
     }
     let mut prober = Prober::new(loader.probe.clone());

@@ -11,7 +11,7 @@ use std::{
 };
 
 use rustix::{
-    process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setpriority_process, setrlimit},
+    process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit},
     time::{ClockId, clock_gettime},
 };
 use serde::{Deserialize, Serialize};
@@ -97,7 +97,7 @@ impl Limits {
         setrlimit(Resource::Nofile, hard(self.open_files))?;
         setrlimit(Resource::Fsize, hard(0))?;
         setrlimit(Resource::Core, hard(0))?;
-        setpriority_process(None, 19)?;
+        runtime::background()?;
         Ok(())
     }
 }

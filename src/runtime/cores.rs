@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 
 use super::{
     batch::{Instance, Pending, Pendings},
+    priority,
     queue::{Ask, Queue, Queued, Taken},
     reaper::Reaper,
     shared::Shared,
@@ -307,6 +308,9 @@ fn submit_here(pendings: Pendings) {
 
 /// The thread of one core.
 fn run_core(inbox: &Inbox, cores: usize, loop_budget: Duration, reaper: &Reaper, seat: Arc<Seat>) {
+    if let Err(error) = priority::prompt() {
+        tracing::debug!(%error, "a core may have to wait for the slices of other threads");
+    }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return tracing::error!(%error, "a core's runtime could not be made"),
