@@ -196,6 +196,9 @@ pub fn panicked() -> Error {
 
 impl ResponseBody {
     fn settle_trailers(&self, trailers: &mut HeaderMap) {
+        if trailers.get("grpc-status").is_some_and(|status| status == "0") {
+            return;
+        }
         let (Some(ending), Some(status)) = (&self.ending, Status::from_header_map(trailers)) else {
             return;
         };

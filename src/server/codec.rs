@@ -6,9 +6,9 @@ use bytes::Buf;
 use prost::Message;
 use tonic::{
     Status,
-    codec::{DecodeBuf, Decoder},
+    codec::{BufferSettings, DecodeBuf, Decoder, EncodeBuf, Encoder},
 };
-use tonic_prost::{ProstDecoder, ProstEncoder};
+use tonic_prost::ProstDecoder;
 
 use super::{
     fields::{self, Layout},
@@ -21,11 +21,19 @@ use super::{
 /// What the generated services and clients encode and decode with.
 pub struct Codec<T, U>(PhantomData<(T, U)>);
 
+/// Encodes into a buffer that is as large as the message.
+pub struct SizedEncoder<T>(PhantomData<T>);
+
 /// Decodes what is not made of too many parts.
 pub struct CountingDecoder<U>(ProstDecoder<U>);
 
 /// Whatever so small a message holds, it stays within a megabyte.
 const UNCOUNTED_BYTES: usize = 4 << 10;
+
+/// What each message's buffer begins with: most messages are small. A larger one's buffer is made to its size.
+const BUFFER_BYTES: usize = 512;
+/// A stream's messages are sent together up to here.
+const TOGETHER_BYTES: usize = 32 << 10;
 
 // === impl Codec ===
 
@@ -42,15 +50,32 @@ where
 {
     type Encode = T;
     type Decode = U;
-    type Encoder = ProstEncoder<T>;
+    type Encoder = SizedEncoder<T>;
     type Decoder = CountingDecoder<U>;
 
     fn encoder(&mut self) -> Self::Encoder {
-        ProstEncoder::default()
+        SizedEncoder(PhantomData)
     }
 
     fn decoder(&mut self) -> Self::Decoder {
-        CountingDecoder(ProstDecoder::default())
+        CountingDecoder(ProstDecoder::new(buffers()))
+    }
+}
+
+// === impl SizedEncoder ===
+
+impl<T: Message> Encoder for SizedEncoder<T> {
+    type Item = T;
+    type Error = Status;
+
+    fn encode(&mut self, message: T, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.reserve(message.encoded_len());
+        message.encode_raw(buffer);
+        Ok(())
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        buffers()
     }
 }
 
@@ -69,6 +94,14 @@ impl<U: Message + Default + 'static> Decoder for CountingDecoder<U> {
         }
         self.0.decode(buffer)
     }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        buffers()
+    }
+}
+
+fn buffers() -> BufferSettings {
+    BufferSettings::new(BUFFER_BYTES, TOGETHER_BYTES)
 }
 
 /// `None` where nothing in such a message is repeated, and for answers, which the commands read.
