@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Instant};
 use crate::{
     error::Result,
     model::{CacheUse, Parameter, Parameters, Tensor, Timing},
-    runtime::{AnswerCache, Digest, Done, Found, Servable, Work},
+    runtime::{Digest, Done, Found, Servable, Work},
 };
 
 /// What callers say of themselves, by name.
@@ -20,17 +20,19 @@ struct Fields(blake3::Hasher);
 
 /// The answer of an equal request, or a new one.
 pub async fn answer(
-    servable: &Arc<Servable>,
-    cache: &AnswerCache,
-    attributes: &Attributes,
+    servable: Arc<Servable>,
+    attributes: Vec<(String, String)>,
     work: Work,
 ) -> Result<(Done, CacheUse)> {
-    let Some(digest) = digest(&cache.limits().key, attributes, &work) else {
+    let Some(cache) = servable.cache() else {
+        return Ok((servable.run(work)?.await?, CacheUse::Bypass));
+    };
+    let Some(digest) = digest(&cache.limits().key, &attributes, &work) else {
         cache.count_bypass();
-        return Ok((servable.clone().run(work).await?, CacheUse::Bypass));
+        return Ok((servable.run(work)?.await?, CacheUse::Bypass));
     };
     let (begun, deadline) = (Instant::now(), work.deadline);
-    Ok(match cache.get_or_compute(&digest, deadline, servable.clone().run(work)).await? {
+    Ok(match cache.get_or_compute(&digest, deadline, async { servable.clone().run(work)?.await }).await? {
         Found::Computed(done) => (done, CacheUse::Miss),
         Found::Kept { outputs, age } => {
             let timing = Timing { queue_us: begun.elapsed().as_micros() as u64, ..Timing::default() };

@@ -7,21 +7,55 @@ mod cache;
 mod prediction_id;
 mod router;
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Instant,
+};
+
+use pin_project_lite::pin_project;
 
 pub use prediction_id::IdKey;
 
 use crate::{
     catalog::Catalog,
     error::{Error, Result},
-    model::{Answer, PredictRequest, Select, Served, repeated},
-    runtime::{Servable, Work},
+    model::{Answer, CacheUse, PredictRequest, Select, Served, repeated},
+    runtime::{Done, Running, Servable, Work},
     telemetry::Metrics,
 };
 
 /// Answers requests. Cheap to clone: one pointer.
 #[derive(Clone)]
 pub struct Engine(Arc<Inner>);
+
+pin_project! {
+    /// A request that waits for its answer.
+    pub struct Predicting<'a> {
+        call: Call<'a>,
+        rows: usize,
+        #[pin]
+        answering: Answering,
+    }
+}
+
+/// Whose answer it is.
+struct Call<'a> {
+    engine: &'a Engine,
+    started: Instant,
+    served: Served,
+    servable: Arc<Servable>,
+}
+
+pin_project! {
+    #[project = AnsweringProjection]
+    enum Answering {
+        Plain { #[pin] running: Running },
+        /// Boxed: the calls of other models need not be as large as this.
+        Kept { answer: Pin<Box<dyn Future<Output = Result<(Done, CacheUse)>> + Send>> },
+    }
+}
 
 struct Inner {
     catalog: Catalog,
@@ -46,24 +80,21 @@ impl Engine {
         router::pick(&self.0.catalog.load(), model, select)
     }
 
-    /// One call of Predict, counted and timed.
+    /// One call of Predict.
     pub async fn predict(&self, request: PredictRequest) -> Result<Answer> {
+        self.begin(request)?.await
+    }
+
+    /// One call of Predict, counted and timed, up to where it waits: whoever asks holds the waiting alone, not the request.
+    pub fn begin(&self, request: PredictRequest) -> Result<Predicting<'_>> {
         let started = Instant::now();
         // 1. One picture: the servable is taken from it, and the picture let go, before the first await.
         let (served, servable) = self.find_counted(&request)?;
-        let answer = self.answer(&served, &servable, request).await;
-        let metrics = servable.metrics();
-        metrics.request_duration.observe(started.elapsed().as_secs_f64());
-        match answer {
-            Ok(answer) => {
-                metrics.ok.inc();
-                Ok(answer)
-            }
-            Err(error) => {
-                let (model, version) = (served.model.as_str(), served.version.to_string());
-                self.0.metrics.request(model, &version, error.code().as_str()).inc();
-                Err(error.with("model", model).with("version", version))
-            }
+        let begun = begin(&servable, request, started);
+        let call = Call { engine: self, started, served, servable };
+        match begun {
+            Ok((rows, answering)) => Ok(Predicting { call, rows, answering }),
+            Err(error) => Err(call.failed(error)),
         }
     }
 
@@ -78,47 +109,88 @@ impl Engine {
             if plain { error.with("model", &request.model) } else { error }
         })
     }
+}
 
-    async fn answer(&self, served: &Served, servable: &Arc<Servable>, request: PredictRequest) -> Result<Answer> {
-        // 2. An expired request is not run.
-        if request.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-            return Err(Error::deadline_exceeded("before the request was looked at; it was not run"));
-        }
-        // 3. The data become the signature's tensors, normalised; everything that can be wrong with them is said here.
-        let signature = servable.signature();
-        servable.check_parameters(&request.parameters)?;
-        let outputs = signature.select(&request.outputs)?;
-        let bound = servable.features().bind(signature, request.data)?;
-        let rows = bound.rows;
-        // 4. The batch, or the answer that a version which keeps its answers gave to an equal request.
-        let work = Work {
-            inputs: bound.inputs,
-            rows,
-            outputs,
-            parameters: request.parameters,
-            priority: request.priority,
-            deadline: request.deadline,
-        };
-        let (done, cache) = match servable.cache() {
-            None => (servable.clone().run(work).await?, None),
-            Some(cache) => {
-                // Boxed: the calls of other models need not be as large as this.
-                let answer = Box::pin(cache::answer(servable, cache, &request.attributes, work));
-                let (done, used) = answer.await?;
-                (done, Some(used))
-            }
-        };
-        // 5. The answer, and ids of its own by which its outcomes can be reported later.
-        let prediction_ids = self.0.id_key.issue(served, rows, done.outputs.first());
-        Ok(Answer {
-            served: served.clone(),
+/// What was asked of a servable: the count of rows, and the waiting.
+fn begin(servable: &Arc<Servable>, request: PredictRequest, now: Instant) -> Result<(usize, Answering)> {
+    // 2. An expired request is not run.
+    if request.deadline.is_some_and(|deadline| deadline <= now) {
+        return Err(Error::deadline_exceeded("before the request was looked at; it was not run"));
+    }
+    // 3. The data become the signature's tensors, normalised; everything that can be wrong with them is said here.
+    let signature = servable.signature();
+    servable.check_parameters(&request.parameters)?;
+    let outputs = signature.select(&request.outputs)?;
+    let bound = servable.features().bind(signature, request.data)?;
+    let rows = bound.rows;
+    // 4. The batch, or the answer that a version which keeps its answers gave to an equal request.
+    let work = Work {
+        inputs: bound.inputs,
+        rows,
+        outputs,
+        parameters: request.parameters,
+        priority: request.priority,
+        deadline: request.deadline,
+    };
+    let answering = match servable.cache() {
+        None => Answering::Plain { running: servable.clone().run(work)? },
+        Some(_) => Answering::Kept { answer: Box::pin(cache::answer(servable.clone(), request.attributes, work)) },
+    };
+    Ok((rows, answering))
+}
+
+// === impl Call ===
+
+impl Call<'_> {
+    fn failed(&self, error: Error) -> Error {
+        let (model, version) = (self.served.model.as_str(), self.served.version.to_string());
+        self.servable.metrics().request_duration.observe(self.started.elapsed().as_secs_f64());
+        self.engine.0.metrics.request(model, &version, error.code().as_str()).inc();
+        error.with("model", model).with("version", version)
+    }
+
+    /// 5. The answer, and ids of its own by which its outcomes can be reported later.
+    fn answered(&self, rows: usize, done: Done, cache: Option<CacheUse>) -> Answer {
+        let metrics = self.servable.metrics();
+        metrics.request_duration.observe(self.started.elapsed().as_secs_f64());
+        metrics.ok.inc();
+        let prediction_ids = self.engine.0.id_key.issue(&self.served, rows, done.outputs.first());
+        Answer {
+            served: self.served.clone(),
             degraded: Vec::new(),
             outputs: done.outputs,
             rows,
             prediction_ids,
             timing: done.timing,
             cache,
+        }
+    }
+}
+
+// === impl Predicting ===
+
+impl Future for Predicting<'_> {
+    type Output = Result<Answer>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        Poll::Ready(match ready!(this.answering.poll(cx)) {
+            Ok((done, cache)) => Ok(this.call.answered(*this.rows, done, cache)),
+            Err(error) => Err(this.call.failed(error)),
         })
+    }
+}
+
+// === impl Answering ===
+
+impl Future for Answering {
+    type Output = Result<(Done, Option<CacheUse>)>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project() {
+            AnsweringProjection::Plain { running } => running.poll(cx).map_ok(|done| (done, None)),
+            AnsweringProjection::Kept { answer } => answer.as_mut().poll(cx).map_ok(|(done, used)| (done, Some(used))),
+        }
     }
 }
 

@@ -91,7 +91,7 @@ impl Instance {
             let mut outputs = self.run_alone(shared, &pending.work, started);
             if was_stopped(&outputs) && self.seat.is_core() {
                 // It was ended for the sake of the others on this core: it may take its time elsewhere.
-                let _ = pending.reply.send(Ok(Outcome::Elsewhere(pending.work)));
+                let _ = pending.reply.send(Ok(Outcome::Elsewhere(Box::new(pending.work))));
                 continue;
             }
             if was_stopped(&outputs) && pending.deadline().is_none_or(|deadline| deadline > Instant::now()) {

@@ -13,6 +13,7 @@ mod marker;
 mod priority;
 mod queue;
 mod reaper;
+mod running;
 mod servable;
 mod shared;
 mod split;
@@ -36,6 +37,7 @@ pub use malloc::give_back as give_back_memory;
 pub use marker::{Mark, Marker};
 pub use priority::background;
 pub use reaper::Reaper;
+pub use running::Running;
 pub use servable::{Servable, ServableConfig};
 pub use work::{Done, Work};
 

@@ -40,12 +40,14 @@ mod tests {
     fn a_thread_in_the_background_has_the_lowest_nice_value_and_the_others_keep_theirs() {
         let nice = || rustix::process::getpriority_process(None).expect("readable");
         let before = nice();
-        let inside = std::thread::spawn(move || {
+        let thread = std::thread::Builder::new().name("background".into());
+        let inside = thread.spawn(move || {
             prompt().expect("may be set");
             assert_eq!(nice(), before);
             background().expect("may be set");
             nice()
         });
+        let inside = inside.expect("a thread");
         assert_eq!(inside.join().expect("no panic"), LOWEST);
         assert_eq!(nice(), before);
     }

@@ -20,10 +20,11 @@ use super::{
     batch::{Pending, Pendings},
     cache::AnswerCache,
     cost::Cost,
+    running::{Answering, Running},
     shared::Shared,
     split,
     threads::Threads,
-    work::{Done, Outcome, Work, draining, wait},
+    work::{Done, Outcome, Work, draining},
 };
 use crate::{
     backend::{self, Executable},
@@ -144,7 +145,23 @@ impl Servable {
     ///
     /// UNAVAILABLE `QUEUE_FULL` at once when there is no room; DEADLINE_EXCEEDED when its time is up, and then it was not run
     /// if it was still queued. Dropping the future takes the work out of the queue.
-    pub async fn run(self: Arc<Self>, work: Work) -> Result<Done> {
+    ///
+    /// What runs whole in the loop of a core is queued at once, not when it is first waited for.
+    pub fn run(self: Arc<Self>, work: Work) -> Result<Running> {
+        let runtime = self.runtime.upgrade().ok_or_else(draining)?;
+        let splits = self.shared.joinable && work.rows > self.shared.manifest.max_batch_size;
+        if splits || self.place(work.rows, runtime.loop_budget()) == Placement::Threads {
+            return Ok(Running::other(async move { self.run_in_parts(work).await }));
+        }
+        let deadline = work.deadline;
+        let (reply, answer) = oneshot::channel();
+        let pending = Pending { work, enqueued: Instant::now(), goes_on: false, reply, shared: self.shared.clone() };
+        runtime.cores().submit(smallvec![pending])?;
+        Ok(Running::Queued { answer: Answering::new(answer, deadline), servable: self })
+    }
+
+    /// On threads, or as several parts of which each is as large as a batch may be.
+    async fn run_in_parts(&self, work: Work) -> Result<Done> {
         let runtime = self.runtime.upgrade().ok_or_else(draining)?;
         let deadline = work.deadline;
         let (rows, rows_max) = (work.rows, self.shared.manifest.max_batch_size);
@@ -167,9 +184,9 @@ impl Servable {
             Placement::Loop => {
                 runtime.cores().submit(pendings)?;
                 for answer in answers {
-                    parts.push(match wait(answer, deadline).await? {
+                    parts.push(match Answering::new(answer, deadline).await? {
                         Outcome::Done(done) => done,
-                        Outcome::Elsewhere(work) => self.on_threads(&runtime, work).await?,
+                        Outcome::Elsewhere(work) => self.run_on_threads(*work).await?,
                     });
                 }
             }
@@ -189,11 +206,12 @@ impl Servable {
     }
 
     /// What held up a core is run here, as long as somebody waits for it.
-    async fn on_threads(&self, runtime: &Runtime, work: Work) -> Result<Done> {
+    pub async fn run_on_threads(&self, work: Work) -> Result<Done> {
+        let runtime = self.runtime.upgrade().ok_or_else(draining)?;
         let (deadline, enqueued) = (work.deadline, Instant::now());
         let (reply, answer) = oneshot::channel();
         let pending = Pending { work, enqueued, goes_on: true, reply, shared: self.shared.clone() };
-        let threads = self.threads(runtime);
+        let threads = self.threads(&runtime);
         let ticket = threads.submit(smallvec![pending])?.pop().ok_or_else(draining)?;
         threads.wait(ticket, answer, deadline, None).await?.done()
     }

@@ -79,7 +79,7 @@ impl Bench {
                 for (place, work) in works.into_iter().enumerate() {
                     let (servable, sender) = (servable.clone(), sender.clone());
                     tokio::spawn(async move {
-                        let done = values(servable.run(work).await);
+                        let done = values(run(servable, work).await);
                         sender.send((place, done)).expect("the test waits");
                     });
                 }
@@ -93,6 +93,10 @@ impl Bench {
     fn runs(&self) -> Vec<Vec<f64>> {
         self.runs.lock().expect("no holder panics").clone()
     }
+}
+
+async fn run(servable: Arc<Servable>, work: Work) -> Result<Done> {
+    servable.run(work)?.await
 }
 
 #[test]
@@ -152,7 +156,7 @@ fn dear_work_runs_on_threads_of_its_own_and_joins_what_waits_there() {
     let asking = std::thread::Builder::new().spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
-            let ask = |value: f64| tokio::spawn(servable.clone().run(work(&[value])));
+            let ask = |value: f64| tokio::spawn(run(servable.clone(), work(&[value])));
             let answers = [ask(1.0), ask(2.0), ask(3.0)];
             for (place, answer) in answers.into_iter().enumerate() {
                 let answer = values(answer.await.expect("no panic"));
@@ -170,14 +174,14 @@ fn dear_work_runs_on_threads_of_its_own_and_joins_what_waits_there() {
 async fn work_that_waits_past_its_deadline_is_not_run() {
     let bench = bench(Scripted::new(false), 5000.0, "batching: { queue_timeout: 10s }");
     let held = bench.gate.lock().expect("no holder panics");
-    let first = tokio::spawn(bench.servable.clone().run(work(&[1.0])));
+    let first = tokio::spawn(run(bench.servable.clone(), work(&[1.0])));
     tokio::task::yield_now().await;
     let late = Work { deadline: Some(Instant::now() + Duration::from_millis(20)), ..work(&[2.0]) };
-    let late = values(bench.servable.clone().run(late).await);
+    let late = values(run(bench.servable.clone(), late).await);
     assert_eq!(late, Err("DEADLINE_EXCEEDED"));
     drop(held);
     assert_eq!(values(first.await.expect("no panic")), Ok(vec![2.0]));
-    assert_eq!(values(bench.servable.clone().run(work(&[3.0])).await), Ok(vec![6.0]));
+    assert_eq!(values(run(bench.servable.clone(), work(&[3.0])).await), Ok(vec![6.0]));
     assert_eq!(bench.runs(), [vec![1.0], vec![3.0]]);
 }
 
@@ -186,15 +190,15 @@ async fn work_that_waits_past_its_deadline_is_not_run() {
 async fn work_whose_caller_left_is_not_run() {
     let bench = bench(Scripted::new(false), 5000.0, "");
     let held = bench.gate.lock().expect("no holder panics");
-    let first = tokio::spawn(bench.servable.clone().run(work(&[1.0])));
+    let first = tokio::spawn(run(bench.servable.clone(), work(&[1.0])));
     tokio::task::yield_now().await;
-    let cancelled = tokio::spawn(bench.servable.clone().run(work(&[2.0])));
+    let cancelled = tokio::spawn(run(bench.servable.clone(), work(&[2.0])));
     tokio::task::yield_now().await;
     cancelled.abort();
     assert!(cancelled.await.expect_err("it was cancelled").is_cancelled());
     drop(held);
     assert!(first.await.expect("no panic").is_ok());
-    assert_eq!(values(bench.servable.clone().run(work(&[3.0])).await), Ok(vec![6.0]));
+    assert_eq!(values(run(bench.servable.clone(), work(&[3.0])).await), Ok(vec![6.0]));
     assert_eq!(bench.runs(), [vec![1.0], vec![3.0]]);
 }
 
@@ -203,9 +207,9 @@ async fn work_whose_caller_left_is_not_run() {
 async fn a_queue_timeout_is_unavailable_and_not_run() {
     let bench = bench(Scripted::new(false), 5000.0, "batching: { queue_timeout: 20ms }");
     let held = bench.gate.lock().expect("no holder panics");
-    let first = tokio::spawn(bench.servable.clone().run(work(&[1.0])));
+    let first = tokio::spawn(run(bench.servable.clone(), work(&[1.0])));
     tokio::task::yield_now().await;
-    assert_eq!(values(bench.servable.clone().run(work(&[2.0])).await), Err("QUEUE_TIMEOUT"));
+    assert_eq!(values(run(bench.servable.clone(), work(&[2.0])).await), Err("QUEUE_TIMEOUT"));
     drop(held);
     assert!(first.await.expect("no panic").is_ok());
 }

@@ -17,9 +17,10 @@ use tokio::sync::oneshot;
 use super::{
     batch::{Instance, Pending, Pendings},
     queue::{Ask, Queue, Queued, Taken},
+    running::Answering,
     shared::Shared,
     watchdog::{Seat, Watchdog},
-    work::{Outcome, draining, wait},
+    work::{Outcome, draining},
 };
 use crate::{
     error::{Error, Result},
@@ -100,7 +101,7 @@ impl Threads {
         queue_deadline: Option<Instant>,
     ) -> Result<Outcome> {
         let Some(queue_deadline) = queue_deadline else {
-            return wait(answer, deadline).await;
+            return Answering::new(answer, deadline).await;
         };
         let first = deadline.map_or(queue_deadline, |deadline| deadline.min(queue_deadline));
         if let Ok(answered) = tokio::time::timeout_at(first.into(), &mut answer).await {
@@ -112,7 +113,7 @@ impl Threads {
                 Err(Error::deadline_exceeded("while the request waited; it was not run"))
             }
             (true, _) => Err(self.queue.shared.queue_timeout()),
-            (false, _) => wait(answer, deadline).await,
+            (false, _) => Answering::new(answer, deadline).await,
         }
     }
 

@@ -2,8 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
-
 use crate::{
     error::{Error, Result},
     model::{Parameters, Priority, Tensor, Timing},
@@ -33,7 +31,7 @@ pub struct Done {
 pub enum Outcome {
     Done(Done),
     /// It held up its core, and is to be run on threads.
-    Elsewhere(Work),
+    Elsewhere(Box<Work>),
 }
 
 // === impl Outcome ===
@@ -48,19 +46,6 @@ impl Outcome {
             }
         }
     }
-}
-
-/// The answer of work that no longer needs to be told when its batch begins.
-pub async fn wait(answer: oneshot::Receiver<Result<Outcome>>, deadline: Option<Instant>) -> Result<Outcome> {
-    let answered = match deadline {
-        None => answer.await,
-        Some(deadline) => match tokio::time::timeout_at(deadline.into(), answer).await {
-            Ok(answered) => answered,
-            Err(_) => return Err(Error::deadline_exceeded("before the answer came")),
-        },
-    };
-    // The sender is dropped unanswered only where a core or a thread ended under it.
-    answered.unwrap_or_else(|_| Err(draining()))
 }
 
 pub fn draining() -> Error {

@@ -1,6 +1,6 @@
 //! The Open Inference Protocol, `inference.GRPCInferenceService`.
 
-use std::sync::Arc;
+use std::{pin::Pin, sync::Arc};
 
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
@@ -20,7 +20,7 @@ use crate::{
     catalog::Catalog,
     engine::Engine,
     error::Result,
-    model::{Answer, PredictRequest, Served, TensorSpec},
+    model::{Answer, Served, TensorSpec},
     runtime::Servable,
     server::{
         call::About,
@@ -58,9 +58,8 @@ impl OpenInference {
     }
 }
 
-/// One question, whichever way it came.
-pub async fn infer(engine: &Engine, question: PredictRequest, reply: Reply) -> Result<ModelInferResponse> {
-    let answered = engine.predict(question).await;
+/// The answer to one question, whichever way it came.
+pub fn respond(engine: &Engine, answered: Result<Answer>, reply: Reply) -> Result<ModelInferResponse> {
     let mut answer = answered.map_err(|error| of_request(error, &reply.id))?;
     if !reply.classifications.is_empty() {
         classify_outputs(engine.catalog(), &mut answer, &reply)?;
@@ -152,11 +151,29 @@ impl GrpcInferenceService for OpenInference {
         Ok(Response::new(ModelConfigResponse { config }))
     }
 
-    async fn model_infer(&self, request: Request<ModelInferRequest>) -> Result<Response<ModelInferResponse>, Status> {
+    /// Written out, so that the future holds what it waits for and not the request.
+    fn model_infer<'a, 'answer>(
+        &'a self,
+        request: Request<ModelInferRequest>,
+    ) -> Pin<Box<dyn Future<Output = Result<Response<ModelInferResponse>, Status>> + Send + 'answer>>
+    where
+        'a: 'answer,
+        Self: 'answer,
+    {
         let context = context(&request);
-        let (question, reply) = converted(oip::request(request.into_inner(), context.arrival), &context)?;
-        let answer = infer(&self.engine, question, reply).await?;
-        Ok(answered(answer, about))
+        let asked = converted(oip::request(request.into_inner(), context.arrival), &context);
+        let begun = asked.map(|(question, reply)| (self.engine.begin(question), reply));
+        let ledger = context.ledger;
+        Box::pin(async move {
+            let (begun, reply) = begun?;
+            let answer = match begun {
+                Ok(predicting) => predicting.await,
+                Err(error) => Err(error),
+            };
+            let answer = respond(&self.engine, answer, reply)?;
+            drop(ledger);
+            Ok(answered(answer, about))
+        })
     }
 
     type ModelStreamInferStream = Answers;

@@ -1,5 +1,7 @@
 //! `sconce.v1.Inference`.
 
+use std::pin::Pin;
+
 use tonic::{Request, Response, Status, async_trait};
 
 use super::{answered, context, convert::sconce, converted, of_request};
@@ -25,13 +27,31 @@ impl Predict {
 
 #[async_trait]
 impl Inference for Predict {
-    async fn predict(&self, request: Request<PredictRequest>) -> Result<Response<PredictResponse>, Status> {
+    /// Written out, so that the future holds what it waits for and not the request.
+    fn predict<'a, 'answer>(
+        &'a self,
+        request: Request<PredictRequest>,
+    ) -> Pin<Box<dyn Future<Output = Result<Response<PredictResponse>, Status>> + Send + 'answer>>
+    where
+        'a: 'answer,
+        Self: 'answer,
+    {
         let context = context(&request);
-        let (question, reply) = converted(sconce::request(request.into_inner(), context.arrival), &context)?;
-        match self.engine.predict(question).await {
-            Ok(answer) => Ok(answered(sconce::response(answer, reply), about)),
-            Err(error) => Err(of_request(error, &reply.request_id).into()),
-        }
+        let asked = converted(sconce::request(request.into_inner(), context.arrival), &context);
+        let begun = asked.map(|(question, reply)| (self.engine.begin(question), reply));
+        let ledger = context.ledger;
+        Box::pin(async move {
+            let (begun, reply) = begun?;
+            let answer = match begun {
+                Ok(predicting) => predicting.await,
+                Err(error) => Err(error),
+            };
+            drop(ledger);
+            match answer {
+                Ok(answer) => Ok(answered(sconce::response(answer, reply), about)),
+                Err(error) => Err(of_request(error, &reply.request_id).into()),
+            }
+        })
     }
 }
 

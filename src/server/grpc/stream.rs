@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio_stream::Stream;
 use tonic::{Status, Streaming};
 
-use super::{convert::oip, converted, open_inference::infer};
+use super::{convert::oip, converted, open_inference::respond};
 use crate::{
     engine::Engine,
     error::{Error, Result},
@@ -89,7 +89,7 @@ impl Answers {
         let engine = self.engine.clone();
         Open::Running(tokio::spawn(async move {
             let _place = place;
-            match infer(&engine, question, reply).await {
+            match respond(&engine, engine.predict(question).await, reply) {
                 Ok(answer) => ModelStreamInferResponse { error_message: String::new(), infer_response: Some(answer) },
                 Err(error) => failed(error, id, &trace, arrival),
             }
