@@ -7,10 +7,9 @@
 
 use std::{
     cell::RefCell,
-    collections::{BTreeSet, HashMap, VecDeque},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -19,18 +18,13 @@ use std::{
 use tokio::sync::Notify;
 
 use super::{
-    batch::{Instance, Pending, Pendings},
+    batch::Pendings,
     priority,
-    queue::{Ask, Queue, Queued, Taken},
     reaper::Reaper,
-    shared::Shared,
+    turns::{Core, Handed},
     watchdog::{Seat, Watchdog},
-    work::draining,
 };
-use crate::{
-    error::{Error, Result},
-    telemetry::metrics::Closed,
-};
+use crate::error::{Error, Result};
 
 /// The cores of the data plane.
 pub struct Cores {
@@ -48,10 +42,19 @@ struct Inbox {
     jobs: Mutex<Vec<Job>>,
     /// Wakes the core for its jobs.
     wake: Notify,
+    /// It sleeps, and nobody has woken it yet.
+    idle: AtomicBool,
 }
+
+/// The other cores.
+pub struct Peers(Vec<Arc<Inbox>>);
+
+/// A core that has nothing to do, but what it is given now.
+pub struct Claimed<'a>(&'a Inbox);
 
 enum Job {
     Run(Box<dyn FnOnce() + Send>),
+    Batch(Handed),
     /// A servable left: its session goes to the reaper.
     Retire(u64),
     Stop,
@@ -62,55 +65,21 @@ thread_local! {
     static CORE: RefCell<Option<Core>> = const { RefCell::new(None) };
 }
 
-/// What one core owns. Touched by its own thread only, and never across an await.
-struct Core {
-    /// The table by servable: queue and session.
-    slots: HashMap<u64, Slot>,
-    /// Servables with something in their queue that may run, in the order of their turns.
-    turns: VecDeque<u64>,
-    /// Those whose batches wait to be larger, by when they are asked again.
-    waits: BTreeSet<(Instant, u64)>,
-    /// How many cores share a servable's limits.
-    cores: usize,
-    loop_budget: Duration,
-    /// Wakes the runner.
-    wake: Arc<Notify>,
-    /// Says what runs.
-    seat: Arc<Seat>,
-}
-
-struct Slot {
-    shared: Arc<Shared>,
-    queue: Queue<Pending>,
-    /// Made at the first request.
-    instance: Option<Instance>,
-    stands: Stands,
-}
-
-/// Where a servable stands on a core.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Stands {
-    /// Nothing is in its queue.
-    Rests,
-    /// It is among the `turns`.
-    Turn,
-    /// It is among the `waits`.
-    Waits(Instant),
-}
-
 // === impl Cores ===
 
 impl Cores {
     pub fn start(count: usize, loop_budget: Duration, reaper: &Reaper, watchdog: &Watchdog) -> Result<Self> {
-        let mut inboxes = Vec::with_capacity(count);
+        let inbox = || Inbox { jobs: Mutex::new(Vec::new()), wake: Notify::new(), idle: AtomicBool::new(false) };
+        let inboxes: Vec<Arc<Inbox>> = std::iter::repeat_with(|| Arc::new(inbox())).take(count).collect();
         let mut threads = Vec::with_capacity(count);
-        for index in 0..count {
-            let inbox = Arc::new(Inbox { jobs: Mutex::new(Vec::new()), wake: Notify::new() });
-            inboxes.push(inbox.clone());
-            let (reaper, seat) = (reaper.clone(), watchdog.seat(true));
+        for (index, inbox) in inboxes.iter().enumerate() {
+            let (inbox, reaper, seat) = (inbox.clone(), reaper.clone(), watchdog.seat(true));
+            // Each begins to ask at the next one, so that they do not all ask the same.
+            let others = inboxes.iter().cycle().skip(index + 1).take(count - 1).cloned();
+            let peers = Peers(others.collect());
             let thread = std::thread::Builder::new()
                 .name(format!("core-{index}"))
-                .spawn(move || run_core(&inbox, count, loop_budget, &reaper, seat))
+                .spawn(move || run_core(&inbox, peers, loop_budget, &reaper, seat))
                 .map_err(|error| Error::internal("THREAD", format!("could not start a core's thread: {error}")))?;
             threads.push(thread);
         }
@@ -173,123 +142,24 @@ impl Inbox {
     }
 }
 
-// === impl Core ===
+// === impl Peers ===
 
-impl Core {
-    /// Queues all of one request, or gives it back with the refusal.
-    fn submit(&mut self, pendings: Pendings) -> Result<(), Box<(Pendings, Error)>> {
-        let Some(shared) = pendings.first().map(|pending| pending.shared.clone()) else {
-            return Ok(());
+impl Peers {
+    /// One that sleeps, and is given something now.
+    pub fn claim(&self) -> Option<Claimed<'_>> {
+        let idle = |inbox: &&Arc<Inbox>| {
+            inbox.idle.load(Ordering::Relaxed)
+                && inbox.idle.compare_exchange(true, false, Ordering::Relaxed, Ordering::Relaxed).is_ok()
         };
-        let id = shared.id;
-        let slot = self.slots.entry(id).or_insert_with(|| Slot {
-            queue: Queue::new(shared.limits(self.cores), shared.forming()),
-            shared,
-            instance: None,
-            stands: Stands::Rests,
-        });
-        let rows: usize = pendings.iter().map(Pending::rows).sum();
-        slot.queue.push(pendings).map_err(|(pendings, full)| Box::new((pendings, slot.shared.queue_full(full))))?;
-        // One gauge for all cores: each adds and takes off what it holds.
-        slot.shared.metrics.queue_rows.inc_by(rows as i64);
-        if let Stands::Waits(until) = slot.stands {
-            self.waits.remove(&(until, id));
-        }
-        if slot.stands != Stands::Turn {
-            slot.stands = Stands::Turn;
-            self.turns.push_back(id);
-            self.wake.notify_one();
-        }
-        Ok(())
-    }
-
-    /// One batch of each servable that waits, in turn, until nothing waits or the budget is spent. Whether something
-    /// still waits for its turn.
-    fn take_turn(&mut self) -> bool {
-        let started = Instant::now();
-        self.end_waits(started);
-        let mut now = started;
-        while let Some(id) = self.turns.pop_front() {
-            let Some(slot) = self.slots.get_mut(&id) else { continue };
-            let left = self.loop_budget.saturating_sub(now - started);
-            let fits = slot.shared.cost.rows_within(left, slot.shared.manifest.max_batch_size);
-            // The first batch of a turn always gets something done, whatever it costs.
-            if fits == 0 && now > started {
-                self.turns.push_front(id);
-                break;
-            }
-            slot.stands = slot.run(now, fits.max(1), &self.seat);
-            match slot.stands {
-                Stands::Rests => {}
-                Stands::Turn => self.turns.push_back(id),
-                Stands::Waits(until) => drop(self.waits.insert((until, id))),
-            }
-            now = Instant::now();
-        }
-        !self.turns.is_empty()
-    }
-
-    /// Those whose time has come take their turn.
-    fn end_waits(&mut self, now: Instant) {
-        while let Some(&(until, id)) = self.waits.first()
-            && until <= now
-        {
-            self.waits.pop_first();
-            if let Some(slot) = self.slots.get_mut(&id) {
-                slot.stands = Stands::Turn;
-                self.turns.push_back(id);
-            }
-        }
-    }
-
-    /// The servable left: nobody can submit to it any more.
-    fn retire(&mut self, id: u64) -> Option<Slot> {
-        let mut slot = self.slots.remove(&id)?;
-        if let Stands::Waits(until) = slot.stands {
-            self.waits.remove(&(until, id));
-        }
-        slot.shared.metrics.queue_rows.dec_by(slot.queue.rows() as i64);
-        for pending in slot.queue.drain() {
-            let _ = pending.reply.send(Err(draining()));
-        }
-        Some(slot)
+        self.0.iter().find(idle).map(|inbox| Claimed(inbox))
     }
 }
 
-// === impl Slot ===
+// === impl Claimed ===
 
-impl Slot {
-    /// Runs a batch, if one closes now. Returns where the servable stands afterwards.
-    fn run(&mut self, now: Instant, rows_max: usize, seat: &Arc<Seat>) -> Stands {
-        let before = self.queue.rows();
-        let cost = &self.shared.cost;
-        let batch_max = self.shared.manifest.max_batch_size;
-        let predict = |rows| cost.predict(rows);
-        let taken = self.queue.take(&Ask { now, rows_max, batch_max, because: Closed::Turn, predict: &predict });
-        self.shared.metrics.queue_rows.dec_by((before - self.queue.rows()) as i64);
-        let stands = match (self.queue.is_empty(), taken.again) {
-            (true, _) => Stands::Rests,
-            (false, None) => Stands::Turn,
-            (false, Some(until)) => Stands::Waits(until),
-        };
-        self.answer(taken, seat);
-        stands
-    }
-
-    fn answer(&mut self, taken: Taken<Pending>, seat: &Arc<Seat>) {
-        let instance = match &mut self.instance {
-            Some(instance) => instance,
-            none => match Instance::new(&self.shared, seat.clone()) {
-                Ok(instance) => none.insert(instance),
-                Err(error) => {
-                    for pending in taken.batch {
-                        let _ = pending.reply.send(Err(error.clone()));
-                    }
-                    return;
-                }
-            },
-        };
-        instance.run(&self.shared, taken);
+impl Claimed<'_> {
+    pub fn hand(self, batch: Handed) {
+        self.0.send(Job::Batch(batch));
     }
 }
 
@@ -307,24 +177,22 @@ fn submit_here(pendings: Pendings) {
 }
 
 /// The thread of one core.
-fn run_core(inbox: &Inbox, cores: usize, loop_budget: Duration, reaper: &Reaper, seat: Arc<Seat>) {
+fn run_core(inbox: &Arc<Inbox>, peers: Peers, loop_budget: Duration, reaper: &Reaper, seat: Arc<Seat>) {
     if let Err(error) = priority::prompt() {
         tracing::debug!(%error, "a core may have to wait for the slices of other threads");
     }
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let (sleeps, wakes) = (inbox.clone(), inbox.clone());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .on_thread_park(move || sleeps.idle.store(true, Ordering::Relaxed))
+        .on_thread_unpark(move || wakes.idle.store(false, Ordering::Relaxed))
+        .build();
+    let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return tracing::error!(%error, "a core's runtime could not be made"),
     };
     let wake = Arc::new(Notify::new());
-    CORE.set(Some(Core {
-        slots: HashMap::new(),
-        turns: VecDeque::new(),
-        waits: BTreeSet::new(),
-        cores,
-        loop_budget,
-        wake: wake.clone(),
-        seat,
-    }));
+    CORE.set(Some(Core::new(peers.0.len() + 1, loop_budget, wake.clone(), seat, peers)));
     runtime.spawn(take_turns(wake));
     runtime.spawn(tick());
     runtime.block_on(follow(inbox, reaper));
@@ -340,6 +208,11 @@ async fn follow(inbox: &Inbox, reaper: &Reaper) {
         for job in inbox.take() {
             match job {
                 Job::Run(make) => make(),
+                Job::Batch(handed) => CORE.with_borrow_mut(|core| {
+                    if let Some(core) = core {
+                        core.run_handed(handed);
+                    }
+                }),
                 Job::Retire(id) => {
                     let slot = CORE.with_borrow_mut(|core| core.as_mut().and_then(|core| core.retire(id)));
                     if let Some(slot) = slot {
@@ -355,7 +228,7 @@ async fn follow(inbox: &Inbox, reaper: &Reaper) {
 /// The runner: a turn of batches, then a turn for the sockets.
 async fn take_turns(wake: Arc<Notify>) {
     loop {
-        let until = CORE.with_borrow(|core| Some(core.as_ref()?.waits.first()?.0));
+        let until = CORE.with_borrow(|core| core.as_ref()?.waits_until());
         match until {
             None => wake.notified().await,
             Some(until) => tokio::select! {

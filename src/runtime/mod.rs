@@ -20,6 +20,7 @@ mod split;
 #[cfg(test)]
 mod tests;
 mod threads;
+mod turns;
 mod watchdog;
 mod work;
 

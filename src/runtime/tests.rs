@@ -28,7 +28,11 @@ struct Bench {
 
 /// One row costs `micros`; past the budget of 1 ms it belongs on threads.
 fn bench(scripted: Scripted, micros: f64, yaml: &str) -> Bench {
-    let runtime = Runtime::start(&Config { cores: 1, loop_budget: Duration::from_millis(1) }).expect("it starts");
+    bench_on(1, scripted, micros, yaml)
+}
+
+fn bench_on(cores: usize, scripted: Scripted, micros: f64, yaml: &str) -> Bench {
+    let runtime = Runtime::start(&Config { cores, loop_budget: Duration::from_millis(1) }).expect("it starts");
     let model = ModelYaml::parse(yaml).expect("good yaml");
     let manifest = Manifest::resolve(Platform::Onnx, model, VersionYaml::default()).expect("a good manifest");
     let (runs, gate) = (scripted.runs.clone(), scripted.gate.clone());
@@ -363,4 +367,25 @@ fn a_stop_that_was_meant_for_the_run_before_harms_nobody() {
         let bench = bench(Scripted::new(true), micros, "");
         assert_eq!(bench.together(vec![work(&[ENDED_FOR_ANOTHER])]), [Ok(vec![2.0 * ENDED_FOR_ANOTHER])]);
     }
+}
+
+#[test]
+fn what_would_wait_for_a_turn_runs_on_a_core_that_has_nothing_to_do() {
+    let scripted = Scripted::new(true);
+    let threads = scripted.threads.clone();
+    let bench = bench_on(2, scripted, 600.0, "");
+    let begun = Instant::now();
+    loop {
+        let together = bench.together(vec![work(&[1.0]), work(&[2.0]), work(&[3.0])]);
+        assert_eq!(together, [Ok(vec![2.0]), Ok(vec![4.0]), Ok(vec![6.0])]);
+        let mut ran: Vec<String> = threads.lock().expect("no holder panics").drain(..).collect();
+        ran.sort();
+        ran.dedup();
+        if ran == ["core-0", "core-1"] {
+            break;
+        }
+        // The other core may not have slept yet when it was asked for.
+        assert!(begun.elapsed() < Duration::from_secs(30), "{ran:?}");
+    }
+    assert!(bench.servable.metrics().handed_over.get() > 0);
 }

@@ -29,6 +29,7 @@ pub struct Metrics {
     batch_rows: Family<VersionLabels, Histogram, fn() -> Histogram>,
     queue_rows: Family<VersionLabels, Gauge>,
     core_holds: Family<VersionLabels, Counter>,
+    handed_over: Family<VersionLabels, Counter>,
     batches: Family<BatchLabels, Counter>,
     cache_requests: Family<CacheLabels, Counter>,
     cache_entries: Family<VersionLabels, Gauge>,
@@ -58,6 +59,7 @@ pub struct VersionMetrics {
     pub queue_rows: Gauge,
     /// Runs that kept a core from everything else.
     pub core_holds: Counter,
+    pub handed_over: Counter,
     /// In the order of `Closed::ALL`.
     batches: [Counter; Closed::ALL.len()],
     pub ok: Counter,
@@ -110,6 +112,7 @@ impl Metrics {
             batch_rows: Family::new_with_constructor(rows),
             queue_rows: Family::default(),
             core_holds: Family::default(),
+            handed_over: Family::default(),
             batches: Family::default(),
             cache_requests: Family::default(),
             cache_entries: Family::default(),
@@ -149,6 +152,7 @@ impl Metrics {
         registry.register("batch_rows", "Rows of one run of the backend", metrics.batch_rows.clone());
         registry.register("queue_rows", "Rows that wait", metrics.queue_rows.clone());
         registry.register("core_holds", "Runs that kept a core from everything else", metrics.core_holds.clone());
+        registry.register("batches_handed_over", "Batches that another core ran", metrics.handed_over.clone());
         registry.register("batches", "Batches by why they were closed", metrics.batches.clone());
         metrics.register_cache(&mut registry);
         registry.register("model_loads", "Loads of versions by outcome", metrics.loads.clone());
@@ -202,6 +206,7 @@ impl Metrics {
             batch_rows: self.batch_rows.get_or_create(&labels).clone(),
             queue_rows: self.queue_rows.get_or_create(&labels).clone(),
             core_holds: self.core_holds.get_or_create(&labels).clone(),
+            handed_over: self.handed_over.get_or_create(&labels).clone(),
             batches: Closed::ALL.map(|reason| self.batches.get_or_create(&labels.of(reason)).clone()),
             ok: self.request(model, version, OK),
             cache: OnceLock::new(),
@@ -224,6 +229,7 @@ impl Metrics {
         self.batch_rows.remove(labels);
         self.queue_rows.remove(labels);
         self.core_holds.remove(labels);
+        self.handed_over.remove(labels);
         for reason in Closed::ALL {
             self.batches.remove(&labels.of(reason));
         }
