@@ -107,7 +107,7 @@ fn version_for_people(version: &VersionStatus) -> String {
             format!("  {direction}"),
             spec.name.clone(),
             spec.dtype().as_str_name().to_string(),
-            format!("{:?}", spec.shape),
+            shape(spec),
             spec.feature_names.join(" "),
         ]
     };
@@ -117,6 +117,12 @@ fn version_for_people(version: &VersionStatus) -> String {
         text += &table(["", "NAME", "TYPE", "SHAPE", "FEATURES"], &specs);
     }
     text
+}
+
+/// `[-1, -1], dimension 1 to [16, 32]`
+fn shape(spec: &TensorSpec) -> String {
+    let padded = spec.pad.as_ref().map(|pad| format!(", dimension {} to {:?}", pad.dim, pad.to));
+    format!("{:?}{}", spec.shape, padded.unwrap_or_default())
 }
 
 fn execution_for_people(execution: &Execution) -> [String; 4] {
@@ -167,6 +173,7 @@ fn to_json(model: &DescribeModelResponse) -> Value {
                 "shape": spec.shape,
                 "batch": spec.batch,
                 "feature_names": spec.feature_names,
+                "pad": spec.pad.as_ref().map(|pad| json!({ "dim": pad.dim, "to": pad.to })),
             })
         };
         specs.iter().map(spec).collect()
@@ -216,6 +223,7 @@ fn execution_json(execution: &Execution) -> Value {
         "max_queue_rows": execution.max_queue_rows,
         "artifact_bytes": execution.artifact_bytes,
         "memory_bytes": execution.memory_bytes,
+        "padding": execution.padding,
     })
 }
 
@@ -246,6 +254,7 @@ mod tests {
                 shape: vec![-1, 2],
                 batch: true,
                 feature_names: vec!["a".into(), "b".into()],
+                pad: None,
             }],
             ..Default::default()
         };

@@ -262,6 +262,7 @@ impl Loader {
             signature,
             features,
             batching_reason: report.batching_reason,
+            pads: report.pads,
             cost: report.cost,
             metrics: self.metrics.version(job.model.as_str(), &job.version.to_string()),
             mark,

@@ -10,6 +10,7 @@ mod id;
 mod keys;
 mod manifest;
 mod normalizer;
+mod padding;
 mod pattern;
 mod request;
 mod route;
@@ -30,6 +31,7 @@ pub use id::{ModelName, Version, repeated};
 pub use keys::{KEYS, TakesEffect};
 pub use manifest::{Manifest, Platform};
 pub use normalizer::{Normalizer, NormalizerMethod};
+pub use padding::{Filler, Pad, PadYaml, Unpad, UnpadYaml, cut};
 pub use pattern::Patterns;
 pub use request::{
     Answer, CacheUse, Contents, Data, Parameter, Parameters, PredictRequest, Priority, RouteReason, Row, Select,

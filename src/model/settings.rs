@@ -117,7 +117,10 @@ fn keeps(caching: &Caching) -> String {
 }
 
 fn specs(specs: &[SpecYaml]) -> String {
-    let spec = |spec: &SpecYaml| format!("{} {} {:?}", spec.name, spec.dtype, spec.shape);
+    let spec = |spec: &SpecYaml| {
+        let padded = spec.pad.as_ref().map(|pad| format!(" padded to {:?}", pad.to));
+        format!("{} {} {:?}{}", spec.name, spec.dtype, spec.shape, padded.unwrap_or_default())
+    };
     specs.iter().map(spec).collect::<Vec<_>>().join(", ")
 }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-use super::{Batching, Caching, DType, Platform, units, word_or_map::WordOrMap};
+use super::{Batching, Caching, DType, PadYaml, Platform, UnpadYaml, units, word_or_map::WordOrMap};
 use crate::error::{self, Error};
 
 /// `model.yaml`, and `defaults:` of the server's configuration.
@@ -43,6 +43,12 @@ pub struct SpecYaml {
     pub shape: Vec<i64>,
     /// `false`: requests are never joined along this input; only those with equal bytes here share a batch.
     pub batch: Option<bool>,
+    /// Of an input: the sizes that a variable dimension is filled up to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pad: Option<PadYaml>,
+    /// Of an output: it is cut back to what the input had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unpad: Option<UnpadYaml>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub feature_names: Vec<String>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]

@@ -43,6 +43,8 @@ pub struct ServableConfig {
     pub features: Features,
     /// Why requests are joined, or why not, in words for operators.
     pub batching_reason: String,
+    /// Whether padded inputs were shown to answer as unpadded ones.
+    pub pads: bool,
     /// Measured (rows, microseconds of one run), ascending by rows; from the child.
     pub cost: Vec<(usize, f64)>,
     pub metrics: Arc<VersionMetrics>,
@@ -64,6 +66,7 @@ impl Servable {
         let shared = Arc::new(Shared {
             id: runtime.next_id(),
             joinable: config.signature.batches(),
+            pads: config.pads && config.signature.batches() && config.signature.pads(),
             gains_by_joining: config.executable.gains_by_joining(),
             cost: Cost::new(&config.cost),
             cache: config.manifest.cache.clone().map(|limits| AnswerCache::new(limits, config.metrics.cache())),
@@ -122,6 +125,11 @@ impl Servable {
 
     pub fn batching_reason(&self) -> &str {
         &self.shared.batching_reason
+    }
+
+    /// Whether inputs are filled up to the sizes that model.yaml gives.
+    pub fn pads(&self) -> bool {
+        self.shared.pads
     }
 
     pub fn check_parameters(&self, parameters: &Parameters) -> Result<()> {

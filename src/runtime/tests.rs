@@ -44,6 +44,7 @@ fn bench(scripted: Scripted, micros: f64, yaml: &str) -> Bench {
             manifest,
             executable,
             batching_reason: String::new(),
+            pads: true,
             cost: vec![(1, micros), (2, micros * 2.0)],
             metrics: Metrics::new().version("m", "1.0.0"),
             mark: Marker::none().of(1),
