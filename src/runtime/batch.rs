@@ -9,14 +9,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::oneshot;
-
 use super::{
     joining::{Cutter, Filled, join},
     queue::{Queued, Taken},
     shared::Shared,
     watchdog::Seat,
-    work::{Done, Outcome, Work},
+    work::{Done, Outcome, Reply, Work},
 };
 use crate::{
     backend::{Call, RUN_STOPPED, Session, View},
@@ -33,7 +31,7 @@ pub struct Pending {
     pub enqueued: Instant,
     /// Not the first part of its request.
     pub goes_on: bool,
-    pub reply: oneshot::Sender<Result<Outcome>>,
+    pub reply: Reply,
     pub shared: Arc<Shared>,
 }
 
@@ -64,14 +62,17 @@ impl Instance {
         for pending in taken.overdue {
             let _ = pending.reply.send(Err(shared.queue_timeout()));
         }
-        let batch = taken.batch;
+        let mut batch = taken.batch;
         if !batch.is_empty() {
             shared.metrics.batch_closed(taken.closed);
         }
         if batch.len() > 1 && shared.gains_by_joining {
             let rows = batch.iter().map(|pending| pending.work.rows).sum();
             let started = Instant::now();
-            match self.run_joined(shared, &batch, rows, started) {
+            self.seat.lend(batch.iter_mut().map(|pending| &mut pending.reply));
+            let joined = self.run_joined(shared, &batch, rows, started);
+            self.seat.take_back(batch.iter_mut().map(|pending| &mut pending.reply));
+            match joined {
                 Ok(joined) => return deliver(shared, batch, joined, started, rows),
                 Err(error) => {
                     tracing::debug!(model = %shared.model, version = %shared.version, error = error.message(),
@@ -79,7 +80,7 @@ impl Instance {
                 }
             }
         }
-        for pending in batch {
+        for mut pending in batch {
             let started = Instant::now();
             if pending.gone() {
                 continue;
@@ -88,18 +89,26 @@ impl Instance {
                 let _ = pending.reply.send(Err(Error::deadline_exceeded("while its batch ran")));
                 continue;
             }
-            let mut outputs = self.run_alone(shared, &pending, started);
+            let mut outputs = self.run_watched(shared, &mut pending, started);
             if was_stopped(&outputs) && self.seat.is_core() {
                 // It was ended for the sake of the others on this core: it may take its time elsewhere.
                 let _ = pending.reply.send(Ok(Outcome::Elsewhere(pending.work)));
                 continue;
             }
-            if was_stopped(&outputs) && pending.deadline().is_none_or(|deadline| deadline > Instant::now()) {
+            let waits = !pending.gone() && pending.deadline().is_none_or(|deadline| deadline > Instant::now());
+            if was_stopped(&outputs) && waits {
                 // Somebody still waits for it: the stop was meant for the run before, and came too late for that.
-                outputs = self.run_alone(shared, &pending, Instant::now());
+                outputs = self.run_watched(shared, &mut pending, Instant::now());
             }
             finish(shared, pending, outputs, started);
         }
+    }
+
+    fn run_watched(&mut self, shared: &Arc<Shared>, pending: &mut Pending, started: Instant) -> Result<Vec<Tensor>> {
+        self.seat.lend(std::iter::once(&mut pending.reply));
+        let outputs = self.run_alone(shared, pending, started);
+        self.seat.take_back(std::iter::once(&mut pending.reply));
+        outputs
     }
 
     /// One request by itself, its bytes where they came, unless they are to be padded.

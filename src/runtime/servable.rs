@@ -23,7 +23,7 @@ use super::{
     shared::Shared,
     split,
     threads::Threads,
-    work::{Done, Outcome, Work, draining, wait},
+    work::{Done, Outcome, Reply, Work, draining, wait},
 };
 use crate::{
     backend::{self, Executable},
@@ -167,6 +167,7 @@ impl Servable {
         for work in works {
             let (reply, answer) = oneshot::channel();
             let goes_on = !pendings.is_empty();
+            let reply = Reply::new(reply);
             pendings.push(Pending { work, enqueued, goes_on, reply, shared: self.shared.clone() });
             answers.push(answer);
         }
@@ -200,6 +201,7 @@ impl Servable {
     async fn on_threads(&self, runtime: &Runtime, work: Work) -> Result<Done> {
         let (deadline, enqueued) = (work.deadline, Instant::now());
         let (reply, answer) = oneshot::channel();
+        let reply = Reply::new(reply);
         let pending = Pending { work, enqueued, goes_on: true, reply, shared: self.shared.clone() };
         let threads = self.threads(runtime);
         let ticket = threads.submit(smallvec![pending])?.pop().ok_or_else(draining)?;

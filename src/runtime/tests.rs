@@ -200,6 +200,38 @@ async fn work_whose_caller_left_is_not_run() {
 }
 
 #[tokio::test]
+async fn a_run_whose_only_caller_has_gone_is_ended() {
+    let bench = bench(Scripted::new(false), 5000.0, "batching: { queue_timeout: 60s }");
+    let left = tokio::spawn(bench.servable.clone().run(work(&[HANGS])));
+    while bench.runs().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    left.abort();
+    assert_eq!(values(bench.servable.clone().run(work(&[1.0])).await), Ok(vec![2.0]), "its thread is free again");
+    assert_eq!(bench.runs(), [vec![HANGS], vec![1.0]], "and nothing is run again for nobody");
+}
+
+#[tokio::test]
+#[expect(clippy::await_holding_lock, reason = "the gate stands between the test and the model's own thread")]
+async fn a_batch_whose_callers_have_all_gone_is_ended() {
+    let bench = bench(Scripted::new(true), 5000.0, "batching: { queue_timeout: 60s }");
+    let held = bench.gate.lock().expect("no holder panics");
+    let ask = |values: &[f64]| tokio::spawn(bench.servable.clone().run(work(values)));
+    let first = ask(&[1.0]);
+    tokio::task::yield_now().await;
+    let callers = [ask(&[HANGS]), ask(&[2.0])];
+    tokio::task::yield_now().await;
+    drop(held);
+    assert_eq!(values(first.await.expect("no panic")), Ok(vec![2.0]));
+    while bench.runs().len() < 2 {
+        tokio::task::yield_now().await;
+    }
+    callers.iter().for_each(tokio::task::JoinHandle::abort);
+    assert_eq!(values(bench.servable.clone().run(work(&[3.0])).await), Ok(vec![6.0]));
+    assert_eq!(bench.runs(), [vec![1.0], vec![HANGS, 2.0], vec![3.0]]);
+}
+
+#[tokio::test]
 #[expect(clippy::await_holding_lock, reason = "the gate stands between the test and the model's own thread")]
 async fn a_queue_timeout_is_unavailable_and_not_run() {
     let bench = bench(Scripted::new(false), 5000.0, "batching: { queue_timeout: 20ms }");

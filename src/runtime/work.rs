@@ -36,6 +36,39 @@ pub enum Outcome {
     Elsewhere(Work),
 }
 
+/// Where an answer goes. During a run the watchdog may have it, to see whether anybody waits.
+#[derive(Debug)]
+pub struct Reply(Option<Caller>);
+
+/// Closed when the caller has gone.
+pub type Caller = oneshot::Sender<Result<Outcome>>;
+
+// === impl Reply ===
+
+impl Reply {
+    pub fn new(caller: Caller) -> Self {
+        Self(Some(caller))
+    }
+
+    /// Whether somebody waited for it.
+    pub fn send(self, answer: Result<Outcome>) -> bool {
+        self.0.is_some_and(|caller| caller.send(answer).is_ok())
+    }
+
+    /// Whether nobody waits any more.
+    pub fn is_closed(&self) -> bool {
+        self.0.as_ref().is_none_or(Caller::is_closed)
+    }
+
+    pub fn lend(&mut self) -> Option<Caller> {
+        self.0.take()
+    }
+
+    pub fn give_back(&mut self, caller: Caller) {
+        self.0 = Some(caller);
+    }
+}
+
 // === impl Outcome ===
 
 impl Outcome {
