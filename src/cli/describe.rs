@@ -126,14 +126,19 @@ fn shape(spec: &TensorSpec) -> String {
 }
 
 fn execution_for_people(execution: &Execution) -> [String; 4] {
-    let place = match execution.placement.as_str() {
-        "loop" => "in the event loop",
-        "threads" => "on threads of its own",
-        other => other,
+    let place = match (execution.placement.as_str(), execution.instances) {
+        ("loop", _) => "in the event loop".to_owned(),
+        ("threads", 1) => "on a thread of its own".to_owned(),
+        ("threads", count) => format!("on {count} threads of its own"),
+        (other, _) => other.to_owned(),
+    };
+    let threads = match execution.intra_op_threads {
+        0 | 1 => String::new(),
+        count => format!(", {count} threads a run"),
     };
     let joined = if execution.batching { "joined" } else { "not joined" };
     [
-        format!("{} ({}) on {}, {place}", execution.platform, execution.library, execution.device),
+        format!("{} ({}) on {}, {place}{threads}", execution.platform, execution.library, execution.device),
         format!("requests are {joined}: {}", execution.batching_reason),
         format!(
             "one row {:.1} us, {} rows {:.1} us; {} of {} rows wait",
@@ -224,6 +229,8 @@ fn execution_json(execution: &Execution) -> Value {
         "artifact_bytes": execution.artifact_bytes,
         "memory_bytes": execution.memory_bytes,
         "padding": execution.padding,
+        "instances": execution.instances,
+        "intra_op_threads": execution.intra_op_threads,
     })
 }
 

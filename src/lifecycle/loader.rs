@@ -251,6 +251,7 @@ impl Loader {
         let features = trial::features(dir.path(), &manifest, executable.signature())?;
         let mut notes = executable.notes().to_vec();
         notes.extend(self.suspects.note(tag));
+        notes.extend(manifest.oversubscribes(self.runtime.cores().count()));
         let signature = joined_as_shown(executable.signature().clone(), report.joinable);
         let platform = manifest.platform;
         let metrics = manifest.metrics.clone();

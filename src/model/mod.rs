@@ -42,6 +42,6 @@ pub use settings::{Origin, Setting, settings, settings_of_version};
 pub use signature::{Bound, Signature, TensorSpec};
 pub use tensor::{BytesElements, DType, Shape, Tensor, bytes_from, element_count, shape_text};
 pub use yaml::{
-    FeatureSpec, FileEntry, Instances, MissingValue, ModelYaml, Placement, SpecYaml, SwapPolicy, VersionYaml,
-    VersionsPolicy, Warmup, parse_yaml,
+    FeatureSpec, FileEntry, Instances, MissingValue, ModelYaml, OnnxOptions, Placement, SpecYaml, SwapPolicy,
+    VersionYaml, VersionsPolicy, Warmup, parse_yaml,
 };

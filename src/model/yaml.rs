@@ -32,6 +32,7 @@ pub struct ModelYaml {
     #[serde(deserialize_with = "units::duration", skip_serializing)]
     pub keep_previous: Option<Duration>,
     pub cache: Option<Caching>,
+    pub onnx: Option<OnnxOptions>,
 }
 
 /// One input or output, as a person declares it.
@@ -87,6 +88,14 @@ pub struct Instances {
     pub device: Option<String>,
     /// Else by what a row costs.
     pub placement: Option<Placement>,
+}
+
+/// `onnx:`, what only ONNX Runtime can be told.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OnnxOptions {
+    /// How many threads share the operators of one run; the one that asks is among them.
+    pub intra_op_threads: Option<usize>,
 }
 
 /// Where the work of a version runs.
@@ -281,6 +290,7 @@ impl ModelYaml {
             swap_policy: self.swap_policy.or(under.swap_policy),
             keep_previous: self.keep_previous.or(under.keep_previous),
             cache: Caching::over(self.cache, under.cache),
+            onnx: self.onnx.or(under.onnx),
         }
     }
 }

@@ -17,6 +17,7 @@ mod holds_up_no_core;
 mod hot_swap;
 mod joins_only_what_is_safe;
 mod keeps_answers;
+mod keeps_to_its_threads;
 mod memory_comes_back;
 mod names_who_ran_at_a_crash;
 mod opened_first_in_a_child;

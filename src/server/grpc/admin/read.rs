@@ -181,5 +181,7 @@ fn execution(servable: &Servable, entry: &VersionEntry) -> Execution {
         artifact_bytes: entry.artifact_bytes,
         memory_bytes: entry.memory_bytes,
         padding: servable.pads(),
+        instances: narrow(manifest.instances),
+        intra_op_threads: narrow(manifest.threads_of_a_run()),
     }
 }
