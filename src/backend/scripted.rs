@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread::Thread,
     time::Duration,
@@ -24,6 +24,8 @@ pub struct Scripted {
     /// On which thread each run was.
     pub threads: Arc<Mutex<Vec<String>>>,
     pub gate: Arc<Mutex<()>>,
+    /// How many sessions were made.
+    pub sessions: Arc<AtomicUsize>,
     pub gains_by_joining: bool,
     /// How long every run takes.
     pub pause: Duration,
@@ -62,6 +64,7 @@ impl Scripted {
             runs: Arc::default(),
             threads: Arc::default(),
             gate: Arc::default(),
+            sessions: Arc::default(),
             gains_by_joining: true,
             pause: Duration::ZERO,
         }
@@ -82,6 +85,7 @@ impl Executable for Scripted {
     }
 
     fn session(&self) -> Result<Box<dyn Session>> {
+        self.sessions.fetch_add(1, Ordering::Relaxed);
         Ok(Box::new(ScriptedSession {
             runs: self.runs.clone(),
             threads: self.threads.clone(),

@@ -130,6 +130,21 @@ fn only_the_guilty_request_gets_the_error() {
 }
 
 #[test]
+fn an_instance_that_panics_is_made_anew_and_one_that_fails_is_not() {
+    for micros in [1.0, 5000.0] {
+        let scripted = Scripted::new(true);
+        let sessions = scripted.sessions.clone();
+        let made = || sessions.load(std::sync::atomic::Ordering::Relaxed);
+        let bench = bench(scripted, micros, "");
+        assert_eq!(bench.together(vec![work(&[FAILS])]), [Err("BACKEND_FAILED")]);
+        assert_eq!(made(), 1);
+        assert_eq!(bench.together(vec![work(&[PANICS])]), [Err("BACKEND_PANICKED")]);
+        assert_eq!(made(), 2);
+        assert_eq!(bench.together(vec![work(&[3.0])]), [Ok(vec![6.0])]);
+    }
+}
+
+#[test]
 fn batches_keep_to_the_largest_size() {
     let bench = bench(Scripted::new(true), 1.0, "batching: { max_batch_size: 2 }");
     bench.together((0..5).map(|value| work(&[f64::from(value)])).collect());
