@@ -9,7 +9,7 @@ use super::{Config, Done, Marker, Runtime, Servable, ServableConfig, Work};
 use crate::{
     backend::{
         Executable,
-        scripted::{ENDED_FOR_ANOTHER, FAILS, HANGS, PANICS, Scripted},
+        scripted::{ENDED_FOR_ANOTHER, FAILS, FILLER, HANGS, PANICS, Scripted},
     },
     error::Result,
     model::{
@@ -357,6 +357,54 @@ proptest::proptest! {
             works.push(work(&values));
         }
         proptest::prop_assert_eq!(bench.together(works), expected);
+        bench.runtime.stop();
+    }
+}
+
+fn padded_work(rows: usize, length: usize, first: f64) -> Work {
+    let values = (0..rows * length).map(|place| first + place as f64).collect();
+    let x = Tensor::from_f64("x".into(), [rows, length].into_iter().collect(), values);
+    Work { inputs: vec![x], rows, ..work(&[]) }
+}
+
+#[test]
+fn a_request_runs_at_the_size_that_it_becomes_joined_and_alone() {
+    let bench = bench(Scripted::padded(), 1.0, "");
+    let answers = bench.together(vec![padded_work(1, 3, 1.0), padded_work(1, 1, 5.0), padded_work(1, 5, 11.0)]);
+    assert_eq!(answers, [Ok(vec![2.0, 4.0, 6.0]), Ok(vec![10.0]), Ok(vec![22.0, 24.0, 26.0, 28.0, 30.0])]);
+    let filled = |values: &[f64], size: usize| [values, &vec![FILLER; size - values.len()][..]].concat();
+    let joined = [filled(&[1.0, 2.0, 3.0], 4), filled(&[5.0], 4)].concat();
+    assert_eq!(bench.runs(), [joined, filled(&[11.0, 12.0, 13.0, 14.0, 15.0], 8)]);
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+
+    /// Of random rows and lengths, some of which fail, some of which are split: each gets its own, at its own length.
+    #[test]
+    fn padded_rows_go_back_to_their_owners(
+        requests in proptest::collection::vec((1usize..6, 0usize..9, proptest::bool::weighted(0.1)), 1..16),
+        batch_max in 1usize..9,
+    ) {
+        let yaml = format!("batching: {{ max_batch_size: {batch_max}, max_queue: {{ rows: 4096 }} }}");
+        let bench = bench(Scripted::padded(), 1.0, &yaml);
+        let mut works = Vec::new();
+        let mut expected = Vec::new();
+        for ((rows, length, fails), first) in requests.into_iter().zip((1..).map(|place| f64::from(place) * 100.0)) {
+            let mut work = padded_work(rows, length, first);
+            let mut values: Vec<f64> = bytemuck::pod_collect_to_vec(&work.inputs[0].data);
+            let fails = fails && length > 0;
+            expected.push(if fails { Err("BACKEND_FAILED") } else { Ok(values.iter().map(|value| value * 2.0).collect()) });
+            if fails {
+                values[rows * length - 1] = FAILS;
+                work.inputs[0].data = crate::model::bytes_from(values);
+            }
+            works.push(work);
+        }
+        proptest::prop_assert_eq!(bench.together(works), expected);
+        for run in bench.runs() {
+            proptest::prop_assert!(run.len() <= batch_max * 8 && run.len().is_multiple_of(4), "{run:?}");
+        }
         bench.runtime.stop();
     }
 }

@@ -94,7 +94,7 @@ async fn a_run_whose_caller_goes_away_is_ended() {
     let store = Store::new().model("loop_forever", "1.0.0", fixture("onnx/loop_forever.onnx"));
     let server = Server::start(store.file("loop_forever/model.yaml", yaml), &["--cores=1"]).await;
     let (client, oip) = (server.inference().await, server.oip().await);
-    for way in ["it cancels", "it hangs up", "it cancels a ModelInfer"] {
+    for way in ["it cancels", "it hangs up", "it cancels a ModelInfer", "it leaves a stream"] {
         let before = begun(&server).await.expect("the metrics");
         let (mut client, mut oip) = (client.clone(), oip.clone());
         let mut own = server.inference().await;
@@ -102,7 +102,13 @@ async fn a_run_whose_caller_goes_away_is_ended() {
             match way {
                 "it cancels" => drop(client.predict(call(looping(FOR_EVER))).await),
                 "it hangs up" => drop(own.predict(call(looping(FOR_EVER))).await),
-                _ => drop(oip.model_infer(call(looping_infer(FOR_EVER))).await),
+                "it cancels a ModelInfer" => drop(oip.model_infer(call(looping_infer(FOR_EVER))).await),
+                _ => {
+                    // With questions yet to come, hyper's client resets nothing when the answers are dropped.
+                    let questions = tokio_stream::once(looping_infer(FOR_EVER));
+                    let mut answers = oip.model_stream_infer(questions).await.expect("a stream").into_inner();
+                    drop(answers.message().await);
+                }
             }
         });
         eventually("it runs", PATIENCE, async || (begun(&server).await? > before).then_some(())).await;
