@@ -96,11 +96,11 @@ impl Manifest {
         }
     }
 
-    /// What operators should know where its own threads are more than there are cores.
+    /// What operators should know where its threads are more than there are cores.
     pub fn oversubscribes(&self, cores: usize) -> Option<String> {
         let threads = self.threads();
         (threads > cores.max(1)).then(|| {
-            format!("on threads of its own it takes up to {threads} (instances.count, onnx.intra_op_threads) of {cores} cores")
+            format!("it takes up to {threads} threads at once (instances.count, onnx.intra_op_threads), there are {cores} cores")
         })
     }
 
