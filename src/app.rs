@@ -82,6 +82,11 @@ async fn serve_here(config: Config, level: Level, announce: impl FnOnce(&Snapsho
     let metrics = Metrics::new();
     let runtime =
         Runtime::start(&runtime::Config { cores: config.machine.cores, loop_budget: config.machine.loop_budget })?;
+    tracing::info!(
+        cores = config.machine.cores,
+        "the event loop of each core runs a batch on its own thread; so do a model's own threads, instances.count of them, \
+         unless onnx.intra_op_threads says otherwise"
+    );
     let (publisher, catalog) = catalog::new();
     let (refresh, asks, answers) = store::refresh();
     let engine = Engine::new(catalog.clone(), metrics.clone(), id_key(&config)?);

@@ -4,6 +4,8 @@
 //! `torch` calls `from_declared`, whose artifacts know neither. Every error is INVALID_ARGUMENT with reason
 //! `INVALID_MANIFEST` and names the tensor.
 
+mod padding;
+
 use std::sync::Arc;
 
 use crate::{
@@ -13,10 +15,12 @@ use crate::{
 
 /// The whole signature from the declared specs, in their order. Both sides must be there.
 pub fn from_declared(manifest: &Manifest) -> Result<Signature> {
-    Ok(Signature {
+    let mut signature = Signature {
         inputs: all_declared(Side::Input, manifest.inputs.as_deref())?,
         outputs: all_declared(Side::Output, manifest.outputs.as_deref())?,
-    })
+    };
+    padding::take_over(&mut signature, manifest)?;
+    Ok(signature)
 }
 
 /// The artifact's own signature with the declared specs merged in, by name. A declared dimension may fix a free one; names,
@@ -24,6 +28,7 @@ pub fn from_declared(manifest: &Manifest) -> Result<Signature> {
 pub fn merge(mut known: Signature, manifest: &Manifest) -> Result<Signature> {
     merge_side(Side::Input, &mut known.inputs, manifest.inputs.as_deref())?;
     merge_side(Side::Output, &mut known.outputs, manifest.outputs.as_deref())?;
+    padding::take_over(&mut known, manifest)?;
     Ok(known)
 }
 

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread::Thread,
     time::Duration,
@@ -12,7 +12,7 @@ use std::{
 use super::{Call, Executable, RUN_STOPPED, Session, Stopper};
 use crate::{
     error::{Code, Error, Result},
-    model::{DType, Signature, Tensor, TensorSpec, bytes_from},
+    model::{DType, Filler, Pad, Shape, Signature, Tensor, TensorSpec, Unpad, bytes_from},
 };
 
 /// Doubles what it is given: `x` FP64 [-1] to `y` FP64 [-1].
@@ -24,6 +24,8 @@ pub struct Scripted {
     /// On which thread each run was.
     pub threads: Arc<Mutex<Vec<String>>>,
     pub gate: Arc<Mutex<()>>,
+    /// How many sessions were made.
+    pub sessions: Arc<AtomicUsize>,
     pub gains_by_joining: bool,
     /// How long every run takes.
     pub pause: Duration,
@@ -45,6 +47,8 @@ struct End {
     running: Mutex<Option<Thread>>,
 }
 
+/// What `padded` fills up with.
+pub const FILLER: f64 = 0.25;
 pub const FAILS: f64 = -1.0;
 pub const PANICS: f64 = -2.0;
 /// A run with this row goes on until it is ended.
@@ -62,9 +66,19 @@ impl Scripted {
             runs: Arc::default(),
             threads: Arc::default(),
             gate: Arc::default(),
+            sessions: Arc::default(),
             gains_by_joining: true,
             pause: Duration::ZERO,
         }
+    }
+
+    /// `x` and `y` FP64 [-1, -1], padded to 4 and 8.
+    pub fn padded() -> Self {
+        let spec = |name| TensorSpec { batch: true, ..TensorSpec::new(name, DType::Fp64, &[-1, -1]) };
+        let value = Filler::new(DType::Fp64, FILLER).expect("a double: this is a bug");
+        let x = TensorSpec { pad: Some(Pad { dim: 1, to: vec![4, 8], value }), ..spec("x") };
+        let y = TensorSpec { unpad: Some(Unpad { dim: 1, input: 0 }), ..spec("y") };
+        Self { signature: Signature { inputs: vec![x], outputs: vec![y] }, ..Self::new(true) }
     }
 }
 
@@ -82,6 +96,7 @@ impl Executable for Scripted {
     }
 
     fn session(&self) -> Result<Box<dyn Session>> {
+        self.sessions.fetch_add(1, Ordering::Relaxed);
         Ok(Box::new(ScriptedSession {
             runs: self.runs.clone(),
             threads: self.threads.clone(),
@@ -113,8 +128,7 @@ impl Session for ScriptedSession {
             return Err(self.end.hang());
         }
         let data = bytes_from(values.iter().map(|value| value * 2.0).collect::<Vec<_>>());
-        let shape = [values.len()].into_iter().collect();
-        Ok(vec![Tensor::new("y".into(), DType::Fp64, shape, data)?])
+        Ok(vec![Tensor::new("y".into(), DType::Fp64, Shape::from_slice(call.inputs[0].shape), data)?])
     }
 
     fn stopper(&self) -> Option<Arc<dyn Stopper>> {

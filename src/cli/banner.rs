@@ -52,7 +52,7 @@ pub fn banner(banner: &Banner<'_>) -> String {
     let _ = write!(
         text,
         "\ngRPC inference  {grpc}\ngRPC admin      {grpc_admin}\nHTTP health     http://{http}/readyz\n\
-         metrics         http://{metrics}/metrics\ncores {}, memory {:.1} GiB\n",
+         metrics         http://{metrics}/metrics\ncores {}, a thread a run, memory {:.1} GiB\n",
         banner.cores,
         banner.memory as f64 / (1u64 << 30) as f64
     );

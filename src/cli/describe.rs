@@ -107,7 +107,7 @@ fn version_for_people(version: &VersionStatus) -> String {
             format!("  {direction}"),
             spec.name.clone(),
             spec.dtype().as_str_name().to_string(),
-            format!("{:?}", spec.shape),
+            shape(spec),
             spec.feature_names.join(" "),
         ]
     };
@@ -119,15 +119,26 @@ fn version_for_people(version: &VersionStatus) -> String {
     text
 }
 
+/// `[-1, -1], dimension 1 to [16, 32]`
+fn shape(spec: &TensorSpec) -> String {
+    let padded = spec.pad.as_ref().map(|pad| format!(", dimension {} to {:?}", pad.dim, pad.to));
+    format!("{:?}{}", spec.shape, padded.unwrap_or_default())
+}
+
 fn execution_for_people(execution: &Execution) -> [String; 4] {
-    let place = match execution.placement.as_str() {
-        "loop" => "in the event loop",
-        "threads" => "on threads of its own",
-        other => other,
+    let place = match (execution.placement.as_str(), execution.instances) {
+        ("loop", _) => "in the event loop".to_owned(),
+        ("threads", 1) => "on a thread of its own".to_owned(),
+        ("threads", count) => format!("on {count} threads of its own"),
+        (other, _) => other.to_owned(),
+    };
+    let threads = match execution.intra_op_threads {
+        0 | 1 => String::new(),
+        count => format!(", {count} threads a run"),
     };
     let joined = if execution.batching { "joined" } else { "not joined" };
     [
-        format!("{} ({}) on {}, {place}", execution.platform, execution.library, execution.device),
+        format!("{} ({}) on {}, {place}{threads}", execution.platform, execution.library, execution.device),
         format!("requests are {joined}: {}", execution.batching_reason),
         format!(
             "one row {:.1} us, {} rows {:.1} us; {} of {} rows wait",
@@ -167,6 +178,7 @@ fn to_json(model: &DescribeModelResponse) -> Value {
                 "shape": spec.shape,
                 "batch": spec.batch,
                 "feature_names": spec.feature_names,
+                "pad": spec.pad.as_ref().map(|pad| json!({ "dim": pad.dim, "to": pad.to })),
             })
         };
         specs.iter().map(spec).collect()
@@ -216,6 +228,9 @@ fn execution_json(execution: &Execution) -> Value {
         "max_queue_rows": execution.max_queue_rows,
         "artifact_bytes": execution.artifact_bytes,
         "memory_bytes": execution.memory_bytes,
+        "padding": execution.padding,
+        "instances": execution.instances,
+        "intra_op_threads": execution.intra_op_threads,
     })
 }
 
@@ -246,6 +261,7 @@ mod tests {
                 shape: vec![-1, 2],
                 batch: true,
                 feature_names: vec!["a".into(), "b".into()],
+                pad: None,
             }],
             ..Default::default()
         };

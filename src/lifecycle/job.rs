@@ -40,7 +40,10 @@ pub struct Report {
     pub library: String,
     /// Whether requests joined were shown to answer as each alone.
     pub joinable: bool,
-    /// That, in words for operators.
+    /// Whether padded requests were shown to answer as unpadded ones.
+    #[serde(default)]
+    pub pads: bool,
+    /// Both, in words for operators.
     pub batching_reason: String,
     /// Measured (rows, microseconds of one run), ascending by rows; empty where nothing ran.
     pub cost: Vec<(usize, f64)>,

@@ -250,6 +250,7 @@ impl Loader {
         let features = trial::features(dir.path(), &manifest, executable.signature())?;
         let mut notes = executable.notes().to_vec();
         notes.extend(self.suspects.note(tag));
+        notes.extend(manifest.oversubscribes(self.runtime.cores().count()));
         let signature = joined_as_shown(executable.signature().clone(), report.joinable);
         let platform = manifest.platform;
         let metrics = manifest.metrics.clone();
@@ -261,6 +262,7 @@ impl Loader {
             signature,
             features,
             batching_reason: report.batching_reason,
+            pads: report.pads,
             cost: report.cost,
             metrics: self.metrics.version(job.model.as_str(), &job.version.to_string()),
             mark,

@@ -26,7 +26,7 @@ pub struct Remembered {
 pub struct LibraryStamp(u64);
 
 /// To be raised when a trial looks at more than it did.
-const TRIAL_REVISION: u32 = 2;
+const TRIAL_REVISION: u32 = 3;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const AGE_MAX: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 const ENTRIES_MAX: usize = 20_000;

@@ -12,7 +12,7 @@ pub enum TakesEffect {
 }
 
 /// Every key of model.yaml. README.md's table says the same.
-pub const KEYS: [(&str, TakesEffect); 13] = [
+pub const KEYS: [(&str, TakesEffect); 14] = [
     ("platform", TakesEffect::NewServables),
     ("inputs", TakesEffect::NewServables),
     ("outputs", TakesEffect::NewServables),
@@ -26,6 +26,7 @@ pub const KEYS: [(&str, TakesEffect); 13] = [
     ("swap_policy", TakesEffect::AtOnce),
     ("keep_previous", TakesEffect::AtOnce),
     ("cache", TakesEffect::NewServables),
+    ("onnx", TakesEffect::NewServables),
 ];
 
 // === impl TakesEffect ===
@@ -67,6 +68,7 @@ mod tests {
             "required" => "true",
             "swap_policy" => "resource",
             "cache" => "{ ttl: 5m }",
+            "onnx" => "{ intra_op_threads: 2 }",
             _ => panic!("{key} needs a sample here"),
         }
     }

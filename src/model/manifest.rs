@@ -34,6 +34,8 @@ pub struct Manifest {
     pub classes: Vec<String>,
     pub metrics: BTreeMap<String, f64>,
     pub instances: usize,
+    /// Of ONNX Runtime, for one run.
+    pub intra_op_threads: usize,
     pub device: String,
     pub batching: bool,
     pub joinable: Option<bool>,
@@ -86,6 +88,27 @@ impl std::fmt::Display for Platform {
 // === impl Manifest ===
 
 impl Manifest {
+    /// How many threads one run of the version takes, the one that asks for it included.
+    pub fn threads_of_a_run(&self) -> usize {
+        match self.platform {
+            Platform::Onnx => self.intra_op_threads,
+            Platform::Torchscript | Platform::Lightgbm => 1,
+        }
+    }
+
+    /// What operators should know where its threads are more than there are cores.
+    pub fn oversubscribes(&self, cores: usize) -> Option<String> {
+        let threads = self.threads();
+        (threads > cores.max(1)).then(|| {
+            format!("it takes up to {threads} threads at once (instances.count, onnx.intra_op_threads), there are {cores} cores")
+        })
+    }
+
+    /// How many it has for itself when it runs on threads of its own: the pool for operators is one, whatever runs.
+    fn threads(&self) -> usize {
+        self.instances + self.threads_of_a_run() - 1
+    }
+
     /// Resolves one version; `platform` is what the artifact's file name says.
     pub fn resolve(platform: Platform, model: ModelYaml, version: VersionYaml) -> Result<Self> {
         let (batching, options) = match model.batching {
@@ -103,6 +126,7 @@ impl Manifest {
             classes: version.classes.unwrap_or_default(),
             metrics: version.metrics,
             instances: instances.count.unwrap_or(1),
+            intra_op_threads: model.onnx.unwrap_or_default().intra_op_threads.unwrap_or(1),
             device: instances.device.unwrap_or_else(|| "auto".into()),
             batching,
             joinable: options.joinable,
@@ -137,6 +161,9 @@ impl Manifest {
         }
         if self.instances == 0 || self.instances > 64 {
             return wrong("instances.count must be 1 to 64");
+        }
+        if self.intra_op_threads == 0 || self.intra_op_threads > 64 {
+            return wrong("onnx.intra_op_threads must be 1 to 64");
         }
         if !matches!(self.device.as_str(), "auto" | "cpu") && !self.device.starts_with("cuda:") {
             return wrong("instances.device must be auto, cpu or cuda:N");

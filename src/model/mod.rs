@@ -10,6 +10,7 @@ mod id;
 mod keys;
 mod manifest;
 mod normalizer;
+mod padding;
 mod pattern;
 mod request;
 mod route;
@@ -30,6 +31,7 @@ pub use id::{ModelName, Version, repeated};
 pub use keys::{KEYS, TakesEffect};
 pub use manifest::{Manifest, Platform};
 pub use normalizer::{Normalizer, NormalizerMethod};
+pub use padding::{Filler, Pad, PadYaml, Unpad, UnpadYaml, cut};
 pub use pattern::Patterns;
 pub use request::{
     Answer, CacheUse, Contents, Data, Parameter, Parameters, PredictRequest, Priority, RouteReason, Row, Select,
@@ -40,6 +42,6 @@ pub use settings::{Origin, Setting, settings, settings_of_version};
 pub use signature::{Bound, Signature, TensorSpec};
 pub use tensor::{BytesElements, DType, Shape, Tensor, bytes_from, element_count, shape_text};
 pub use yaml::{
-    FeatureSpec, FileEntry, Instances, MissingValue, ModelYaml, Placement, SpecYaml, SwapPolicy, VersionYaml,
-    VersionsPolicy, Warmup, parse_yaml,
+    FeatureSpec, FileEntry, Instances, MissingValue, ModelYaml, OnnxOptions, Placement, SpecYaml, SwapPolicy,
+    VersionYaml, VersionsPolicy, Warmup, parse_yaml,
 };

@@ -31,7 +31,7 @@ pub enum Origin {
 /// An option's key, how its value is read where somebody gave one, and what holds otherwise.
 type Known = (&'static str, fn(&ModelYaml) -> Option<String>, &'static str);
 
-const OPTIONS: [Known; 26] = [
+const OPTIONS: [Known; 27] = [
     ("platform", |yaml| yaml.platform.map(|platform| platform.to_string()), "by the artifact's file name"),
     ("inputs", |yaml| yaml.inputs.as_deref().map(specs), "by the artifact"),
     ("outputs", |yaml| yaml.outputs.as_deref().map(specs), "by the artifact"),
@@ -39,6 +39,7 @@ const OPTIONS: [Known; 26] = [
     ("instances.count", |yaml| Some(yaml.instances.as_ref()?.count?.to_string()), "1"),
     ("instances.device", |yaml| yaml.instances.as_ref()?.device.clone(), "auto"),
     ("instances.placement", |yaml| yaml.instances.as_ref()?.placement.map(placement), "by what a row costs"),
+    ("onnx.intra_op_threads", |yaml| Some(yaml.onnx.as_ref()?.intra_op_threads?.to_string()), "1"),
     ("batching", |yaml| yaml.batching.as_ref().map(is_on), "on"),
     ("batching.max_batch_size", |yaml| Some(batching(yaml)?.max_batch_size?.to_string()), "64"),
     (
@@ -117,7 +118,10 @@ fn keeps(caching: &Caching) -> String {
 }
 
 fn specs(specs: &[SpecYaml]) -> String {
-    let spec = |spec: &SpecYaml| format!("{} {} {:?}", spec.name, spec.dtype, spec.shape);
+    let spec = |spec: &SpecYaml| {
+        let padded = spec.pad.as_ref().map(|pad| format!(" padded to {:?}", pad.to));
+        format!("{} {} {:?}{}", spec.name, spec.dtype, spec.shape, padded.unwrap_or_default())
+    };
     specs.iter().map(spec).collect::<Vec<_>>().join(", ")
 }
 
@@ -229,7 +233,7 @@ mod tests {
         let written = format!(
             "instances: {{ count: {}, device: {} }}\nbatching: {{ max_batch_size: {}, preferred_batch_sizes: {}, max_delay: {}, queue_timeout: {}, max_queue: {{ rows: {}, \
              bytes: {} }} }}\nwarmup_budget: {}\nversions: {}\nrequired: {}\nswap_policy: {}\nkeep_previous: {}\n\
-             cache: {{ ttl: {}, max_entries: {}, max_bytes: {} }}",
+             cache: {{ ttl: {}, max_entries: {}, max_bytes: {} }}\nonnx: {{ intra_op_threads: {} }}",
             value("instances.count"),
             value("instances.device"),
             value("batching.max_batch_size"),
@@ -246,6 +250,7 @@ mod tests {
             value("cache.ttl"),
             value("cache.max_entries"),
             value("cache.max_bytes"),
+            value("onnx.intra_op_threads"),
         );
         let written = ModelYaml::parse(&written).expect("as one writes it");
         assert_eq!(written.versions.clone().unwrap_or_default(), VersionsPolicy::default());

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::{
-    DType, Tensor, repeated,
+    DType, Pad, Tensor, Unpad, repeated,
     request::TensorInput,
     tensor::{Shape, bytes_from, shape_text},
     yaml::MissingValue,
@@ -35,6 +35,10 @@ pub struct TensorSpec {
     pub feature_names: Vec<Arc<str>>,
     /// What stands in for an absent feature, by column; `None` makes its absence an error. As long as `feature_names`.
     pub missing: Vec<Option<MissingValue>>,
+    /// Of an input: how a variable dimension is filled up, so that requests of different lengths share a batch.
+    pub pad: Option<Pad>,
+    /// Of an output that follows such a dimension.
+    pub unpad: Option<Unpad>,
 }
 
 /// A request's inputs, checked and in the signature's order.
@@ -57,6 +61,8 @@ impl TensorSpec {
             widens: false,
             feature_names: Vec::new(),
             missing: Vec::new(),
+            pad: None,
+            unpad: None,
         }
     }
 
@@ -74,7 +80,7 @@ impl TensorSpec {
         let fits = shape.len() == self.shape.len()
             && shape.iter().zip(&self.shape).all(|(&dim, &wanted)| wanted < 0 || dim as i64 == wanted);
         if fits {
-            return Ok(());
+            return self.check_length(shape);
         }
         Err(Error::invalid(
             "SHAPE_MISMATCH",
@@ -86,6 +92,22 @@ impl TensorSpec {
             ),
         )
         .with("tensor", &self.name))
+    }
+
+    /// The largest size that a dimension is padded to is the most that it may have, whether padding has been shown to be
+    /// harmless or not: callers need not know.
+    fn check_length(&self, shape: &[usize]) -> Result<()> {
+        let Some(pad) = self.pad.as_ref().filter(|pad| shape[pad.dim] > pad.largest()) else {
+            return Ok(());
+        };
+        let message = format!(
+            "input '{}': dimension {} is at most {} (pad.to of the model), {} came",
+            self.name,
+            pad.dim,
+            pad.largest(),
+            shape[pad.dim]
+        );
+        Err(Error::invalid("DIMENSION_TOO_LARGE", message).with("tensor", &self.name))
     }
 
     /// The shape that `elements` elements must have, where the signature leaves one choice.

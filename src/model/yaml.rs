@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-use super::{Batching, Caching, DType, Platform, units, word_or_map::WordOrMap};
+use super::{Batching, Caching, DType, PadYaml, Platform, UnpadYaml, units, word_or_map::WordOrMap};
 use crate::error::{self, Error};
 
 /// `model.yaml`, and `defaults:` of the server's configuration.
@@ -32,6 +32,7 @@ pub struct ModelYaml {
     #[serde(deserialize_with = "units::duration", skip_serializing)]
     pub keep_previous: Option<Duration>,
     pub cache: Option<Caching>,
+    pub onnx: Option<OnnxOptions>,
 }
 
 /// One input or output, as a person declares it.
@@ -43,6 +44,12 @@ pub struct SpecYaml {
     pub shape: Vec<i64>,
     /// `false`: requests are never joined along this input; only those with equal bytes here share a batch.
     pub batch: Option<bool>,
+    /// Of an input: the sizes that a variable dimension is filled up to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pad: Option<PadYaml>,
+    /// Of an output: it is cut back to what the input had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unpad: Option<UnpadYaml>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub feature_names: Vec<String>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -81,6 +88,14 @@ pub struct Instances {
     pub device: Option<String>,
     /// Else by what a row costs.
     pub placement: Option<Placement>,
+}
+
+/// `onnx:`, what only ONNX Runtime can be told.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OnnxOptions {
+    /// How many threads share the operators of one run; the one that asks is among them.
+    pub intra_op_threads: Option<usize>,
 }
 
 /// Where the work of a version runs.
@@ -275,6 +290,7 @@ impl ModelYaml {
             swap_policy: self.swap_policy.or(under.swap_policy),
             keep_previous: self.keep_previous.or(under.keep_previous),
             cache: Caching::over(self.cache, under.cache),
+            onnx: self.onnx.or(under.onnx),
         }
     }
 }

@@ -9,19 +9,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-use tokio::sync::oneshot;
-
 use super::{
+    joining::{Cutter, Filled, join},
     queue::{Queued, Taken},
     shared::Shared,
     watchdog::Seat,
-    work::{Done, Outcome, Work},
+    work::{Done, Outcome, Reply, Work},
 };
 use crate::{
     backend::{Call, RUN_STOPPED, Session, View},
     error::{Error, Result},
-    model::{BytesElements, DType, Priority, Shape, Tensor, Timing},
+    model::{Priority, Shape, Tensor, Timing},
 };
 
 /// One request, as a rule in one part.
@@ -33,7 +31,7 @@ pub struct Pending {
     pub enqueued: Instant,
     /// Not the first part of its request.
     pub goes_on: bool,
-    pub reply: oneshot::Sender<Result<Outcome>>,
+    pub reply: Reply,
     pub shared: Arc<Shared>,
 }
 
@@ -64,14 +62,17 @@ impl Instance {
         for pending in taken.overdue {
             let _ = pending.reply.send(Err(shared.queue_timeout()));
         }
-        let batch = taken.batch;
+        let mut batch = taken.batch;
         if !batch.is_empty() {
             shared.metrics.batch_closed(taken.closed);
         }
         if batch.len() > 1 && shared.gains_by_joining {
             let rows = batch.iter().map(|pending| pending.work.rows).sum();
             let started = Instant::now();
-            match self.run_joined(shared, &batch, rows, started) {
+            self.seat.lend(batch.iter_mut().map(|pending| &mut pending.reply));
+            let joined = self.run_joined(shared, &batch, rows, started);
+            self.seat.take_back(batch.iter_mut().map(|pending| &mut pending.reply));
+            match joined {
                 Ok(joined) => return deliver(shared, batch, joined, started, rows),
                 Err(error) => {
                     tracing::debug!(model = %shared.model, version = %shared.version, error = error.message(),
@@ -79,7 +80,7 @@ impl Instance {
                 }
             }
         }
-        for pending in batch {
+        for mut pending in batch {
             let started = Instant::now();
             if pending.gone() {
                 continue;
@@ -88,22 +89,36 @@ impl Instance {
                 let _ = pending.reply.send(Err(Error::deadline_exceeded("while its batch ran")));
                 continue;
             }
-            let mut outputs = self.run_alone(shared, &pending.work, started);
+            let mut outputs = self.run_watched(shared, &mut pending, started);
             if was_stopped(&outputs) && self.seat.is_core() {
                 // It was ended for the sake of the others on this core: it may take its time elsewhere.
                 let _ = pending.reply.send(Ok(Outcome::Elsewhere(Box::new(pending.work))));
                 continue;
             }
-            if was_stopped(&outputs) && pending.deadline().is_none_or(|deadline| deadline > Instant::now()) {
+            let waits = !pending.gone() && pending.deadline().is_none_or(|deadline| deadline > Instant::now());
+            if was_stopped(&outputs) && waits {
                 // Somebody still waits for it: the stop was meant for the run before, and came too late for that.
-                outputs = self.run_alone(shared, &pending.work, Instant::now());
+                outputs = self.run_watched(shared, &mut pending, Instant::now());
             }
             finish(shared, pending, outputs, started);
         }
     }
 
-    /// One request by itself, its bytes where they came.
-    fn run_alone(&mut self, shared: &Arc<Shared>, work: &Work, started: Instant) -> Result<Vec<Tensor>> {
+    fn run_watched(&mut self, shared: &Arc<Shared>, pending: &mut Pending, started: Instant) -> Result<Vec<Tensor>> {
+        self.seat.lend(std::iter::once(&mut pending.reply));
+        let outputs = self.run_alone(shared, pending, started);
+        self.seat.take_back(std::iter::once(&mut pending.reply));
+        outputs
+    }
+
+    /// One request by itself, its bytes where they came, unless they are to be padded.
+    fn run_alone(&mut self, shared: &Arc<Shared>, pending: &Pending, started: Instant) -> Result<Vec<Tensor>> {
+        let work = &pending.work;
+        if shared.pads && shared.signature.needs_padding(&work.inputs) {
+            let joined = self.run_joined(shared, std::slice::from_ref(pending), work.rows, started)?;
+            let outputs = joined.places.into_iter().zip(joined.outputs);
+            return Ok(outputs.map(|(place, output)| shared.unpadded(place, output, &work.inputs)).collect());
+        }
         let views: smallvec::SmallVec<[View<'_>; 4]> = work
             .inputs
             .iter()
@@ -113,21 +128,26 @@ impl Instance {
         self.guarded(shared, started, work.deadline, |session| session.run(&call))
     }
 
-    /// Several requests as one, along the first dimension. The outputs of all, for all rows.
+    /// Requests as one, along the first dimension. The outputs of all, for all rows.
     fn run_joined(&mut self, shared: &Arc<Shared>, batch: &[Pending], rows: usize, started: Instant) -> Result<Joined> {
         let first = &batch[0].work;
         let specs = &shared.signature.inputs;
         let mut joined = std::mem::take(&mut self.joined);
         joined.resize_with(specs.len(), Vec::new);
-        let mut lengths = smallvec::SmallVec::<[usize; 4]>::new();
+        let mut filled = smallvec::SmallVec::<[Filled; 4]>::new();
         for (place, (spec, buffer)) in specs.iter().zip(&mut joined).enumerate() {
-            lengths.push(if spec.batch { join(batch, place, buffer) } else { 0 });
+            let tensors = batch.iter().map(|pending| &pending.work.inputs[place]);
+            let pad = spec.pad.as_ref().filter(|_| shared.pads);
+            filled.push(if spec.batch { join(tensors, pad, buffer) } else { Filled::default() });
         }
         let shapes: smallvec::SmallVec<[Shape; 4]> = specs
             .iter()
             .zip(&first.inputs)
             .map(|(spec, tensor)| {
-                let mut shape = tensor.shape.clone();
+                let mut shape = match &spec.pad {
+                    Some(pad) if shared.pads => pad.shape(&tensor.shape),
+                    _ => tensor.shape.clone(),
+                };
                 if spec.batch {
                     shape[0] = rows;
                 }
@@ -137,7 +157,7 @@ impl Instance {
         let views: smallvec::SmallVec<[View<'_>; 4]> = (0..specs.len())
             .map(|place| {
                 let data: &[u8] = match specs[place].batch {
-                    true => &bytemuck::cast_slice(&joined[place])[..lengths[place]],
+                    true => &bytemuck::cast_slice(&joined[place])[..filled[place].bytes],
                     false => &first.inputs[place].data,
                 };
                 View { dtype: first.inputs[place].dtype, shape: &shapes[place], data }
@@ -154,6 +174,10 @@ impl Instance {
                 "OUTPUT_ROWS",
                 format!("output '{}' does not have a row for each of the batch", short.name),
             ));
+        }
+        if shared.pads {
+            shared.observe_padding(&filled);
+            check_lengths(shared, &wanted, &outputs, &first.inputs)?;
         }
         Ok(Joined { places: wanted, outputs })
     }
@@ -229,38 +253,38 @@ impl Queued for Pending {
         self.reply.is_closed()
     }
 
-    /// Equal shapes but for the first dimension, equal bytes where an input does not batch, equal parameters.
+    /// Equal shapes but for the first dimension, once they are padded; equal bytes where an input does not batch, equal
+    /// parameters.
     fn joins(&self, other: &Self) -> bool {
         let specs = &self.shared.signature.inputs;
         self.shared.joinable
             && self.work.parameters == other.work.parameters
             && self.work.inputs.iter().zip(&other.work.inputs).zip(specs).all(|((mine, theirs), spec)| {
                 match spec.batch {
-                    true => mine.shape[1..] == theirs.shape[1..],
+                    true => spec.joins(&mine.shape, &theirs.shape, self.shared.pads),
                     false => mine.shape == theirs.shape && mine.data == theirs.data,
                 }
             })
     }
 }
 
-/// Copies one input of all requests into the buffer; returns the bytes. One of the two copies we allow ourselves.
-fn join(batch: &[Pending], place: usize, buffer: &mut Vec<u64>) -> usize {
-    let length: usize = batch.iter().map(|pending| pending.work.inputs[place].data.len()).sum();
-    buffer.resize(length.div_ceil(8), 0);
-    let bytes: &mut [u8] = bytemuck::cast_slice_mut(buffer);
-    let mut at = 0;
-    for pending in batch {
-        let data = &pending.work.inputs[place].data;
-        bytes[at..at + data.len()].copy_from_slice(data);
-        at += data.len();
-    }
-    length
-}
-
 /// When the last caller gives up; `None` where one never does.
 fn last_deadline(batch: &[Pending]) -> Option<Instant> {
     let first = batch.first()?.work.deadline?;
     batch.iter().try_fold(first, |last, pending| Some(last.max(pending.work.deadline?)))
+}
+
+/// An output that follows a padded dimension must have done so, or it could not be cut back.
+fn check_lengths(shared: &Shared, places: &[usize], outputs: &[Tensor], inputs: &[Tensor]) -> Result<()> {
+    for (place, output) in places.iter().zip(outputs) {
+        let Some(unpad) = shared.signature.outputs[*place].unpad else { continue };
+        let expected = shared.signature.followed(unpad, inputs).map(|(_, padded)| padded);
+        if expected.as_ref() != output.shape.get(unpad.dim) {
+            let what = format!("output '{}' does not follow the padded dimension of its input", output.name);
+            return Err(Error::internal("OUTPUT_MISMATCH", what));
+        }
+    }
+    Ok(())
 }
 
 /// The union of what the callers want, in the signature's order; usually all want the same.
@@ -285,7 +309,7 @@ fn deliver(shared: &Shared, batch: Vec<Pending>, joined: Joined, started: Instan
         let parts: Vec<Tensor> = cutters.iter_mut().map(|cutter| cutter.cut(pending.work.rows)).collect();
         let outputs = pending.work.outputs.iter().map(|place| {
             let at = joined.places.iter().position(|known| known == place).expect("a union: this is a bug");
-            parts[at].clone()
+            shared.unpadded(*place, parts[at].clone(), &pending.work.inputs)
         });
         let outputs = outputs.collect();
         let timing = timing(&pending, started, took, rows);
@@ -310,38 +334,5 @@ fn timing(pending: &Pending, started: Instant, took: Duration, rows: usize) -> T
         queue_us: started.saturating_duration_since(pending.enqueued).as_micros() as u64,
         compute_us: took.as_micros() as u64,
         batch_rows: rows,
-    }
-}
-
-/// Cuts the rows of one output off its front, one caller after another.
-struct Cutter {
-    rest: Bytes,
-    template: Tensor,
-    /// Bytes of a row; `None` for BYTES.
-    row_bytes: Option<usize>,
-}
-
-// === impl Cutter ===
-
-impl Cutter {
-    fn new(output: Tensor, rows: usize) -> Self {
-        let row_bytes = match output.dtype {
-            DType::Bytes => None,
-            _ => Some(output.data.len() / rows.max(1)),
-        };
-        Self { rest: output.data.clone(), row_bytes, template: Tensor { data: Bytes::new(), ..output } }
-    }
-
-    fn cut(&mut self, rows: usize) -> Tensor {
-        let length = self.row_bytes.map_or_else(
-            || {
-                let elements = rows * self.template.shape[1..].iter().product::<usize>();
-                BytesElements::new(&self.rest).take(elements).flatten().map(|element| 4 + element.len()).sum()
-            },
-            |row_bytes| rows * row_bytes,
-        );
-        let mut tensor = Tensor { data: self.rest.split_to(length), ..self.template.clone() };
-        tensor.shape[0] = rows;
-        tensor
     }
 }

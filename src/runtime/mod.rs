@@ -8,6 +8,7 @@ mod cache;
 mod cores;
 mod cost;
 mod forming;
+mod joining;
 mod malloc;
 mod marker;
 mod priority;

@@ -24,7 +24,7 @@ use super::{
     shared::Shared,
     split,
     threads::Threads,
-    work::{Done, Outcome, Work, draining},
+    work::{Done, Outcome, Reply, Work, draining},
 };
 use crate::{
     backend::{self, Executable},
@@ -44,6 +44,8 @@ pub struct ServableConfig {
     pub features: Features,
     /// Why requests are joined, or why not, in words for operators.
     pub batching_reason: String,
+    /// Whether padded inputs were shown to answer as unpadded ones.
+    pub pads: bool,
     /// Measured (rows, microseconds of one run), ascending by rows; from the child.
     pub cost: Vec<(usize, f64)>,
     pub metrics: Arc<VersionMetrics>,
@@ -65,6 +67,7 @@ impl Servable {
         let shared = Arc::new(Shared {
             id: runtime.next_id(),
             joinable: config.signature.batches(),
+            pads: config.pads && config.signature.batches() && config.signature.pads(),
             gains_by_joining: config.executable.gains_by_joining(),
             cost: Cost::new(&config.cost),
             cache: config.manifest.cache.clone().map(|limits| AnswerCache::new(limits, config.metrics.cache())),
@@ -125,6 +128,11 @@ impl Servable {
         &self.shared.batching_reason
     }
 
+    /// Whether inputs are filled up to the sizes that model.yaml gives.
+    pub fn pads(&self) -> bool {
+        self.shared.pads
+    }
+
     pub fn check_parameters(&self, parameters: &Parameters) -> Result<()> {
         backend::refuse_unknown_parameters(self.shared.manifest.platform, parameters)?;
         self.shared.executable.check_parameters(parameters)
@@ -155,7 +163,8 @@ impl Servable {
         }
         let deadline = work.deadline;
         let (reply, answer) = oneshot::channel();
-        let pending = Pending { work, enqueued: Instant::now(), goes_on: false, reply, shared: self.shared.clone() };
+        let (enqueued, reply) = (Instant::now(), Reply::new(reply));
+        let pending = Pending { work, enqueued, goes_on: false, reply, shared: self.shared.clone() };
         runtime.cores().submit(smallvec![pending])?;
         Ok(Running::Queued { answer: Answering::new(answer, deadline), servable: self })
     }
@@ -176,6 +185,7 @@ impl Servable {
         for work in works {
             let (reply, answer) = oneshot::channel();
             let goes_on = !pendings.is_empty();
+            let reply = Reply::new(reply);
             pendings.push(Pending { work, enqueued, goes_on, reply, shared: self.shared.clone() });
             answers.push(answer);
         }
@@ -210,6 +220,7 @@ impl Servable {
         let runtime = self.runtime.upgrade().ok_or_else(draining)?;
         let (deadline, enqueued) = (work.deadline, Instant::now());
         let (reply, answer) = oneshot::channel();
+        let reply = Reply::new(reply);
         let pending = Pending { work, enqueued, goes_on: true, reply, shared: self.shared.clone() };
         let threads = self.threads(&runtime);
         let ticket = threads.submit(smallvec![pending])?.pop().ok_or_else(draining)?;

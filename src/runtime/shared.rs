@@ -13,12 +13,13 @@ use super::{
     cache::AnswerCache,
     cost::Cost,
     forming::Forming,
+    joining::Filled,
     queue::{Full, Limits},
 };
 use crate::{
     backend::{Executable, Session},
     error::{Error, Result},
-    model::{Features, Manifest, ModelName, Signature, Version},
+    model::{Features, Manifest, ModelName, Signature, Tensor, Version},
     telemetry::VersionMetrics,
 };
 
@@ -38,6 +39,8 @@ pub struct Shared {
     /// `None` where no answer is kept.
     pub cache: Option<AnswerCache>,
     pub joinable: bool,
+    /// Whether inputs are filled up to the sizes that `pad` gives; only where they are joined, too.
+    pub pads: bool,
     pub gains_by_joining: bool,
     pub executable: Arc<dyn Executable>,
     /// Whether it has held up a core: then it runs on threads of its own.
@@ -90,6 +93,21 @@ impl Shared {
         self.cost.observe(rows, took);
         self.metrics.compute_duration.observe(took.as_secs_f64());
         self.metrics.batch_rows.observe(rows as f64);
+    }
+
+    /// An output for these inputs, without what it has for the padding.
+    pub fn unpadded(&self, place: usize, output: Tensor, inputs: &[Tensor]) -> Tensor {
+        if self.pads { self.signature.unpadded(place, output, inputs) } else { output }
+    }
+
+    /// What share of a run's inputs no caller sent.
+    pub fn observe_padding(&self, filled: &[Filled]) {
+        let padded = self.signature.inputs.iter().zip(filled).filter(|(spec, _)| spec.pad.is_some());
+        let (bytes, padding) =
+            padded.fold((0, 0), |(bytes, padding), (_, filled)| (bytes + filled.bytes, padding + filled.padding));
+        if bytes > 0 {
+            self.metrics.padding().observe(padding as f64 / bytes as f64);
+        }
     }
 
     pub fn queue_full(&self, full: Full) -> Error {

@@ -9,7 +9,7 @@ use super::{Config, Done, Marker, Runtime, Servable, ServableConfig, Work};
 use crate::{
     backend::{
         Executable,
-        scripted::{ENDED_FOR_ANOTHER, FAILS, HANGS, PANICS, Scripted},
+        scripted::{ENDED_FOR_ANOTHER, FAILS, FILLER, HANGS, PANICS, Scripted},
     },
     error::Result,
     model::{
@@ -48,6 +48,7 @@ fn bench_on(cores: usize, scripted: Scripted, micros: f64, yaml: &str) -> Bench 
             manifest,
             executable,
             batching_reason: String::new(),
+            pads: true,
             cost: vec![(1, micros), (2, micros * 2.0)],
             metrics: Metrics::new().version("m", "1.0.0"),
             mark: Marker::none().of(1),
@@ -137,6 +138,21 @@ fn only_the_guilty_request_gets_the_error() {
 }
 
 #[test]
+fn an_instance_that_panics_is_made_anew_and_one_that_fails_is_not() {
+    for micros in [1.0, 5000.0] {
+        let scripted = Scripted::new(true);
+        let sessions = scripted.sessions.clone();
+        let made = || sessions.load(std::sync::atomic::Ordering::Relaxed);
+        let bench = bench(scripted, micros, "");
+        assert_eq!(bench.together(vec![work(&[FAILS])]), [Err("BACKEND_FAILED")]);
+        assert_eq!(made(), 1);
+        assert_eq!(bench.together(vec![work(&[PANICS])]), [Err("BACKEND_PANICKED")]);
+        assert_eq!(made(), 2);
+        assert_eq!(bench.together(vec![work(&[3.0])]), [Ok(vec![6.0])]);
+    }
+}
+
+#[test]
 fn batches_keep_to_the_largest_size() {
     let bench = bench(Scripted::new(true), 1.0, "batching: { max_batch_size: 2 }");
     bench.together((0..5).map(|value| work(&[f64::from(value)])).collect());
@@ -204,6 +220,38 @@ async fn work_whose_caller_left_is_not_run() {
     assert!(first.await.expect("no panic").is_ok());
     assert_eq!(values(run(bench.servable.clone(), work(&[3.0])).await), Ok(vec![6.0]));
     assert_eq!(bench.runs(), [vec![1.0], vec![3.0]]);
+}
+
+#[tokio::test]
+async fn a_run_whose_only_caller_has_gone_is_ended() {
+    let bench = bench(Scripted::new(false), 5000.0, "batching: { queue_timeout: 60s }");
+    let left = tokio::spawn(run(bench.servable.clone(), work(&[HANGS])));
+    while bench.runs().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    left.abort();
+    assert_eq!(values(run(bench.servable.clone(), work(&[1.0])).await), Ok(vec![2.0]), "its thread is free again");
+    assert_eq!(bench.runs(), [vec![HANGS], vec![1.0]], "and nothing is run again for nobody");
+}
+
+#[tokio::test]
+#[expect(clippy::await_holding_lock, reason = "the gate stands between the test and the model's own thread")]
+async fn a_batch_whose_callers_have_all_gone_is_ended() {
+    let bench = bench(Scripted::new(true), 5000.0, "batching: { queue_timeout: 60s }");
+    let held = bench.gate.lock().expect("no holder panics");
+    let ask = |values: &[f64]| tokio::spawn(run(bench.servable.clone(), work(values)));
+    let first = ask(&[1.0]);
+    tokio::task::yield_now().await;
+    let callers = [ask(&[HANGS]), ask(&[2.0])];
+    tokio::task::yield_now().await;
+    drop(held);
+    assert_eq!(values(first.await.expect("no panic")), Ok(vec![2.0]));
+    while bench.runs().len() < 2 {
+        tokio::task::yield_now().await;
+    }
+    callers.iter().for_each(tokio::task::JoinHandle::abort);
+    assert_eq!(values(run(bench.servable.clone(), work(&[3.0])).await), Ok(vec![6.0]));
+    assert_eq!(bench.runs(), [vec![1.0], vec![HANGS, 2.0], vec![3.0]]);
 }
 
 #[tokio::test]
@@ -317,6 +365,54 @@ proptest::proptest! {
             works.push(work(&values));
         }
         proptest::prop_assert_eq!(bench.together(works), expected);
+        bench.runtime.stop();
+    }
+}
+
+fn padded_work(rows: usize, length: usize, first: f64) -> Work {
+    let values = (0..rows * length).map(|place| first + place as f64).collect();
+    let x = Tensor::from_f64("x".into(), [rows, length].into_iter().collect(), values);
+    Work { inputs: vec![x], rows, ..work(&[]) }
+}
+
+#[test]
+fn a_request_runs_at_the_size_that_it_becomes_joined_and_alone() {
+    let bench = bench(Scripted::padded(), 1.0, "");
+    let answers = bench.together(vec![padded_work(1, 3, 1.0), padded_work(1, 1, 5.0), padded_work(1, 5, 11.0)]);
+    assert_eq!(answers, [Ok(vec![2.0, 4.0, 6.0]), Ok(vec![10.0]), Ok(vec![22.0, 24.0, 26.0, 28.0, 30.0])]);
+    let filled = |values: &[f64], size: usize| [values, &vec![FILLER; size - values.len()][..]].concat();
+    let joined = [filled(&[1.0, 2.0, 3.0], 4), filled(&[5.0], 4)].concat();
+    assert_eq!(bench.runs(), [joined, filled(&[11.0, 12.0, 13.0, 14.0, 15.0], 8)]);
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+
+    /// Of random rows and lengths, some of which fail, some of which are split: each gets its own, at its own length.
+    #[test]
+    fn padded_rows_go_back_to_their_owners(
+        requests in proptest::collection::vec((1usize..6, 0usize..9, proptest::bool::weighted(0.1)), 1..16),
+        batch_max in 1usize..9,
+    ) {
+        let yaml = format!("batching: {{ max_batch_size: {batch_max}, max_queue: {{ rows: 4096 }} }}");
+        let bench = bench(Scripted::padded(), 1.0, &yaml);
+        let mut works = Vec::new();
+        let mut expected = Vec::new();
+        for ((rows, length, fails), first) in requests.into_iter().zip((1..).map(|place| f64::from(place) * 100.0)) {
+            let mut work = padded_work(rows, length, first);
+            let mut values: Vec<f64> = bytemuck::pod_collect_to_vec(&work.inputs[0].data);
+            let fails = fails && length > 0;
+            expected.push(if fails { Err("BACKEND_FAILED") } else { Ok(values.iter().map(|value| value * 2.0).collect()) });
+            if fails {
+                values[rows * length - 1] = FAILS;
+                work.inputs[0].data = crate::model::bytes_from(values);
+            }
+            works.push(work);
+        }
+        proptest::prop_assert_eq!(bench.together(works), expected);
+        for run in bench.runs() {
+            proptest::prop_assert!(run.len() <= batch_max * 8 && run.len().is_multiple_of(4), "{run:?}");
+        }
         bench.runtime.stop();
     }
 }

@@ -1,19 +1,23 @@
 //! Sees runs that do not come back: on a core they keep all other models of that core waiting.
 //!
 //! Each core, and each thread of a model's own, has a seat on which it says what it runs; saying it is three stores. A thread of
-//! the control plane looks at the seats: it ends a run for which nobody waits any more, and one that holds up a core, where the
-//! library can; and a model that has held up a core runs on threads of its own from then on.
+//! the control plane looks at the seats: it ends a run for which nobody waits any more, its callers having gone or their time being
+//! up, and one that holds up a core, where the library can; and a model that has held up a core runs on threads of its own from
+//! then on.
 
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, Weak,
+        Arc, Mutex, MutexGuard, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use super::shared::Shared;
+use super::{
+    shared::Shared,
+    work::{Caller, Reply},
+};
 use crate::{
     backend::Stopper,
     error::{Error, Result},
@@ -42,9 +46,12 @@ pub struct Seat {
     until: AtomicU64,
     /// Whose run it is.
     servable: AtomicU64,
-    /// The `since` of the last run that was dealt with.
-    dealt_with: AtomicU64,
+    /// The `since` of the last run that was found to hold up the core.
+    held: AtomicU64,
     sitting: Mutex<HashMap<u64, Sitting>>,
+    /// Who waits for the run that is going on. Not on a core: what holds that up is ended soon enough, and callers who live there
+    /// cannot go meanwhile.
+    callers: Mutex<Vec<Caller>>,
 }
 
 /// Who may run on a seat.
@@ -138,8 +145,9 @@ impl Seat {
             since: AtomicU64::new(0),
             until: AtomicU64::new(0),
             servable: AtomicU64::new(0),
-            dealt_with: AtomicU64::new(0),
+            held: AtomicU64::new(0),
             sitting: Mutex::default(),
+            callers: Mutex::default(),
         }
     }
 
@@ -155,6 +163,23 @@ impl Seat {
 
     pub fn leave(&self, servable: u64) {
         self.sitting.lock().expect("no holder panics: this is a bug").remove(&servable);
+    }
+
+    /// For a run, until `take_back` gives the same their callers again.
+    pub fn lend<'a>(&self, replies: impl Iterator<Item = &'a mut Reply>) {
+        if !self.is_core {
+            self.callers().extend(replies.filter_map(Reply::lend));
+        }
+    }
+
+    pub fn take_back<'a>(&self, replies: impl Iterator<Item = &'a mut Reply>) {
+        if !self.is_core {
+            replies.zip(self.callers().drain(..)).for_each(|(reply, caller)| reply.give_back(caller));
+        }
+    }
+
+    fn callers(&self) -> MutexGuard<'_, Vec<Caller>> {
+        self.callers.lock().expect("no holder panics: this is a bug")
     }
 
     pub fn begin(&self, servable: u64, now: Instant, until: Option<Instant>) {
@@ -177,20 +202,25 @@ impl Seat {
     /// What is wrong with the run that is going on, and when it began.
     fn wrong(&self, now: u64) -> Option<(Wrong, u64)> {
         let since = self.since.load(Ordering::Acquire);
-        if since == 0 || since == self.dealt_with.load(Ordering::Relaxed) {
+        if since == 0 || since == self.held.load(Ordering::Relaxed) {
             return None;
         }
         let until = self.until.load(Ordering::Relaxed);
         if self.is_core && now.saturating_sub(since) >= HELD.as_micros() as u64 {
             return Some((Wrong::Holds, since));
         }
-        (until != 0 && until <= now).then_some((Wrong::Late, since))
+        let callers = self.callers();
+        let all_gone = !callers.is_empty() && callers.iter().all(Caller::is_closed);
+        (all_gone || (until != 0 && until <= now)).then_some((Wrong::Late, since))
     }
 
-    /// Deals with a run once. One that begins in the very moment of the stop may be ended in its place, and is run again.
+    /// A run that nobody waits for is told to end until it does, for it may not have listened yet. One that begins in the very
+    /// moment of the stop may be ended in its place, and is run again.
     fn look(&self, now: u64) {
         let Some((wrong, since)) = self.wrong(now) else { return };
-        self.dealt_with.store(since, Ordering::Relaxed);
+        if wrong == Wrong::Holds {
+            self.held.store(since, Ordering::Relaxed);
+        }
         let sitting = self.sitting.lock().expect("no holder panics: this is a bug");
         let servable = self.servable.load(Ordering::Acquire);
         if self.since.load(Ordering::Acquire) != since {
@@ -236,8 +266,48 @@ mod tests {
         assert_eq!(thread.wrong(5049 * MS), None);
         assert_eq!(thread.wrong(5050 * MS), Some((Wrong::Late, 5000 * MS)));
         thread.look(5050 * MS);
-        assert_eq!(thread.wrong(6000 * MS), None, "once is enough");
+        core.look(600 * MS);
+        assert_eq!(core.wrong(6000 * MS), None, "its model moves once");
+        assert_eq!(thread.wrong(6000 * MS), Some((Wrong::Late, 5000 * MS)), "until it ends");
         thread.end();
-        assert_eq!(thread.running_for(6000 * MS), 0);
+        assert_eq!((thread.wrong(6000 * MS), thread.running_for(6000 * MS)), (None, 0));
+    }
+
+    #[test]
+    fn a_run_is_late_once_the_last_of_its_callers_has_gone() {
+        let epoch = Instant::now();
+        let seat = Seat::new(epoch, false);
+        let (mut replies, mut answers): (Vec<_>, Vec<_>) = (0..2)
+            .map(|_| tokio::sync::oneshot::channel())
+            .map(|(caller, answer)| (Reply::new(caller), answer))
+            .unzip();
+        seat.lend(replies.iter_mut());
+        seat.begin(1, epoch, None);
+        assert_eq!(seat.wrong(5 * MS), None);
+        drop(answers.pop());
+        assert_eq!(seat.wrong(5 * MS), None, "one of them waits");
+        drop(answers.pop());
+        assert!(matches!(seat.wrong(5 * MS), Some((Wrong::Late, _))));
+        seat.end();
+        seat.take_back(replies.iter_mut());
+        assert!(replies.iter().all(Reply::is_closed) && seat.callers().is_empty());
+    }
+
+    #[test]
+    fn callers_get_their_own_replies_back() {
+        let seat = Seat::new(Instant::now(), false);
+        let (mut replies, answers): (Vec<_>, Vec<_>) = (0..3)
+            .map(|_| tokio::sync::oneshot::channel())
+            .map(|(caller, answer)| (Reply::new(caller), answer))
+            .unzip();
+        seat.lend(replies.iter_mut());
+        seat.take_back(replies.iter_mut());
+        for (place, reply) in replies.into_iter().enumerate() {
+            assert!(reply.send(Err(Error::internal("TEST", place.to_string()))));
+        }
+        for (place, answer) in answers.into_iter().enumerate() {
+            let answer = answer.blocking_recv().expect("it was sent");
+            assert_eq!(answer.expect_err("as sent").message(), place.to_string());
+        }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use tokio::sync::oneshot;
+
 use crate::{
     error::{Error, Result},
     model::{Parameters, Priority, Tensor, Timing},
@@ -32,6 +34,39 @@ pub enum Outcome {
     Done(Done),
     /// It held up its core, and is to be run on threads.
     Elsewhere(Box<Work>),
+}
+
+/// Where an answer goes. During a run the watchdog may have it, to see whether anybody waits.
+#[derive(Debug)]
+pub struct Reply(Option<Caller>);
+
+/// Closed when the caller has gone.
+pub type Caller = oneshot::Sender<Result<Outcome>>;
+
+// === impl Reply ===
+
+impl Reply {
+    pub fn new(caller: Caller) -> Self {
+        Self(Some(caller))
+    }
+
+    /// Whether somebody waited for it.
+    pub fn send(self, answer: Result<Outcome>) -> bool {
+        self.0.is_some_and(|caller| caller.send(answer).is_ok())
+    }
+
+    /// Whether nobody waits any more.
+    pub fn is_closed(&self) -> bool {
+        self.0.as_ref().is_none_or(Caller::is_closed)
+    }
+
+    pub fn lend(&mut self) -> Option<Caller> {
+        self.0.take()
+    }
+
+    pub fn give_back(&mut self, caller: Caller) {
+        self.0 = Some(caller);
+    }
 }
 
 // === impl Outcome ===

@@ -30,6 +30,7 @@ pub struct Metrics {
     queue_rows: Family<VersionLabels, Gauge>,
     core_holds: Family<VersionLabels, Counter>,
     handed_over: Family<VersionLabels, Counter>,
+    padding: Family<VersionLabels, Histogram, fn() -> Histogram>,
     batches: Family<BatchLabels, Counter>,
     cache_requests: Family<CacheLabels, Counter>,
     cache_entries: Family<VersionLabels, Gauge>,
@@ -64,6 +65,7 @@ pub struct VersionMetrics {
     batches: [Counter; Closed::ALL.len()],
     pub ok: Counter,
     cache: OnceLock<Arc<CacheMetrics>>,
+    padding: OnceLock<Histogram>,
 }
 
 /// Those of a version that keeps its answers; one that does not has no such series.
@@ -113,6 +115,7 @@ impl Metrics {
             queue_rows: Family::default(),
             core_holds: Family::default(),
             handed_over: Family::default(),
+            padding: Family::new_with_constructor(shares),
             batches: Family::default(),
             cache_requests: Family::default(),
             cache_entries: Family::default(),
@@ -154,6 +157,12 @@ impl Metrics {
         registry.register("core_holds", "Runs that kept a core from everything else", metrics.core_holds.clone());
         registry.register("batches_handed_over", "Batches that another core ran", metrics.handed_over.clone());
         registry.register("batches", "Batches by why they were closed", metrics.batches.clone());
+        registry.register_with_unit(
+            "batch_padding",
+            "Share of the padded inputs of one run that no caller sent",
+            Unit::Ratios,
+            metrics.padding.clone(),
+        );
         metrics.register_cache(&mut registry);
         registry.register("model_loads", "Loads of versions by outcome", metrics.loads.clone());
         registry.register("refused", "Calls refused at the edge by reason", metrics.refused.clone());
@@ -210,6 +219,7 @@ impl Metrics {
             batches: Closed::ALL.map(|reason| self.batches.get_or_create(&labels.of(reason)).clone()),
             ok: self.request(model, version, OK),
             cache: OnceLock::new(),
+            padding: OnceLock::new(),
             labels: labels.clone(),
         });
         versions.insert(labels, Arc::downgrade(&new));
@@ -230,6 +240,7 @@ impl Metrics {
         self.queue_rows.remove(labels);
         self.core_holds.remove(labels);
         self.handed_over.remove(labels);
+        self.padding.remove(labels);
         for reason in Closed::ALL {
             self.batches.remove(&labels.of(reason));
         }
@@ -285,6 +296,12 @@ impl VersionMetrics {
         self.cache.get_or_init(made).clone()
     }
 
+    /// Only of versions that pad: the others have no such series.
+    pub fn padding(&self) -> &Histogram {
+        let of_version = |all: Arc<Metrics>| all.padding.get_or_create(&self.labels).clone();
+        self.padding.get_or_init(|| self.metrics.upgrade().map_or_else(shares, of_version))
+    }
+
     /// What was counted and timed since the version's first servable.
     pub fn totals(&self) -> Totals {
         let seconds = |histogram: &Histogram| (histogram.count(), Duration::from_secs_f64(histogram.sum().max(0.0)));
@@ -334,6 +351,11 @@ fn seconds() -> Histogram {
         10e-6, 25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 0.1, 0.25, 0.5, 1.0, 2.5,
         5.0, 10.0,
     ])
+}
+
+/// Tenths.
+fn shares() -> Histogram {
+    Histogram::new((0..10).map(|tenths| f64::from(tenths) / 10.0))
 }
 
 /// 1 ms to a day.

@@ -1,5 +1,5 @@
 //! A model whose run does not come back on certain data: the other models of its core answer on, it is put on threads of its own,
-//! and nobody but the one who asked for it gets an error.
+//! and nobody but the one who asked for it gets an error. Where that one goes away, the run is ended.
 
 use std::time::Duration;
 
@@ -79,4 +79,56 @@ async fn what_loops_on_certain_data_holds_up_nobody_for_long() {
     answered.expect("the thread is not stuck").expect("an answer");
     assert!(server.log().contains("a run holds up a core"), "{}", server.log());
     server.assert_unharmed().await;
+}
+
+/// How many batches of it were begun.
+async fn begun(server: &Server) -> Option<u64> {
+    let (_, text) = http::get(server.ports.metrics, "/metrics").await.ok()?;
+    let of_model = |line: &&str| line.starts_with("sconce_batches_total{model=\"loop_forever\"");
+    text.lines().filter(of_model).map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+}
+
+#[tokio::test]
+async fn a_run_whose_caller_goes_away_is_ended() {
+    let yaml = "instances: { placement: threads }\nbatching: { queue_timeout: 60s }\n";
+    let store = Store::new().model("loop_forever", "1.0.0", fixture("onnx/loop_forever.onnx"));
+    let server = Server::start(store.file("loop_forever/model.yaml", yaml), &["--cores=1"]).await;
+    let (client, oip) = (server.inference().await, server.oip().await);
+    for way in ["it cancels", "it hangs up", "it cancels a ModelInfer", "it leaves a stream"] {
+        let before = begun(&server).await.expect("the metrics");
+        let (mut client, mut oip) = (client.clone(), oip.clone());
+        let mut own = server.inference().await;
+        let endless = tokio::spawn(async move {
+            match way {
+                "it cancels" => drop(client.predict(call(looping(FOR_EVER))).await),
+                "it hangs up" => drop(own.predict(call(looping(FOR_EVER))).await),
+                "it cancels a ModelInfer" => drop(oip.model_infer(call(looping_infer(FOR_EVER))).await),
+                _ => {
+                    // With questions yet to come, hyper's client resets nothing when the answers are dropped.
+                    let questions = tokio_stream::once(looping_infer(FOR_EVER));
+                    let mut answers = oip.model_stream_infer(questions).await.expect("a stream").into_inner();
+                    drop(answers.message().await);
+                }
+            }
+        });
+        eventually("it runs", PATIENCE, async || (begun(&server).await? > before).then_some(())).await;
+        assert!(!endless.is_finished());
+        endless.abort();
+        let answered = tokio::time::timeout(Duration::from_secs(20), server.predict(looping(1))).await;
+        answered.unwrap_or_else(|_| panic!("{way}: its thread is not free again")).expect("an answer");
+    }
+    server.assert_unharmed().await;
+}
+
+fn looping_infer(value: i64) -> oip::ModelInferRequest {
+    let mut request = oip::ModelInferRequest { model_name: "loop_forever".into(), ..Default::default() };
+    let forever = Values {
+        name: "forever".into(),
+        dtype: sconce::model::DType::Int64,
+        shape: vec![1, 1],
+        raw: value.to_le_bytes().to_vec().into(),
+    };
+    floats("x", &[1, 4], &[1.0, 2.0, 3.0, 4.0]).into_oip(&mut request, Form::Raw);
+    forever.into_oip(&mut request, Form::Raw);
+    request
 }

@@ -4,10 +4,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures_util::future::join_all;
 use tokio::sync::OnceCell;
+use tonic::Code;
 
 use crate::{
     harness::{
-        Server, Store, call, fixture,
+        Server, Store, assert_refused, call, fixture, http,
         tensors::{Form, Values, fixture_examples, floats},
     },
     proto::*,
@@ -15,6 +16,8 @@ use crate::{
 
 const CALLERS: usize = 16;
 const ROUNDS: usize = 12;
+/// It waits until there are three rows.
+const THREE_AT_ONCE: &str = "batching: { max_batch_size: 3, max_delay: 25s, queue_timeout: 30s }\n";
 
 async fn server() -> &'static Server {
     static SERVER: OnceCell<Server> = OnceCell::const_new();
@@ -24,8 +27,11 @@ async fn server() -> &'static Server {
             for name in ["tiny", "lstm_sequence_first", "shared_input", "slow"] {
                 store = store.model(name, "1.0.0", fixture(&format!("onnx/{name}.onnx")));
             }
-            let store =
-                store.model("off", "1.0.0", fixture("onnx/tiny.onnx")).file("off/model.yaml", "batching: off\n");
+            let store = store
+                .model("off", "1.0.0", fixture("onnx/tiny.onnx"))
+                .file("off/model.yaml", "batching: off\n")
+                .model("tokens", "1.0.0", fixture("onnx/unmasked_tokens.onnx"))
+                .file("tokens/model.yaml", THREE_AT_ONCE);
             Server::start(store, &[]).await
         })
         .await
@@ -159,4 +165,30 @@ async fn batching_off_runs_each_request_alone() {
     let inputs = |caller, round| ["INPUT0", "INPUT1"].map(|name| own_rows(name, 3, 16, caller, round)).to_vec();
     let most = at_once("off", inputs, |given, outputs| assert_eq!(outputs[0].shape, given[0].shape)).await;
     assert!(most <= 3, "{most} rows ran together");
+}
+
+#[tokio::test]
+async fn only_the_guilty_request_of_a_batch_gets_its_error() {
+    let (_, execution) = execution("tokens").await;
+    assert!(execution.batching, "{}", execution.batching_reason);
+    let server = server().await;
+    let client = server.inference().await;
+    let examples = fixture_examples("onnx/unmasked_tokens");
+    let given = Values::of_example(&examples.examples[2].request.inputs[0]);
+    let expected = Values::of_example(&examples.examples[2].response.outputs[0]);
+    // The embedding has 16 tokens: ONNX Runtime refuses the batch that this one is in.
+    let unknown = Values { raw: given.numbers().iter().flat_map(|_| 99i64.to_le_bytes()).collect(), ..given.clone() };
+    let calls = [&given, &unknown, &given].map(|values| {
+        let mut client = client.clone();
+        async move { client.predict(call(request("tokens", std::slice::from_ref(values)))).await }
+    });
+    let [first, guilty, last] = <[_; 3]>::try_from(join_all(calls).await).expect("three answers");
+    assert_refused("an unknown token", guilty, Code::Internal, "BACKEND_FAILED");
+    for answer in [first, last] {
+        let answer = answer.expect("it did nothing wrong").into_inner();
+        Values::of_sconce(&answer.outputs[0]).assert_is("beside a guilty one", &expected, 1e-5, 1e-6);
+    }
+    let metrics = http::get(server.ports.metrics, "/metrics").await.expect("the metrics").1;
+    let full = "sconce_batches_total{model=\"tokens\",version=\"1.0.0\",reason=\"full\"} 1";
+    assert!(metrics.contains(full), "they were one batch: {metrics}");
 }

@@ -45,7 +45,7 @@ pub fn open(spec: OpenSpec<'_>) -> Result<Arc<dyn Executable>> {
     let artifact = Platform::Onnx.artifact();
     let surveyed = survey(spec.dir, artifact)?;
     let library = library::load(spec.native_dir)?;
-    let session = load(&library, &spec.dir.join(artifact))?;
+    let session = load(&library, &spec.dir.join(artifact), spec.manifest.intra_op_threads)?;
     let inputs = inputs(&session, &surveyed.unsendable)?;
     let (outputs, unsent) = outputs(&session, &surveyed.unsendable)?;
     let names = |specs: &[TensorSpec]| specs.iter().map(|spec| spec.name.clone()).collect::<Vec<_>>();
@@ -83,10 +83,11 @@ fn survey(dir: &Path, artifact: &str) -> Result<Surveyed> {
     })
 }
 
-fn load(library: &library::Library, path: &Path) -> Result<OrtSession> {
+/// A run takes the thread that asks for it and no other, unless the model has a pool of its own, which sleeps between runs.
+fn load(library: &library::Library, path: &Path, intra_op_threads: usize) -> Result<OrtSession> {
     let build = || -> ort::Result<OrtSession> {
         OrtSession::builder(&library.environment)?
-            .with_intra_threads(1)?
+            .with_intra_threads(intra_op_threads)?
             .with_inter_threads(1)?
             .with_parallel_execution(false)?
             .with_intra_op_spinning(false)?

@@ -12,6 +12,9 @@ pub struct Recipe {
     style: Style,
     /// What every free dimension but the first becomes.
     free: usize,
+    /// What those become that are padded, where it is another.
+    #[serde(default)]
+    padded: Option<usize>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -31,11 +34,16 @@ impl Recipe {
     pub fn all() -> impl Iterator<Item = Recipe> {
         const STYLES: [Style; 4] = [Style::Random, Style::Bits, Style::Ones, Style::Zeros];
         const FREE: [usize; 5] = [4, 1, 2, 8, 16];
-        FREE.into_iter().flat_map(|free| STYLES.into_iter().map(move |style| Recipe { style, free }))
+        FREE.into_iter().flat_map(|free| STYLES.into_iter().map(move |style| Recipe { style, free, padded: None }))
     }
 
     pub fn zeros(self) -> Recipe {
         Recipe { style: Style::Zeros, ..self }
+    }
+
+    /// The same with so much in each padded dimension, as far as that may have it.
+    pub fn long(self, padded: usize) -> Recipe {
+        Recipe { padded: Some(padded), ..self }
     }
 
     /// All inputs of one request, with `rows` rows where they batch.
@@ -60,7 +68,10 @@ impl Recipe {
             .map(|(place, &dim)| match usize::try_from(dim) {
                 Ok(dim) => dim,
                 Err(_) if place == 0 && spec.batch => rows,
-                Err(_) => self.free,
+                Err(_) => match (&spec.pad, self.padded) {
+                    (Some(pad), Some(padded)) if pad.dim == place => padded.min(pad.largest()),
+                    _ => self.free,
+                },
             })
             .collect();
         let count = shape.iter().product();

@@ -8,6 +8,9 @@ mod compare;
 mod examples;
 mod joining;
 mod made_up;
+mod padding;
+#[cfg(test)]
+mod padding_tests;
 mod rows;
 #[cfg(test)]
 mod tests;
@@ -64,14 +67,22 @@ pub fn run(dir: &Path, manifest: &Manifest, executable: &dyn Executable, time_li
     let recipe = trial.declared_warmups()?.or_else(|| trial.find_recipe());
     let mut sources: Vec<Source> = recipe.map(Source::MadeUp).into_iter().collect();
     sources.extend(example.map(Source::Example));
-    let (joinable, batching_reason) = trial.judge_joining(&sources);
+    let (joinable, mut batching_reason) = trial.judge_joining(&sources);
+    let (pads, of_padding) = trial.judge_padding(&sources, joinable);
+    batching_reason += &of_padding;
+    if pads {
+        // What is dearest is measured, and made ready: the largest size.
+        sources = sources.into_iter().map(|source| source.longest(executable.signature())).collect();
+    }
+    let recipe = sources.iter().find_map(Source::recipe);
     let cost = match sources.first() {
-        Some(source) => trial.cost(source, joinable),
+        Some(source) => trial.cost(source, joinable, pads),
         None => Vec::new(),
     };
     Ok(Report {
         library: executable.library().to_owned(),
         joinable,
+        pads,
         batching_reason,
         cost,
         recipe,
@@ -161,11 +172,12 @@ impl Trial<'_> {
     }
 
     /// The median of a few runs at 1, 2, 4, … rows, as far as the budget reaches.
-    fn cost(&mut self, source: &Source, joinable: bool) -> Vec<(usize, f64)> {
+    fn cost(&mut self, source: &Source, joinable: bool, pads: bool) -> Vec<(usize, f64)> {
         let mut cost = Vec::new();
         let begun = Instant::now();
         for rows in sizes(joinable, self.manifest.max_batch_size) {
             let inputs = source.request(self.signature, rows, 0, 7, 1);
+            let inputs = if pads { padding::padded(self.signature, inputs) } else { inputs };
             let mut took = Vec::with_capacity(COST_RUNS);
             for _ in 0..COST_RUNS {
                 let start = Instant::now();
@@ -193,6 +205,13 @@ impl Trial<'_> {
 // === impl Source ===
 
 impl Source {
+    fn recipe(&self) -> Option<Recipe> {
+        match self {
+            Source::MadeUp(recipe) => Some(*recipe),
+            Source::Example(_) => None,
+        }
+    }
+
     /// The inputs of one request. What does not batch is the same for all requests with the same `round`.
     fn request(&self, signature: &Signature, rows: usize, first_row: usize, seed: u64, round: u64) -> Vec<Tensor> {
         match self {

@@ -72,7 +72,7 @@ pub fn compare_joined(joined: &[Tensor], alone: &[Vec<Tensor>], sizes: &[usize])
 }
 
 /// Some rows of a tensor. The tensor has them.
-fn rows_of(tensor: &Tensor, first: usize, count: usize) -> Tensor {
+pub fn rows_of(tensor: &Tensor, first: usize, count: usize) -> Tensor {
     let in_row: usize = tensor.shape[1..].iter().product();
     let data = match tensor.dtype.size() {
         Some(size) => tensor.data.slice(first * in_row * size..(first + count) * in_row * size),

@@ -7,7 +7,7 @@ use crate::{
     server::{
         grpc::convert::sconce::data_type,
         proto::sconce::v1::{
-            self as proto, DescribeModelResponse, Disabled, Execution, ListModelsResponse, ModelSummary, Route,
+            self as proto, DescribeModelResponse, Disabled, Execution, ListModelsResponse, ModelSummary, Pad, Route,
             Setting, TensorSpec, VersionState, VersionStatus,
         },
         trouble,
@@ -151,6 +151,10 @@ fn spec(spec: &model::TensorSpec) -> TensorSpec {
         shape: spec.shape.clone(),
         batch: spec.batch,
         feature_names: spec.feature_names.iter().map(|name| (**name).to_owned()).collect(),
+        pad: spec.pad.as_ref().map(|pad| Pad {
+            dim: u32::try_from(pad.dim).unwrap_or(u32::MAX),
+            to: pad.to.iter().map(|&size| size as u64).collect(),
+        }),
     }
 }
 
@@ -176,5 +180,8 @@ fn execution(servable: &Servable, entry: &VersionEntry) -> Execution {
         max_queue_rows: narrow(manifest.max_queue_rows),
         artifact_bytes: entry.artifact_bytes,
         memory_bytes: entry.memory_bytes,
+        padding: servable.pads(),
+        instances: narrow(manifest.instances),
+        intra_op_threads: narrow(manifest.threads_of_a_run()),
     }
 }
