@@ -242,6 +242,9 @@ async fn a_batch_whose_callers_have_all_gone_is_ended() {
     let ask = |values: &[f64]| tokio::spawn(run(bench.servable.clone(), work(values)));
     let first = ask(&[1.0]);
     tokio::task::yield_now().await;
+    while bench.servable.metrics().queue_rows.get() > 0 {
+        tokio::task::yield_now().await;
+    }
     let callers = [ask(&[HANGS]), ask(&[2.0])];
     tokio::task::yield_now().await;
     drop(held);
