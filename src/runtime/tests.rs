@@ -470,7 +470,8 @@ fn a_stop_that_was_meant_for_the_run_before_harms_nobody() {
 
 #[test]
 fn what_would_wait_for_a_turn_runs_on_a_core_that_has_nothing_to_do() {
-    let scripted = Scripted::new(true);
+    let pause = Duration::from_micros(600);
+    let scripted = Scripted { gains_by_joining: false, pause, ..Scripted::new(true) };
     let threads = scripted.threads.clone();
     let bench = bench_on(2, scripted, 600.0, "");
     let begun = Instant::now();
