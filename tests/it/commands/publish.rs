@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::text;
 use crate::{
-    harness::{Server, Store, fixture, process, root, sconce},
+    harness::{Server, Store, fixture, process, root, sconce, store::files},
     proto::*,
 };
 
@@ -58,19 +58,6 @@ fn fails(store: &Store, arguments: &[&str], words: &[&str]) {
     for word in words {
         assert!(err.contains(word), "{arguments:?} does not say '{word}': {err}");
     }
-}
-
-/// Every file below, names that begin with a dot among them.
-fn files(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        match entry.path() {
-            path if path.is_dir() => found.extend(files(&path)),
-            path => found.push(path),
-        }
-    }
-    found.sort();
-    found
 }
 
 #[tokio::test]
