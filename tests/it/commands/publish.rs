@@ -140,7 +140,7 @@ fn what_moves_from_staging_to_production_is_byte_for_byte_the_same() {
     store.beside_folder("staging");
     made(&store, "out/tiny/1.0.0", 3_000_000);
     let moved = ["--from", "staging", "--model", "tiny", "--version", "1", "--to", "store"];
-    fails(&store, &moved, &["--from: VERSION_NOT_FOUND"]);
+    fails(&store, &moved, &["--from staging: VERSION_NOT_FOUND"]);
     succeeds(&store, &["out/tiny/1.0.0", "--to", "staging"]);
     succeeds(&store, &moved);
     for name in ["model.onnx", "example.json", "weights.bin", "version.yaml"] {
