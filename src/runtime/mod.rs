@@ -10,6 +10,7 @@ mod cost;
 mod forming;
 mod malloc;
 mod marker;
+mod pace;
 mod queue;
 mod reaper;
 mod servable;
