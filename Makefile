@@ -6,7 +6,7 @@ ARGS ?=
 # (a debug build would compile libtorch's bindings, minutes of C++, a second time).
 PROFILE ?= --release
 TEST_ARGS ?=
-BENCH ?= serving swap
+BENCH ?= serving swap overload
 CARGO ?= cargo
 
 export SCONCE_NATIVE_DIR ?= $(CURDIR)/native
@@ -45,7 +45,7 @@ test: preflight libraries venv ## Every test, the clients' in Python, Go and Jav
 	@echo '== testing'
 	@SCONCE_TEST_PYTHON="$(CURDIR)/target/venv/bin/python" $(CARGO) test $(PROFILE) --workspace $(TEST_ARGS)
 
-bench: preflight libraries ## Throughput, latency, CPU a request; what swaps and large stores cost (BENCH=swap: one of them)
+bench: preflight libraries ## Throughput, latency, CPU a request; what swaps, large stores and overload cost (BENCH=swap: one of them)
 	@scripts/torch-plugin.sh --workspace
 	@for bench in $(BENCH); do $(CARGO) bench --bench $$bench -- $(ARGS) || exit; done
 

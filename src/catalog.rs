@@ -175,6 +175,24 @@ impl Snapshot {
 // === impl ModelEntry ===
 
 impl ModelEntry {
+    /// A model of which nothing is known but its name.
+    pub fn new(name: ModelName) -> Self {
+        Self {
+            name,
+            versions: BTreeMap::new(),
+            stable: None,
+            policy: VersionsPolicy::default(),
+            route: Arc::default(),
+            revision: 0,
+            pending: None,
+            disabled: None,
+            remade: false,
+            settings: Arc::default(),
+            message: None,
+            refused: Refused::default(),
+        }
+    }
+
     /// Whether a call without a version would be answered now.
     pub fn is_ready(&self) -> bool {
         self.disabled.is_none()
@@ -231,6 +249,23 @@ impl PendingWhy {
 // === impl VersionEntry ===
 
 impl VersionEntry {
+    /// A version of which nothing is known but where it stands.
+    pub fn new(state: State) -> Self {
+        Self {
+            platform: None,
+            state,
+            since: SystemTime::UNIX_EPOCH,
+            cause: None,
+            notes: Vec::new(),
+            metrics: BTreeMap::new(),
+            settings: Arc::default(),
+            digest: String::new(),
+            artifact_bytes: 0,
+            memory_bytes: 0,
+            servable: None,
+        }
+    }
+
     /// The signature, once the artifact was opened.
     pub fn signature(&self) -> Option<&Signature> {
         self.servable.as_deref().map(Servable::signature)

@@ -15,7 +15,7 @@ use crate::{
     load::Target,
     open_loop::OpenLoop,
     process::Cpus,
-    server::Served,
+    served::Served,
     swaps::{Pace, Swap, Swapping, Swaps},
 };
 
@@ -129,7 +129,7 @@ impl View {
             at(0.5),
             at(0.99),
             record.failed.len(),
-            latest.last().map_or_else(|| "-".into(), |sample| Target::version(sample.version)),
+            latest.last().map_or_else(|| "-".into(), |sample| Target::version(sample.answer)),
             server.resident_bytes()? >> 20
         );
         self.answered = record.answered.len();

@@ -4,10 +4,13 @@
 //! after another into the store of a server under load (`load`), and takes the times of each; `report` holds them against the
 //! promises and keeps them; `store` starts a server over a thousand models, `bucket` counts what watching a bucket takes. `demo` is the same under the eyes of people.
 
+mod admin;
 mod bucket;
 mod demo;
 #[path = "../parts/http_get.rs"]
 mod http_get;
+#[path = "../parts/interrupt.rs"]
+mod interrupt;
 mod load;
 #[path = "../parts/machine.rs"]
 mod machine;
@@ -16,7 +19,9 @@ mod open_loop;
 #[path = "../parts/process.rs"]
 mod process;
 mod report;
-mod server;
+#[allow(dead_code, reason = "the other benches use the rest")]
+#[path = "../parts/served.rs"]
+mod served;
 mod store;
 mod swaps;
 #[path = "../../tests/it/harness/versions.rs"]
@@ -32,15 +37,15 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::{Parser, Subcommand};
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
+    interrupt::unless_interrupted,
     load::Target,
     process::Cpus,
     report::Report,
-    server::Served,
+    served::Served,
     swaps::{Pace, Swapping},
 };
 
@@ -111,27 +116,12 @@ fn main() -> Result<ExitCode> {
     let cpus = Cpus::choose(args.server_cpu, args.generator_cpu)?;
     process::pin(cpus.generator)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    // Returning early drops the children, which ends them.
-    let interrupted = async {
-        let mut terminated = signal(SignalKind::terminate())?;
-        tokio::select! {
-            _ = terminated.recv() => {}
-            pressed = tokio::signal::ctrl_c() => pressed?,
+    runtime.block_on(unless_interrupted(async {
+        match &args.role {
+            Some(Role::Demo(demo)) => demo::run(demo, &args.server, cpus).await,
+            _ => measure(&args, cpus).await,
         }
-        bail!("interrupted")
-    };
-    runtime.block_on(async {
-        let work = async {
-            match &args.role {
-                Some(Role::Demo(demo)) => demo::run(demo, &args.server, cpus).await,
-                _ => measure(&args, cpus).await,
-            }
-        };
-        tokio::select! {
-            done = work => done,
-            never = interrupted => never,
-        }
-    })
+    }))
 }
 
 async fn measure(args: &Args, cpus: Cpus) -> Result<ExitCode> {

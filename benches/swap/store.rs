@@ -12,7 +12,7 @@ use serde::Serialize;
 use tokio::time::sleep;
 
 use crate::{
-    server::Served,
+    served::Served,
     versions::{adder, publish},
 };
 

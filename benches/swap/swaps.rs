@@ -13,10 +13,11 @@ use tokio::{
 };
 
 use crate::{
+    admin,
     load::{Clients, Target},
     open_loop::{OpenLoop, Record},
     process::{CpuUse, own_cpu},
-    server::Served,
+    served::Served,
 };
 
 /// How much, how fast.
@@ -94,7 +95,7 @@ impl<'a> Swapping<'a> {
     /// Measures the capacity, then begins the load.
     pub async fn begin(target: Target, server: &'a Served, pace: &Pace) -> Result<Self> {
         let clients = Clients::connect(server.grpc(), target.asking()?).await?;
-        let at_work = server.watch(&target.model).await?;
+        let at_work = admin::watch(server, &target.model).await?;
         clients.capacity(CAPACITY_MEASURED / 4).await?;
         let capacity = clients.capacity(CAPACITY_MEASURED).await?;
         let rate = pace.rate.unwrap_or((capacity / 2.0).min(pace.rate_max));
@@ -121,7 +122,7 @@ impl<'a> Swapping<'a> {
         let target = self.target.clone();
         let published = tokio::task::spawn_blocking(move || target.publish(number)).await??;
         let mut newest = self.load.newest();
-        let visible = timeout(PATIENCE, newest.wait_for(|first| first.version >= number)).await;
+        let visible = timeout(PATIENCE, newest.wait_for(|first| first.answer >= number)).await;
         let Ok(visible) = visible else {
             bail!("version {number} does not answer; failed calls: {:?}", self.load.so_far().failed);
         };

@@ -172,29 +172,16 @@ mod tests {
         error::Error,
         model::{ExampleFile, ModelName, Platform},
     };
-    use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::SystemTime};
+    use std::{net::SocketAddr, sync::Arc};
 
     fn version(state: State, cause: Option<Error>) -> VersionEntry {
-        VersionEntry {
-            platform: Some(Platform::Lightgbm),
-            state,
-            since: SystemTime::UNIX_EPOCH,
-            cause,
-            notes: vec![],
-            settings: Default::default(),
-            metrics: BTreeMap::new(),
-            digest: String::new(),
-            artifact_bytes: 0,
-            memory_bytes: 0,
-            servable: None,
-        }
+        VersionEntry { platform: Some(Platform::Lightgbm), cause, ..VersionEntry::new(state) }
     }
 
     fn snapshot() -> Snapshot {
         let name = ModelName::new("early").unwrap();
         let failed = version(State::Failed, Some(Error::internal("X", "cut\nshort")));
         let entry = ModelEntry {
-            name: name.clone(),
             versions: [
                 ("1".parse().unwrap(), version(State::Ready, None)),
                 ("2".parse().unwrap(), failed),
@@ -202,15 +189,7 @@ mod tests {
             ]
             .into(),
             stable: Some("1".parse().unwrap()),
-            policy: Default::default(),
-            route: Default::default(),
-            revision: 0,
-            pending: None,
-            disabled: None,
-            remade: false,
-            settings: Default::default(),
-            message: None,
-            refused: Default::default(),
+            ..ModelEntry::new(name.clone())
         };
         Snapshot { models: [(name, Arc::new(entry))].into(), ..Default::default() }
     }

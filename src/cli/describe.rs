@@ -153,7 +153,8 @@ fn execution_for_people(execution: &Execution) -> [String; 4] {
 }
 
 /// `ready`
-fn state(version: &VersionStatus) -> String {
+/// `ready`
+pub fn state(version: &VersionStatus) -> String {
     let name = version.state().as_str_name();
     name.trim_start_matches("VERSION_STATE_").to_ascii_lowercase()
 }

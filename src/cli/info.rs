@@ -66,6 +66,7 @@ pub fn refresh(args: &RefreshArgs) -> anyhow::Result<ExitCode> {
         });
         Ok(refreshed.await?)
     })?;
+    print("the store was looked at; what is new is known, and loads\n")?;
     Ok(ExitCode::SUCCESS)
 }
 

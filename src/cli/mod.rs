@@ -58,6 +58,9 @@ enum Command {
     ProbeChild,
 }
 
+/// What a shell says of a program that Ctrl-C ended.
+const INTERRUPTED: u8 = 130;
+
 const AFTER_HELP: &str = "\
 Examples:
   sconce serve --model-store model-store        serve a folder of models

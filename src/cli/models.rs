@@ -2,6 +2,7 @@
 
 use std::{process::ExitCode, time::Duration};
 
+use anyhow::bail;
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -10,6 +11,7 @@ use super::{
     proto::{ListModelsRequest, ModelSummary},
     table::table,
 };
+use crate::telemetry::logs::escape;
 
 /// Where the admin port is, and how the answer is written.
 #[derive(Args)]
@@ -46,6 +48,9 @@ pub fn run(args: &ModelsArgs) -> anyhow::Result<ExitCode> {
         });
         Ok(answer.await?.models)
     })?;
+    if let (Some(pattern), true) = (&args.pattern, models.is_empty()) {
+        bail!("no model's name matches '{}'", escape(pattern));
+    }
     print(&match args.admin.json {
         true => serde_json::to_string_pretty(&models.iter().map(summary_json).collect::<Vec<_>>())? + "\n",
         false => list(&models),

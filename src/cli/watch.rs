@@ -18,7 +18,7 @@ use crate::telemetry::logs::escape;
 #[derive(Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct WatchArgs {
-    /// Only models whose names match, with * and ? (default: all)
+    /// Only what happens to models whose names match, with * and ? (default: all, and the server itself)
     pattern: Option<String>,
     /// Begin with what the server remembers
     #[arg(long, conflicts_with = "after")]

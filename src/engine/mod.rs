@@ -201,25 +201,11 @@ mod tests {
         catalog::{self, ModelEntry, Snapshot},
         model::{Data, ModelName, Parameters, Priority},
     };
-    use std::collections::BTreeMap;
 
     #[tokio::test]
     async fn a_model_that_cannot_answer_is_counted_by_its_name_and_an_unknown_one_is_not() {
         let name = ModelName::new("known").expect("a name");
-        let entry = ModelEntry {
-            name: name.clone(),
-            versions: BTreeMap::new(),
-            stable: None,
-            policy: Default::default(),
-            route: Default::default(),
-            revision: 0,
-            pending: None,
-            disabled: None,
-            remade: false,
-            settings: Default::default(),
-            message: None,
-            refused: Default::default(),
-        };
+        let entry = ModelEntry::new(name.clone());
         let (publisher, catalog) = catalog::new();
         let models = [(name, Arc::new(entry))].into();
         publisher.publish(Snapshot { models, scanned: true, ..Snapshot::default() });

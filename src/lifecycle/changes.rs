@@ -153,17 +153,8 @@ mod tests {
 
     fn version(state: State, reason: Option<&'static str>) -> VersionEntry {
         VersionEntry {
-            platform: None,
-            state,
-            since: std::time::SystemTime::UNIX_EPOCH,
             cause: reason.map(|reason| Error::new(Code::FailedPrecondition, reason, "a sentence")),
-            notes: Vec::new(),
-            settings: Default::default(),
-            metrics: Default::default(),
-            digest: String::new(),
-            artifact_bytes: 0,
-            memory_bytes: 0,
-            servable: None,
+            ..VersionEntry::new(state)
         }
     }
 
@@ -171,20 +162,8 @@ mod tests {
         let entry = |(major, state, reason): &(u64, State, Option<&'static str>)| {
             (Version::new(*major, 0, 0), version(*state, *reason))
         };
-        ModelEntry {
-            name: ModelName::new("m").expect("a name"),
-            versions: versions.iter().map(entry).collect(),
-            stable: None,
-            policy: Default::default(),
-            route: Default::default(),
-            revision: 0,
-            pending: None,
-            disabled: None,
-            remade: false,
-            settings: Default::default(),
-            message: None,
-            refused: Refused::default(),
-        }
+        let name = ModelName::new("m").expect("a name");
+        ModelEntry { versions: versions.iter().map(entry).collect(), ..ModelEntry::new(name) }
     }
 
     fn told(old: Option<&ModelEntry>, new: Option<&ModelEntry>) -> Vec<String> {

@@ -327,16 +327,7 @@ mod tests {
     }
 
     fn listing(yaml: &str) -> StoreListing {
-        let version = VersionFolder {
-            folder: "1".into(),
-            files: Default::default(),
-            version_yaml: None,
-            refused: None,
-            newest_ns: 0,
-            steady_since: std::time::Instant::now(),
-            complete: true,
-            walk: Default::default(),
-        };
+        let version = VersionFolder { complete: true, ..VersionFolder::new("1", std::time::Instant::now()) };
         let text = crate::store::TextFile {
             stamp: crate::store::Stamp { size: 0, modified_ns: 0, changed_ns: 0, inode: 0 },
             read_ns: 0,

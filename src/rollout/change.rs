@@ -1,6 +1,9 @@
 //! What an operator asks for, as an edit of the route. Pure: the time and what is known are arguments.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use crate::{
     error::{Code, Error, Result},
@@ -133,12 +136,13 @@ impl Change {
         Ok(Some(next))
     }
 
-    /// The version whose readiness the caller waits for.
-    pub fn awaits(&self, route: &Route) -> Option<Version> {
+    /// The versions whose readiness the caller waits for.
+    pub fn awaits(&self, route: &Route) -> BTreeSet<Version> {
         match (self, route.stable) {
-            (Change::Load(version), _) => Some(*version),
-            (Change::Promote(_) | Change::Rollback(_), Stable::Pinned(version)) => Some(version),
-            _ => None,
+            (Change::Load(version), _) => [*version].into(),
+            (Change::Promote(_) | Change::Rollback(_), Stable::Pinned(version)) => [version].into(),
+            (Change::SetLabels { set, .. }, _) => set.values().copied().collect(),
+            _ => BTreeSet::new(),
         }
     }
 }

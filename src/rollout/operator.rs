@@ -1,7 +1,7 @@
 //! Carries out what an operator asks for, once, and says what came of it.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex},
     time::{Duration, SystemTime},
 };
@@ -39,8 +39,8 @@ pub struct Written {
     pub repeated: bool,
     /// RFC 3339; empty where nothing had to be changed.
     pub time: String,
-    /// The version whose readiness the caller may wait for.
-    pub awaits: Option<Version>,
+    /// The versions whose readiness the caller may wait for.
+    pub awaits: BTreeSet<Version>,
     /// Whether it is the servables that are made anew which it waits for.
     pub remakes: bool,
 }
@@ -270,12 +270,12 @@ fn must_serve(change: &Change) -> bool {
 
 /// What a waiting caller is told; `Err` says what is still waited for.
 fn verdict(entry: &ModelEntry, written: &Written) -> Result<Settled, String> {
-    let Written { revision, awaits, .. } = *written;
+    let Written { revision, ref awaits, .. } = *written;
     if entry.known_revision() < revision {
         return Err(format!("this replica has not read revision {revision} yet"));
     }
     if let Some(pending) = &entry.pending {
-        return match (pending.why, awaits == Some(pending.version)) {
+        return match (pending.why, awaits.contains(&pending.version)) {
             (PendingWhy::Failed, true) => Ok(Settled::Failed(cause(entry, pending.version))),
             (why, _) => Err(format!("version {} is {}", pending.version, why.as_str())),
         };
@@ -283,9 +283,9 @@ fn verdict(entry: &ModelEntry, written: &Written) -> Result<Settled, String> {
     if written.remakes {
         return remade(entry);
     }
-    let state = awaits.map(|version| (version, entry.versions.get(&version).map(|known| known.state)));
-    match state {
-        None | Some((_, Some(State::Ready))) => Ok(Settled::Ready),
+    let mut others = awaits.iter().map(|version| (*version, entry.versions.get(version).map(|known| known.state)));
+    match others.find(|(_, state)| *state != Some(State::Ready)) {
+        None => Ok(Settled::Ready),
         Some((version, Some(State::Failed))) => Ok(Settled::Failed(cause(entry, version))),
         // A newer route may have left it again.
         Some(_) if entry.revision > revision => Ok(Settled::Ready),

@@ -11,6 +11,7 @@ mod forming;
 mod joining;
 mod malloc;
 mod marker;
+mod pace;
 mod priority;
 mod queue;
 mod reaper;

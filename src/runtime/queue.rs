@@ -2,9 +2,15 @@
 //!
 //! Pure: time comes as an argument. The drivers (`cores`, `threads`) push and take; `forming` decides when a batch closes.
 
-use std::{collections::VecDeque, time::Instant};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
-use super::forming::{Forming, Group, Verdict};
+use super::{
+    forming::{Forming, Group, Verdict},
+    pace::Pace,
+};
 use crate::{model::Priority, telemetry::metrics::Closed};
 
 /// What the queue asks of an item.
@@ -28,7 +34,7 @@ pub trait Queued {
 pub struct Limits {
     pub rows_max: usize,
     pub bytes_max: usize,
-    pub timeout: std::time::Duration,
+    pub timeout: Duration,
 }
 
 /// Which limit was reached.
@@ -36,6 +42,8 @@ pub struct Limits {
 pub enum Full {
     Rows,
     Bytes,
+    /// What is before it would keep it waiting for longer than it may.
+    Time,
 }
 
 /// What a driver asks of the queue.
@@ -48,7 +56,7 @@ pub struct Ask<'a> {
     /// Why it asks: its turn has come, or it has nothing else to do.
     pub because: Closed,
     /// How long a run of so many rows takes.
-    pub predict: &'a dyn Fn(usize) -> std::time::Duration,
+    pub predict: &'a dyn Fn(usize) -> Duration,
 }
 
 /// What left the queue.
@@ -71,13 +79,18 @@ pub struct Taken<T> {
 pub struct Queue<T> {
     /// High, normal, low.
     lanes: [VecDeque<T>; LANES],
-    rows: usize,
+    /// Of each lane.
+    rows: [usize; LANES],
     bytes: usize,
     limits: Limits,
     forming: Forming,
+    pace: Pace,
 }
 
 const LANES: usize = 3;
+/// Of the time that an item may wait, what is before it may take so much: it is a prediction, and the run comes after it. And what
+/// was let in under overload is soon gone afterwards, whatever else comes then.
+const WAIT_SHARE: f64 = 0.5;
 
 /// Whether an item may still run.
 enum Standing {
@@ -91,7 +104,7 @@ enum Standing {
 
 impl<T: Queued> Queue<T> {
     pub fn new(limits: Limits, forming: Forming) -> Self {
-        Self { lanes: Default::default(), rows: 0, bytes: 0, limits, forming }
+        Self { lanes: Default::default(), rows: [0; LANES], bytes: 0, limits, forming, pace: Pace::default() }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -99,26 +112,43 @@ impl<T: Queued> Queue<T> {
     }
 
     pub fn rows(&self) -> usize {
-        self.rows
+        self.rows.iter().sum()
     }
 
     /// Takes the items in, or none of them, and gives them back with the limit that was reached. An empty queue takes
-    /// whatever comes together: a limit below one request would refuse it for ever.
+    /// whatever comes together: a limit below one request would refuse it for ever. Who would wait in vain is not kept waiting:
+    /// the first item must be likely to run within the time that it may wait.
     pub fn push<I: IntoIterator<Item = T> + AsRef<[T]>>(&mut self, items: I) -> Result<(), (I, Full)> {
         if !self.is_empty() {
-            if self.rows + items.as_ref().iter().map(T::rows).sum::<usize>() > self.limits.rows_max {
+            if self.rows() + items.as_ref().iter().map(T::rows).sum::<usize>() > self.limits.rows_max {
                 return Err((items, Full::Rows));
             }
             if self.bytes + items.as_ref().iter().map(T::bytes).sum::<usize>() > self.limits.bytes_max {
                 return Err((items, Full::Bytes));
             }
+            if items.as_ref().first().is_some_and(|first| self.waits_in_vain(first)) {
+                return Err((items, Full::Time));
+            }
         }
         for item in items {
-            self.rows += item.rows();
+            let lane = lane(item.priority());
+            self.rows[lane] += item.rows();
             self.bytes += item.bytes();
-            self.lanes[lane(item.priority())].push_back(item);
+            self.lanes[lane].push_back(item);
         }
         Ok(())
+    }
+
+    /// Whether what goes before the item takes too long.
+    fn waits_in_vain(&self, item: &T) -> bool {
+        let before: usize = self.rows[..=lane(item.priority())].iter().sum();
+        self.pace.time_of(before).is_some_and(|wait| wait > self.patience(item).mul_f64(WAIT_SHARE))
+    }
+
+    /// How long the item may wait in all.
+    fn patience(&self, item: &T) -> Duration {
+        let timeout = self.limits.timeout;
+        item.deadline().map_or(timeout, |deadline| deadline.saturating_duration_since(item.enqueued()).min(timeout))
     }
 
     /// Forms one batch: the first item by priority and arrival, and those after it that join with it and fit. An item larger
@@ -131,6 +161,8 @@ impl<T: Queued> Queue<T> {
             true => self.take_whatever_waits(ask, &mut taken),
             false => self.take_formed(ask, &mut taken),
         }
+        let rows = taken.batch.iter().map(T::rows).sum();
+        self.pace.took(ask.now, rows, ask.predict, !self.is_empty());
         taken
     }
 
@@ -232,9 +264,7 @@ impl<T: Queued> Queue<T> {
         }
         let aged_since = |lane: usize| {
             let item = self.lanes[lane].front()?;
-            let limit = item.enqueued() + self.limits.timeout;
-            let end = item.deadline().map_or(limit, |deadline| deadline.min(limit));
-            let half = end.saturating_duration_since(item.enqueued()) / 2;
+            let half = self.patience(item) / 2;
             (now.saturating_duration_since(item.enqueued()) > half).then(|| item.enqueued())
         };
         // None of them is aged, as a rule: then the order stays.
@@ -265,14 +295,14 @@ impl<T: Queued> Queue<T> {
 
     fn remove(&mut self, lane: usize, place: usize) -> T {
         let item = self.lanes[lane].remove(place).expect("the place was looked at: this is a bug");
-        self.rows -= item.rows();
+        self.rows[lane] -= item.rows();
         self.bytes -= item.bytes();
         item
     }
 
     /// Everything that waits, for a queue that closes.
     pub fn drain(&mut self) -> Vec<T> {
-        self.rows = 0;
+        self.rows = [0; LANES];
         self.bytes = 0;
         self.lanes.iter_mut().flat_map(std::mem::take).collect()
     }

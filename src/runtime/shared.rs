@@ -111,11 +111,20 @@ impl Shared {
     }
 
     pub fn queue_full(&self, full: Full) -> Error {
-        let (limit, option) = match full {
-            Full::Rows => (self.manifest.max_queue_rows as u64, "max_queue.rows"),
-            Full::Bytes => (self.manifest.max_queue_bytes, "max_queue.bytes"),
+        let Manifest { max_queue_rows, max_queue_bytes, queue_timeout, .. } = &self.manifest;
+        let model = &self.model;
+        let message = match full {
+            Full::Rows => {
+                format!("the queue of model '{model}' is full (batching.max_queue.rows: {max_queue_rows})")
+            }
+            Full::Bytes => {
+                format!("the queue of model '{model}' is full (batching.max_queue.bytes: {max_queue_bytes})")
+            }
+            Full::Time => format!(
+                "what waits for model '{model}' is likely to take longer than this request may wait \
+                 (batching.queue_timeout: {queue_timeout:?}, or its deadline)"
+            ),
         };
-        let message = format!("the queue of model '{}' is full (batching.{option}: {limit})", self.model);
         Error::unavailable("QUEUE_FULL", message, RETRY_AFTER).with("model", &self.model)
     }
 

@@ -33,37 +33,14 @@ mod tests {
         error::Error,
         model::{ModelName, Version},
     };
-    use std::{collections::BTreeMap, time::SystemTime};
 
     #[test]
     fn what_stands_in_the_way_comes_first() {
-        let failed = VersionEntry {
-            platform: None,
-            state: State::Failed,
-            since: SystemTime::UNIX_EPOCH,
-            cause: Some(Error::invalid("LOAD_FAILED", "no graph")),
-            notes: vec![],
-            settings: Default::default(),
-            metrics: BTreeMap::new(),
-            digest: String::new(),
-            artifact_bytes: 0,
-            memory_bytes: 0,
-            servable: None,
-        };
-        let mut model = ModelEntry {
-            name: ModelName::new("m").expect("a name"),
-            versions: [(Version::new(1, 0, 0), failed)].into(),
-            stable: None,
-            policy: Default::default(),
-            route: Default::default(),
-            revision: 0,
-            pending: None,
-            disabled: None,
-            remade: false,
-            settings: Default::default(),
-            message: Some("route.yaml: no such version".into()),
-            refused: Default::default(),
-        };
+        let cause = Some(Error::invalid("LOAD_FAILED", "no graph"));
+        let failed = VersionEntry { cause, ..VersionEntry::new(State::Failed) };
+        let mut model = ModelEntry::new(ModelName::new("m").expect("a name"));
+        model.versions.insert(Version::new(1, 0, 0), failed);
+        model.message = Some("route.yaml: no such version".into());
         assert_eq!(of(&model).expect("two things"), "1.0.0: no graph; route.yaml: no such version");
         model.message = None;
         assert_eq!(of(&model).expect("one thing"), "1.0.0: no graph");

@@ -149,6 +149,20 @@ impl ModelFolder {
 // === impl VersionFolder ===
 
 impl VersionFolder {
+    /// A folder in which nothing was found yet.
+    pub fn new(folder: &str, now: Instant) -> Self {
+        Self {
+            folder: folder.to_owned(),
+            files: BTreeMap::new(),
+            version_yaml: None,
+            refused: None,
+            newest_ns: i64::MIN,
+            steady_since: now,
+            complete: false,
+            walk: Walk::default(),
+        }
+    }
+
     /// The bytes of all files.
     pub fn bytes(&self) -> u64 {
         self.files.values().map(|file| file.stamp.size).sum()
@@ -248,14 +262,10 @@ mod tests {
     fn folder(version_yaml: Option<&str>, newest_ns: i64, steady_since: Instant) -> VersionFolder {
         let file = StoreFile { path: "m/1/model.onnx".into(), stamp: stamp(10) };
         VersionFolder {
-            folder: "1".into(),
             files: BTreeMap::from([("model.onnx".to_owned(), file)]),
             version_yaml: version_yaml.map(|text| TextFile { stamp: stamp(1), read_ns: 0, text: Ok(text.into()) }),
-            refused: None,
             newest_ns,
-            steady_since,
-            complete: false,
-            walk: Walk::default(),
+            ..VersionFolder::new("1", steady_since)
         }
     }
 

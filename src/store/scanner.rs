@@ -4,7 +4,6 @@
 //! the root itself. Names that begin with a dot are never looked at.
 
 use std::{
-    collections::BTreeMap,
     io,
     sync::Arc,
     time::{Instant, SystemTime, UNIX_EPOCH},
@@ -18,7 +17,7 @@ use cap_std::{
 use super::{
     Completeness, Config,
     files::{has_stamp, read_text, say, stamp_of, utf8_name},
-    layout::{FILES_MAX, ModelFolder, Moment, Stamp, StoreFile, StoreListing, TextFile, VersionFolder, Walk},
+    layout::{FILES_MAX, ModelFolder, Moment, Stamp, StoreFile, StoreListing, TextFile, VersionFolder},
     looks::Looks,
     renames::Renames,
     single,
@@ -176,16 +175,8 @@ impl Look<'_> {
         {
             return Ok(last.clone());
         }
-        let mut version = VersionFolder {
-            folder: name.to_owned(),
-            files: BTreeMap::new(),
-            version_yaml: None,
-            refused: None,
-            newest_ns: i64::MIN,
-            steady_since: self.moment.now,
-            complete: false,
-            walk: Walk { at_ns: self.moment.wall_ns, ..Walk::default() },
-        };
+        let mut version = VersionFolder::new(name, self.moment.now);
+        version.walk.at_ns = self.moment.wall_ns;
         self.walk(path, "", 0, &mut version)?;
         if let Some(file) = version.files.get("version.yaml") {
             let before = last.and_then(|last| last.version_yaml.as_ref());

@@ -7,7 +7,7 @@ use cap_std::{ambient_authority, fs::Dir};
 use super::{
     Config,
     files::stamp_of,
-    layout::{ModelFolder, Moment, StoreFile, StoreListing, VersionFolder, Walk},
+    layout::{ModelFolder, Moment, StoreFile, StoreListing, VersionFolder},
     scanner::finished,
 };
 use crate::model::{ModelName, Platform, Version};
@@ -27,16 +27,7 @@ pub(super) fn list(config: &Config, last: &StoreListing, moment: Moment) -> io::
 
     let beside = format!("{file}.data");
     let wanted = [(file, platform.artifact()), (&beside, &beside)];
-    let mut version = VersionFolder {
-        folder: file.to_owned(),
-        files: BTreeMap::new(),
-        version_yaml: None,
-        refused: None,
-        newest_ns: i64::MIN,
-        steady_since: moment.now,
-        complete: false,
-        walk: Walk::default(),
-    };
+    let mut version = VersionFolder::new(file, moment.now);
     for (path, inside) in wanted {
         match root.metadata(path) {
             Ok(metadata) if metadata.is_file() => {

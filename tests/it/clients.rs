@@ -29,13 +29,15 @@ fn script(name: &str) -> PathBuf {
     root().join("tests/clients").join(name)
 }
 
-/// Runs a command to its end and expects success; what it says is shown where it fails.
-async fn succeeds(command: &mut Command) {
+/// Runs a command to its end and expects success; what it says is shown where it fails. Returns what it prints.
+async fn succeeds(command: &mut Command) -> String {
     let output = command.stdin(Stdio::null()).kill_on_drop(true).output();
     let output = tokio::time::timeout(LIMIT, output).await.expect("it ends").expect("the program runs");
-    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    let said = format!("{printed}{}", String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{:?}: {}\n{said}", command.as_std(), output.status);
     eprintln!("{said}");
+    printed
 }
 
 /// Store A of tests/clients/README.md, served.
@@ -127,20 +129,32 @@ async fn hundreds_of_onnx_models_answer_as_onnxruntime() {
     server.assert_unharmed().await;
 }
 
-/// Runs a client's run.sh where its tool is.
-async fn runs(tool: &str, client: &str) {
-    let Some(python) = python() else {
-        return;
-    };
+/// A client's script where its tool is.
+async fn client(tool: &str, name: &str, python: &PathBuf, server: &Server) -> Option<Command> {
     let there = Command::new(tool).arg("version").stdout(Stdio::null()).stderr(Stdio::null()).status().await.is_ok();
     if !there {
         eprintln!("no {tool} here: its client is not tested");
-        return;
+        return None;
     }
-    let server = store_a(&python).await;
     let mut command = Command::new("sh");
-    command.arg(script(client)).arg(address(server.ports.grpc)).arg(server.store.path());
-    succeeds(command.env("SCONCE_TEST_PYTHON", python)).await;
+    command.arg(script(name)).arg(address(server.ports.grpc)).env("SCONCE_TEST_PYTHON", python);
+    Some(command)
+}
+
+async fn runs(tool: &str, name: &str) {
+    let Some(python) = python() else {
+        return;
+    };
+    let server = store_a(&python).await;
+    if let Some(mut command) = client(tool, name, &python, server).await {
+        succeeds(command.arg(server.store.path())).await;
+    }
+}
+
+/// What Go's callers say of a server that they have overloaded; `None` where they are not to be had.
+pub async fn go_overloads(server: &Server) -> Option<serde_json::Value> {
+    let said = succeeds(&mut client("go", "go/overload.sh", &python()?, server).await?).await;
+    Some(serde_json::from_str(&said).unwrap_or_else(|error| panic!("{said}: {error}")))
 }
 
 #[tokio::test]

@@ -2,14 +2,13 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use prost::Message;
 use rustix::process::Signal;
 use sconce::model::DType;
 use tonic::{Code, Status};
 
 use crate::{
     harness::{
-        PATIENCE, Server, Store, artifacts, assert_refused, eventually, fixture, process,
+        PATIENCE, Server, Store, artifacts, assert_refused, eventually, fixture, process, retry_after,
         tensors::{Form, Values, floats},
     },
     proto::*,
@@ -48,11 +47,6 @@ fn patient() -> PredictRequest {
 
 async fn served(server: &Server) -> Result<String, Status> {
     Ok(server.predict(patient()).await?.served.expect("who served").version)
-}
-
-fn says_when_to_come_back(status: &Status) -> bool {
-    let details = rpc::Status::decode(status.details()).unwrap_or_default().details;
-    details.iter().any(|any| any.type_url.ends_with("/google.rpc.RetryInfo"))
 }
 
 /// A child that passes whatever it is asked.
@@ -101,7 +95,7 @@ async fn with_resource_first_nothing_answers_for_a_while_and_the_old_one_stands_
     publish_hanging(&server);
     let refused = eventually("the old one makes room", PATIENCE, async || served(&server).await.err()).await;
     let refused = assert_refused("meanwhile", Err::<(), _>(refused), Code::Unavailable, "MODEL_LOADING");
-    assert!(says_when_to_come_back(&refused), "{refused:?}");
+    assert!(retry_after(&refused).is_some(), "{refused:?}");
     server.failed("patient", "2.0.0").await;
     eventually("the old one answers again", PATIENCE, async || {
         served(&server).await.ok().filter(|version| version == "1.0.0")

@@ -57,7 +57,7 @@ async fn two_hundred_swaps_under_load_fail_no_call_and_mix_no_answer() {
     for number in 2..2 + SWAPS {
         let published = publish_adder(&server.store, number);
         copying += published.copied - published.begun;
-        let visible = tokio::time::timeout(PATIENCE, newest.wait_for(|first| first.version >= number)).await;
+        let visible = tokio::time::timeout(PATIENCE, newest.wait_for(|first| first.answer >= number)).await;
         let Ok(Ok(first)) = visible.map(|seen| seen.map(|first| *first)) else {
             panic!("{} does not answer; failed calls: {:?}", version(number), load.so_far().failed);
         };
@@ -86,7 +86,7 @@ async fn two_hundred_swaps_under_load_fail_no_call_and_mix_no_answer() {
         "{SWAPS} swaps in {took:.1?} ({copying:.1?} of it copying), {answered} answers at {rate:.0}/s, p99 {p99:.1?}; visible after {median:.1?}, at most {worst:.1?}"
     );
     assert!(median < VISIBLE_USUALLY && worst < VISIBLE_WITHIN, "visible after {median:?}, at most {worst:?}");
-    let mut versions: Vec<u64> = record.answered.iter().map(|sample| sample.version).collect();
+    let mut versions: Vec<u64> = record.answered.iter().map(|sample| sample.answer).collect();
     versions.sort_unstable();
     versions.dedup();
     assert_eq!(versions, (1..2 + SWAPS).collect::<Vec<_>>(), "every version answered some call");

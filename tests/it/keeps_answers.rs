@@ -9,7 +9,7 @@ use crate::{
     harness::{
         PATIENCE, Server, Store,
         adders::{ADDER, publish_adder, who_answered},
-        assert_refused, call, eventually, fixture, http,
+        assert_refused, call, eventually, fixture,
         tensors::{Form, Values, doubles, fixture_examples, floats},
     },
     proto::{oip::infer_parameter::ParameterChoice, predict_request::Select, *},
@@ -42,17 +42,6 @@ async fn used(server: &Server, request: PredictRequest) -> Option<CacheResult> {
     answer.cache.map(|cache| cache.result())
 }
 
-/// A series of a model, all its versions together; `None` where there is none.
-async fn shown(server: &Server, series: &str) -> Option<f64> {
-    let (_, text) = http::get(server.ports.metrics, "/metrics").await.expect("metrics");
-    let (name, labels) = series.split_once('{').unwrap_or((series, ""));
-    let labels: Vec<&str> = labels.trim_end_matches('}').split(',').collect();
-    let lines = text.lines().filter(|line| line.split(['{', ' ']).next() == Some(name));
-    let lines = lines.filter(|line| labels.iter().all(|label| line.contains(label)));
-    let values: Vec<f64> = lines.filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect();
-    (!values.is_empty()).then(|| values.iter().sum())
-}
-
 #[tokio::test]
 async fn an_equal_request_gets_the_answer_again_and_is_told_its_age() {
     let server = Server::start(adder("cache: { ttl: 1h }"), &[]).await;
@@ -80,11 +69,11 @@ async fn an_equal_request_gets_the_answer_again_and_is_told_its_age() {
     assert_eq!(used(&server, question(&[1.0])).await, Some(MISS));
     assert_eq!(used(&server, question(&[2.0, 1.0])).await, Some(MISS));
 
-    assert_eq!(shown(&server, "sconce_cache_requests_total{result=\"miss\"}").await, Some(3.0));
-    assert_eq!(shown(&server, "sconce_cache_entries{model=\"adder\"}").await, Some(3.0));
-    assert_eq!(shown(&server, "sconce_batch_rows_sum{model=\"adder\"}").await, Some(5.0));
-    let hits = shown(&server, "sconce_cache_requests_total{result=\"hit\"}").await;
-    assert_eq!(shown(&server, "sconce_cache_hit_age_seconds_count").await, hits);
+    assert_eq!(server.metric("sconce_cache_requests_total{result=\"miss\"}").await, Some(3.0));
+    assert_eq!(server.metric("sconce_cache_entries{model=\"adder\"}").await, Some(3.0));
+    assert_eq!(server.metric("sconce_batch_rows_sum{model=\"adder\"}").await, Some(5.0));
+    let hits = server.metric("sconce_cache_requests_total{result=\"hit\"}").await;
+    assert_eq!(server.metric("sconce_cache_hit_age_seconds_count").await, hits);
 }
 
 #[tokio::test]
@@ -97,11 +86,11 @@ async fn without_a_cache_nothing_is_said_and_nothing_counted() {
     floats("x", &[1, 1], &[1.0]).into_oip(&mut request, Form::Raw);
     let said = server.infer(request).await.expect("an answer").parameters;
     assert!(!said.contains_key("cache") && !said.contains_key("cache_age_ms"), "{said:?}");
-    assert_eq!(shown(&server, "sconce_cache_requests_total").await, None);
+    assert_eq!(server.metric("sconce_cache_requests_total").await, None);
     // A model.yaml that asks for one makes a new servable, and one that no longer does takes all of it away.
     server.store.write("adder/model.yaml", "cache: on");
     eventually("answers are kept", PATIENCE, async || used(&server, question(&[1.0])).await).await;
-    assert!(shown(&server, "sconce_cache_entries").await.is_some());
+    assert!(server.metric("sconce_cache_entries").await.is_some());
     server.store.write("adder/model.yaml", "cache: off");
     eventually("no answer is kept", PATIENCE, async || used(&server, question(&[1.0])).await.is_none().then_some(()))
         .await;
@@ -172,7 +161,7 @@ async fn named_attributes_stand_for_the_inputs_and_who_lacks_one_is_not_kept() {
     for _ in 0..2 {
         assert_eq!(ask(3.0, &[("symbol", "ES")]).await, (10_003.0, BYPASS));
     }
-    assert_eq!(shown(&server, "sconce_cache_requests_total{result=\"bypass\"}").await, Some(2.0));
+    assert_eq!(server.metric("sconce_cache_requests_total{result=\"bypass\"}").await, Some(2.0));
 
     // A wrong question is wrong although its answer is known.
     let attributes = attributes([("symbol", "ES"), ("horizon", "5m")]);
@@ -256,8 +245,8 @@ async fn fifty_equal_requests_at_once_run_once() {
     }
     assert_eq!(results.iter().filter(|result| **result == MISS).count(), 1);
     assert!(outputs.iter().all(|output| *output == outputs[0]));
-    assert_eq!(shown(&server, "sconce_batch_rows_count{model=\"slow\"}").await, Some(1.0));
-    assert_eq!(shown(&server, "sconce_cache_requests_total{result=\"hit\"}").await, Some(49.0));
+    assert_eq!(server.metric("sconce_batch_rows_count{model=\"slow\"}").await, Some(1.0));
+    assert_eq!(server.metric("sconce_cache_requests_total{result=\"hit\"}").await, Some(49.0));
 }
 
 #[tokio::test]
@@ -265,7 +254,7 @@ async fn who_gives_up_takes_nobody_along() {
     let server = slow_server().await;
     let misses = async |count: f64| {
         eventually("it is being computed", PATIENCE, async || {
-            let shown = shown(&server, "sconce_cache_requests_total{result=\"miss\"}").await;
+            let shown = server.metric("sconce_cache_requests_total{result=\"miss\"}").await;
             (shown >= Some(count)).then_some(())
         })
         .await;
@@ -281,7 +270,7 @@ async fn who_gives_up_takes_nobody_along() {
     };
     let patient = [ask(0), ask(0)];
     eventually("all of them wait", PATIENCE, async || {
-        (shown(&server, "sconce_requests_in_flight").await == Some(3.0)).then_some(())
+        (server.metric("sconce_requests_in_flight").await == Some(3.0)).then_some(())
     })
     .await;
     first.abort();
@@ -304,11 +293,11 @@ async fn what_is_kept_stays_within_its_limits_and_goes_with_its_version() {
     for number in 0..200 {
         ask(&[number as f32]).await;
     }
-    let entries = shown(&server, "sconce_cache_entries{model=\"adder\"}").await.expect("it is counted");
+    let entries = server.metric("sconce_cache_entries{model=\"adder\"}").await.expect("it is counted");
     assert!((40.0..=50.0).contains(&entries), "{entries}");
     for number in 0..30 {
         ask(&vec![number as f32; 25_000]).await;
-        let bytes = shown(&server, "sconce_cache_bytes{model=\"adder\"}").await.expect("it is counted");
+        let bytes = server.metric("sconce_cache_bytes{model=\"adder\"}").await.expect("it is counted");
         assert!(bytes <= f64::from(1 << 20), "{bytes}");
     }
     let large = vec![7.0; 300_000];
@@ -316,11 +305,11 @@ async fn what_is_kept_stays_within_its_limits_and_goes_with_its_version() {
 
     publish_adder(&server.store, 2);
     eventually("the version and what it kept are gone", 2 * PATIENCE, async || {
-        let gone = shown(&server, "sconce_cache_entries{version=\"1.0.1\"}").await.is_none();
+        let gone = server.metric("sconce_cache_entries{version=\"1.0.1\"}").await.is_none();
         gone.then_some(())
     })
     .await;
-    assert_eq!(shown(&server, "sconce_cache_bytes{version=\"1.0.2\"}").await, Some(0.0));
+    assert_eq!(server.metric("sconce_cache_bytes{version=\"1.0.2\"}").await, Some(0.0));
 }
 
 #[tokio::test]

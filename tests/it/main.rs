@@ -22,6 +22,7 @@ mod memory_comes_back;
 mod names_who_ran_at_a_crash;
 mod opened_first_in_a_child;
 mod operators;
+mod overload;
 mod pads_lengths;
 mod pasted;
 mod predicts;

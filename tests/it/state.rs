@@ -1,9 +1,6 @@
 //! Routes kept apart from artifacts: the store is only read, and everything that is decided lies where `--state` says.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
 
 use rustix::process::Signal;
 use tonic::{Code, Status};
@@ -15,6 +12,7 @@ use crate::{
         assert_refused, call, eventually, process,
         s3::S3,
         sconce,
+        store::files,
     },
     proto::*,
 };
@@ -37,19 +35,6 @@ async fn message(server: &Server) -> String {
     let listed = server.admin().await.list_models(call(ListModelsRequest::default())).await.expect("a list");
     let model = listed.into_inner().models.into_iter().find(|model| model.name == ADDER).expect("it is there");
     model.message
-}
-
-/// Every file below a folder, hidden ones included.
-fn files(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        match entry.path() {
-            path if path.is_dir() => found.extend(files(&path)),
-            path => found.push(path),
-        }
-    }
-    found.sort();
-    found
 }
 
 fn statuses(folder: &Path) -> usize {

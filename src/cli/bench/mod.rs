@@ -29,7 +29,7 @@ use self::{
     tally::Seen,
 };
 use super::{
-    client, print,
+    INTERRUPTED, client, print,
     proto::{self, predict_request::Select},
     stored::ExampleChoice,
 };
@@ -102,9 +102,9 @@ pub struct BenchArgs {
 }
 
 const AFTER_HELP: &str = "\
-A closed loop (--concurrency) shows how much the server can do: callers wait for an answer before they ask
-again, so a slow server is asked less. An open loop (--rate) shows what users see: calls are due on a
-schedule and a latency counts from when its call was due, so that a stall is seen with every call that came
+A closed loop (--concurrency) shows how much the server can do: callers wait for an answer before they ask \
+again, so a slow server is asked less. An open loop (--rate) shows what users see: calls are due on a \
+schedule and a latency counts from when its call was due, so that a stall is seen with every call that came \
 meanwhile, where a closed loop would leave those out (coordinated omission).
 
 Examples:
@@ -114,8 +114,8 @@ Examples:
   sconce bench early-signal --rate 2000 --arrivals poisson --timeout 50ms --allow-failures
   sconce bench early-signal --data rows.csv --json | jq '.loads[] | {in_flight, answered_per_s}'
 
-Latencies are those of calls that were answered; what failed is counted beside them, by code and reason.
-Run the generator on other cores than the server's, or what it takes is missing there. Ctrl-C ends it, with
+Latencies are those of calls that were answered; what failed is counted beside them, by code and reason. \
+Run the generator on other cores than the server's, or what it takes is missing there. Ctrl-C ends it, with \
 what was measured until then.
 
 Exit status: 0 every call was answered, 1 some failed or nothing could be measured, 130 it was interrupted.";
@@ -127,8 +127,6 @@ const RATE_MAX: f64 = 1e6;
 const CONNECTIONS: usize = 8;
 /// A server may refuse more calls at once over one connection; a usual limit is 100.
 const CALLERS_A_CONNECTION: usize = 100;
-/// What a shell says of a program that Ctrl-C ended.
-const INTERRUPTED: u8 = 130;
 
 pub fn run(args: &BenchArgs) -> anyhow::Result<ExitCode> {
     let report = client::block_on(measure(args))?;

@@ -31,6 +31,7 @@ pub fn to_json(model: &str, asked: &Asked, answer: &ChangeResponse) -> Value {
         "revision": answer.revision,
         "stable": answer.stable,
         "repeated": answer.repeated,
+        "changed": !answer.repeated && !answer.time.is_empty(),
         "time": answer.time,
         "settled": answer.settled().as_str_name().trim_start_matches("SETTLED_").to_ascii_lowercase(),
         "message": answer.message,
@@ -86,5 +87,8 @@ mod tests {
         let asked = Asked { request_id: "r".into(), ..Default::default() };
         let json = to_json("m", &asked, &ready);
         assert_eq!((&json["settled"], &json["revision"]), (&json!("ready"), &json!(4)));
+        let changed = |answer: &ChangeResponse| to_json("m", &asked, answer)["changed"].clone();
+        let so_already = ChangeResponse { time: String::new(), ..ready.clone() };
+        assert_eq!([&ready, &repeated, &so_already].map(changed), [true, false, false]);
     }
 }

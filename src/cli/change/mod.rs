@@ -2,9 +2,11 @@
 //! then what came of it on the replica that was asked.
 
 mod answer;
+mod left;
 mod progress;
 
 use std::{
+    io::Write,
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -13,16 +15,17 @@ use clap::{Args, Subcommand};
 use tonic::{Response, Status, transport::Channel};
 
 use super::{
+    INTERRUPTED,
     client::{self, Failure},
-    models::AdminArgs,
+    models::{AdminArgs, TIMEOUT},
     print,
     proto::{
-        Asked, ChangeResponse, DisableModelRequest, EnableModelRequest, LoadVersionRequest, PromoteRequest,
-        ReloadModelRequest, RollbackRequest, SetLabelsRequest, UnloadVersionRequest, UnpinRequest,
-        admin_client::AdminClient,
+        Asked, ChangeResponse, DescribeModelRequest, DisableModelRequest, EnableModelRequest, LoadVersionRequest,
+        PromoteRequest, ReloadModelRequest, RollbackRequest, SetLabelsRequest, UnloadVersionRequest, UnpinRequest,
+        VersionState, VersionStatus, admin_client::AdminClient,
     },
 };
-use crate::model::units::parse_duration;
+use crate::model::{Version, units::parse_duration};
 
 #[derive(Subcommand)]
 pub enum Verb {
@@ -143,7 +146,9 @@ pub struct ChangeArgs {
 
 const PROMOTE_HELP: &str = "\
 It waits until the version is ready on the replica that is asked, and serves the old one until then.
-Exit status 1: it was refused, the version failed, or --timeout passed first; what is written is shown.
+Ctrl-C ends the waiting and not the promote.
+Exit status 1: it was refused, the version failed, or --timeout passed first; what is written is shown;
+130: it was interrupted.
 
 Examples:
   sconce promote early-signal 1.1.0 --reason 'AUC 0.61 against 0.58'
@@ -170,15 +175,27 @@ pub fn run(verb: &Verb) -> anyhow::Result<ExitCode> {
     let answer = client::block_on(async {
         let client = client::admin(&args.admin.server).await?;
         let waiting = (!args.no_wait).then(|| progress::follow(client.clone(), verb.model().to_owned()));
-        let answer = verb.carry_out(&client, &asked, args.timeout).await;
+        let answer = tokio::select! {
+            answer = verb.carry_out(&client, &asked, args.timeout) => Some(answer),
+            pressed = tokio::signal::ctrl_c() => pressed.map(|()| None)?,
+        };
         if let Some(waiting) = waiting {
             waiting.end().await;
         }
-        answer.map_err(|failure| said(failure, &asked.request_id))
+        let Some(answer) = answer else {
+            let _ = writeln!(std::io::stderr(), "{}", left::said(client, verb.model(), &asked).await);
+            return Ok(None);
+        };
+        let answer = answer.map_err(|failure| said(failure, &asked.request_id))?;
+        let stays = verb.stays_loaded(client, &answer).await;
+        Ok(Some((answer, stays)))
     })?;
+    let Some((answer, stays)) = answer else {
+        return Ok(ExitCode::from(INTERRUPTED));
+    };
     print(&match args.admin.json {
         true => answer::to_json(verb.model(), &asked, &answer).to_string() + "\n",
-        false => answer::for_people(verb.model(), &answer),
+        false => answer::for_people(verb.model(), &answer) + &stays,
     })?;
     answer::verdict(&answer, args.no_wait)
 }
@@ -222,6 +239,24 @@ impl Verb {
             | Verb::Disable { change, .. }
             | Verb::Enable { change, .. } => change,
         }
+    }
+
+    /// Why an unload that took nothing back leaves the version where it was, as a line; empty where there is nothing to say.
+    async fn stays_loaded(&self, mut client: AdminClient<Channel>, answer: &ChangeResponse) -> String {
+        let Verb::Unload { model, version, .. } = self else {
+            return String::new();
+        };
+        if answer.repeated || !answer.time.is_empty() {
+            return String::new();
+        }
+        let request = client::call(DescribeModelRequest { model: model.clone() }, TIMEOUT);
+        let described = client.describe_model(request).await.map(Response::into_inner).unwrap_or_default();
+        let loaded = |status: &&VersionStatus| matches!(status.state(), VersionState::Ready | VersionState::Loading);
+        let wanted = version.parse::<Version>().map(|version| version.to_string()).unwrap_or_default();
+        let found = described.versions.iter().filter(loaded).find(|status| status.version == wanted);
+        let said = found
+            .map(|_| format!("{wanted} stays loaded: it was not `load` that asked for it, model.yaml selects it\n"));
+        said.unwrap_or_default()
     }
 
     /// Retries carry the same request id, so whatever became of an attempt, the change is made once.

@@ -148,7 +148,7 @@ impl Job<'_> {
         let version = self.args.version.as_deref().map(str::parse::<Version>).transpose()?;
         match (&self.args.from, &self.args.folder, model, version) {
             (Some(from), _, Some(model), Some(version)) => {
-                let wrong = |error: Error| anyhow!("--from: {}", said(&error));
+                let wrong = |error: Error| anyhow!("--from {}: {}", escape(from), said(&error));
                 let from = Place::open(from).map_err(wrong)?;
                 let source = from.source(&model, version).await.map_err(wrong)?;
                 let model_yaml = from.model_yaml(&model).await.map_err(wrong)?;

@@ -34,14 +34,9 @@ fn version(inode: u64) -> Arc<VersionFolder> {
     let path = "m/1/model.onnx".to_owned();
     let stamp = stamp(inode);
     Arc::new(VersionFolder {
-        folder: "1".into(),
         files: BTreeMap::from([("model.onnx".to_owned(), StoreFile { path, stamp })]),
-        version_yaml: None,
-        refused: None,
-        newest_ns: 0,
-        steady_since: Instant::now(),
         complete: true,
-        walk: Default::default(),
+        ..VersionFolder::new("1", Instant::now())
     })
 }
 

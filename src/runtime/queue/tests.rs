@@ -107,6 +107,64 @@ fn an_empty_queue_takes_what_is_larger_than_its_limit_and_else_all_of_a_request_
     assert_eq!(queue.rows(), 60, "no part of it is in");
 }
 
+/// A queue with room for everybody, of which eight rows were taken every 80 ms while others waited, and the time of the last.
+fn busy() -> (Queue<Item>, Instant) {
+    let limits = Limits { rows_max: 10_000, bytes_max: 1 << 30, timeout: 1000 * MS };
+    let (mut queue, mut now) = (Queue::new(limits, Forming::default()), Instant::now());
+    for round in 0..50 {
+        for id in 0..if round == 0 { 16 } else { 8 } {
+            queue.push([item(id, 1, 0, now)]).expect("there is room");
+        }
+        now += 80 * MS;
+        take(&mut queue, now, 8);
+    }
+    (queue, now)
+}
+
+#[test]
+fn who_would_wait_in_vain_is_refused_at_once() {
+    let (mut queue, now) = busy();
+    assert_eq!(queue.rows(), 8, "10 ms each");
+    let hasty = Item { deadline: Some(now + 150 * MS), ..item(0, 1, 0, now) };
+    assert_eq!(queue.push([hasty.clone()]).expect_err("80 ms are more than half of 150").1, Full::Time);
+    queue.push([Item { deadline: Some(now + 250 * MS), ..hasty.clone() }]).expect("and not of 250");
+    queue.push([item(0, 43, 0, now)]).expect("90 ms of a second");
+    assert_eq!(queue.push([item(0, 1, 0, now)]).expect_err("520 ms").1, Full::Time);
+    let important = Item { priority: Priority::High, ..hasty.clone() };
+    queue.push([important]).expect("nothing goes before it");
+    while !queue.is_empty() {
+        take(&mut queue, now, 8);
+    }
+    queue.push([hasty]).expect("an empty queue takes everybody");
+}
+
+/// Three times as much comes as can be run, and no limit but the time is near.
+#[test]
+fn under_overload_nobody_is_kept_waiting_in_vain_and_nothing_idles() {
+    let limits = Limits { rows_max: 100_000, bytes_max: 1 << 30, timeout: 1000 * MS };
+    let mut queue = Queue::new(limits, Forming::default());
+    let start = Instant::now();
+    let (mut free_at, mut ran, mut refused, mut overdue) = (start, 0, 0, 0);
+    for id in 0..30_000 {
+        // One a millisecond; a batch of eight takes 24.
+        let now = start + MS * id;
+        refused += usize::from(queue.push([item(id as usize, 1, 0, now)]).is_err());
+        if now >= free_at {
+            let predict = |rows| 3 * MS * u32::try_from(rows).expect("a few");
+            let taken = queue.take(&Ask { now, rows_max: 8, batch_max: 8, because: Closed::Turn, predict: &predict });
+            ran += taken.batch.len();
+            overdue += taken.overdue.len();
+            free_at = now + predict(taken.batch.len());
+            let waited = taken.batch.first().map_or(Duration::ZERO, |first| now - first.enqueued);
+            assert!(waited < 530 * MS, "{waited:?}");
+        }
+    }
+    assert_eq!(overdue, 0);
+    // The last batch ends after the end.
+    assert!((9_900..=10_008).contains(&ran), "{ran} of 10,000");
+    assert!(refused > 19_000, "{refused}");
+}
+
 #[test]
 fn priority_goes_first_but_not_before_what_has_waited_for_half_of_its_time() {
     let start = Instant::now();

@@ -69,7 +69,7 @@ mod tests {
     use super::*;
     use crate::model::ModelName;
     use http_body_util::BodyExt;
-    use std::{collections::BTreeMap, sync::Arc};
+    use std::sync::Arc;
 
     async fn read(page: Page) -> (StatusCode, String) {
         let status = page.status();
@@ -80,20 +80,7 @@ mod tests {
     #[tokio::test]
     async fn verbose_has_a_line_for_each_model_and_reason() {
         let name = ModelName::new("m").expect("a name");
-        let entry = ModelEntry {
-            name: name.clone(),
-            versions: BTreeMap::new(),
-            stable: None,
-            policy: Default::default(),
-            route: Default::default(),
-            revision: 0,
-            pending: None,
-            disabled: None,
-            remade: false,
-            settings: Default::default(),
-            message: Some("model.yaml:\nbroken".into()),
-            refused: Default::default(),
-        };
+        let entry = ModelEntry { message: Some("model.yaml:\nbroken".into()), ..ModelEntry::new(name.clone()) };
         let snapshot = Snapshot {
             models: [(name, Arc::new(entry))].into(),
             scanned: true,

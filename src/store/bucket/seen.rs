@@ -12,7 +12,7 @@ use crate::{
     model::{ModelName, Version},
     store::{
         Config,
-        layout::{FILES_MAX, ModelFolder, Moment, Stamp, StoreFile, StoreListing, TextFile, VersionFolder, Walk},
+        layout::{FILES_MAX, ModelFolder, Moment, Stamp, StoreFile, StoreListing, TextFile, VersionFolder},
         scanner::{DEPTH_MAX, finished, insert_version, keep_unchanged, not_a_model, not_a_version},
     },
 };
@@ -143,16 +143,7 @@ impl Seen {
 }
 
 fn version_of(name: &str, objects: &[(&str, &SeenObject)], moment: Moment) -> VersionFolder {
-    let mut version = VersionFolder {
-        folder: name.to_owned(),
-        files: BTreeMap::new(),
-        version_yaml: None,
-        refused: None,
-        newest_ns: i64::MIN,
-        steady_since: moment.now,
-        complete: false,
-        walk: Walk::default(),
-    };
+    let mut version = VersionFolder::new(name, moment.now);
     // Consoles make an empty object for a folder; it has the name of the folder.
     let folders: BTreeSet<&str> = objects.iter().filter_map(|(inside, _)| Some(inside.rsplit_once('/')?.0)).collect();
     for (inside, object) in objects {

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::text;
 use crate::{
-    harness::{Server, Store, fixture, process, root, sconce},
+    harness::{Server, Store, fixture, process, root, sconce, store::files},
     proto::*,
 };
 
@@ -58,19 +58,6 @@ fn fails(store: &Store, arguments: &[&str], words: &[&str]) {
     for word in words {
         assert!(err.contains(word), "{arguments:?} does not say '{word}': {err}");
     }
-}
-
-/// Every file below, names that begin with a dot among them.
-fn files(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        match entry.path() {
-            path if path.is_dir() => found.extend(files(&path)),
-            path => found.push(path),
-        }
-    }
-    found.sort();
-    found
 }
 
 #[tokio::test]
@@ -153,7 +140,7 @@ fn what_moves_from_staging_to_production_is_byte_for_byte_the_same() {
     store.beside_folder("staging");
     made(&store, "out/tiny/1.0.0", 3_000_000);
     let moved = ["--from", "staging", "--model", "tiny", "--version", "1", "--to", "store"];
-    fails(&store, &moved, &["--from: VERSION_NOT_FOUND"]);
+    fails(&store, &moved, &["--from staging: VERSION_NOT_FOUND"]);
     succeeds(&store, &["out/tiny/1.0.0", "--to", "staging"]);
     succeeds(&store, &moved);
     for name in ["model.onnx", "example.json", "weights.bin", "version.yaml"] {

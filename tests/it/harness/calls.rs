@@ -1,5 +1,7 @@
 //! Typed calls of every service, and what a refusal says.
 
+use std::time::Duration;
+
 use prost::Message;
 use tonic::{
     Code, Request, Status,
@@ -48,10 +50,24 @@ pub fn fact(status: &Status, name: &str) -> String {
     error_info(status).metadata.remove(name).unwrap_or_default()
 }
 
-fn error_info(status: &Status) -> rpc::ErrorInfo {
+/// When to come back, where the status says it as gRPC's clients read it and as people do.
+pub fn retry_after(status: &Status) -> Option<Duration> {
+    let delay = detail::<rpc::RetryInfo>(status, "/google.rpc.RetryInfo")?.retry_delay?;
+    let delay = Duration::try_from(delay).expect("a time from now on");
+    let pushback = status.metadata().get("grpc-retry-pushback-ms").expect("the trailer beside a RetryInfo");
+    let pushback = pushback.to_str().ok().and_then(|millis| millis.parse().ok()).expect("milliseconds");
+    assert_eq!(Duration::from_millis(pushback), delay, "the trailer and RetryInfo agree");
+    Some(delay)
+}
+
+fn detail<M: Message + Default>(status: &Status, name: &str) -> Option<M> {
     let details = rpc::Status::decode(status.details()).unwrap_or_default().details;
-    let info = details.iter().find(|any| any.type_url.ends_with("/google.rpc.ErrorInfo"));
-    let info = info.and_then(|any| rpc::ErrorInfo::decode(&any.value[..]).ok()).unwrap_or_default();
+    let any = details.iter().find(|any| any.type_url.ends_with(name))?;
+    M::decode(&any.value[..]).ok()
+}
+
+fn error_info(status: &Status) -> rpc::ErrorInfo {
+    let info: rpc::ErrorInfo = detail(status, "/google.rpc.ErrorInfo").unwrap_or_default();
     assert!(info.reason.is_empty() || info.domain == "sconce", "a foreign domain: {info:?}");
     info
 }

@@ -204,6 +204,17 @@ impl Server {
         assert_eq!(panics, Some("sconce_panics_total 0"), "{}", self.log());
     }
 
+    /// A metric, e.g. `sconce_queue_rows{model="m"}`: the sum over all series with these labels; `None` where there is none.
+    pub async fn metric(&self, series: &str) -> Option<f64> {
+        let (_, text) = http::get(self.ports.metrics, "/metrics").await.expect("metrics");
+        let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+        let labels: Vec<&str> = labels.trim_end_matches('}').split(',').collect();
+        let lines = text.lines().filter(|line| line.split(['{', ' ']).next() == Some(name));
+        let lines = lines.filter(|line| labels.iter().all(|label| line.contains(label)));
+        let values: Vec<f64> = lines.filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect();
+        (!values.is_empty()).then(|| values.iter().sum())
+    }
+
     /// Waits until its memory is within `slack` bytes of `before`.
     pub async fn assert_memory_is_back(&self, before: u64, slack: u64) {
         eventually("memory given back", PATIENCE, async || {

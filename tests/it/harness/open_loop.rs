@@ -1,7 +1,7 @@
 //! Load on a fixed schedule: a call is due when it is due, however long the calls before it take, and its latency counts from
 //! that moment. So a server that stalls is seen with all the calls that would have come meanwhile.
 //!
-//! The swap bench measures with it, too.
+//! The benches of swaps and of overload measure with it, too.
 
 use std::{
     io,
@@ -18,43 +18,42 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
-/// A load that runs.
-pub struct OpenLoop {
-    shared: Arc<Shared>,
+/// A load that runs. `A` is what a call makes of its answer: the number of the version that gave it, as a rule.
+pub struct OpenLoop<A = u64> {
+    shared: Arc<Shared<A>>,
     driver: JoinHandle<()>,
 }
 
 /// One call that was answered.
 #[derive(Clone, Copy, Debug)]
-pub struct Sample {
+pub struct Sample<A = u64> {
     /// When it should have been sent, since the load began.
     pub due: Duration,
     /// From then to the answer.
     pub latency: Duration,
-    /// The number of the version that answered.
-    pub version: u64,
+    pub answer: A,
 }
 
 /// All that came of a load.
-#[derive(Debug, Default)]
-pub struct Record {
-    pub answered: Vec<Sample>,
+#[derive(Debug)]
+pub struct Record<A = u64> {
+    pub answered: Vec<Sample<A>>,
     /// What went wrong, call by call.
     pub failed: Vec<String>,
 }
 
-/// Who answered first, by the number of the version.
+/// The first of the highest answers.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct First {
-    pub version: u64,
+pub struct First<A = u64> {
+    pub answer: A,
     pub at: Instant,
 }
 
-struct Shared {
+struct Shared<A> {
     begun: Instant,
     over: AtomicBool,
-    record: Mutex<Record>,
-    newest: watch::Sender<First>,
+    record: Mutex<Record<A>>,
+    newest: watch::Sender<First<A>>,
 }
 
 /// A thread that wakes the load, exact to some microseconds. The runtime's own timer rounds up to whole milliseconds, which is
@@ -69,19 +68,19 @@ const TICK: Duration = Duration::from_millis(1);
 
 // === impl OpenLoop ===
 
-impl OpenLoop {
-    /// Begins `rate` calls a second, spread evenly. `call` gets the number of the call and says which version answered, or
-    /// what was wrong.
+impl<A: Copy + Default + PartialOrd + Send + Sync + 'static> OpenLoop<A> {
+    /// Begins `rate` calls a second, spread evenly. `call` gets the number of the call and says what was answered, or what was
+    /// wrong.
     pub fn begin<F>(rate: f64, call: impl Fn(u64) -> F + Send + 'static) -> io::Result<Self>
     where
-        F: Future<Output = Result<u64, String>> + Send + 'static,
+        F: Future<Output = Result<A, String>> + Send + 'static,
     {
         let begun = Instant::now();
         let shared = Arc::new(Shared {
             begun,
             over: AtomicBool::new(false),
             record: Mutex::default(),
-            newest: watch::Sender::new(First { version: 0, at: begun }),
+            newest: watch::Sender::new(First { answer: A::default(), at: begun }),
         });
         let driver = tokio::spawn(drive(rate, Ticker::new(TICK)?, shared.clone(), call));
         Ok(Self { shared, driver })
@@ -91,27 +90,28 @@ impl OpenLoop {
         self.shared.begun
     }
 
-    /// The highest version that has answered, and when its first answer came.
-    pub fn newest(&self) -> watch::Receiver<First> {
+    /// The highest answer, and when the first like it came.
+    pub fn newest(&self) -> watch::Receiver<First<A>> {
         self.shared.newest.subscribe()
     }
 
     /// What has come so far.
-    pub fn so_far(&self) -> MutexGuard<'_, Record> {
+    pub fn so_far(&self) -> MutexGuard<'_, Record<A>> {
         self.shared.record()
     }
 
     /// Sends no more, and waits for what is under way.
-    pub async fn end(self) -> Record {
+    pub async fn end(self) -> Record<A> {
         self.shared.over.store(true, Ordering::Relaxed);
         self.driver.await.expect("the load does not panic");
         std::mem::take(&mut self.shared.record())
     }
 }
 
-async fn drive<F>(rate: f64, ticker: Ticker, shared: Arc<Shared>, call: impl Fn(u64) -> F)
+async fn drive<A, F>(rate: f64, ticker: Ticker, shared: Arc<Shared<A>>, call: impl Fn(u64) -> F)
 where
-    F: Future<Output = Result<u64, String>> + Send + 'static,
+    A: Copy + PartialOrd + Send + Sync + 'static,
+    F: Future<Output = Result<A, String>> + Send + 'static,
 {
     let mut calls = JoinSet::new();
     let mut number = 0;
@@ -141,21 +141,21 @@ where
 
 // === impl Shared ===
 
-impl Shared {
-    fn record(&self) -> MutexGuard<'_, Record> {
+impl<A: Copy + PartialOrd> Shared<A> {
+    fn record(&self) -> MutexGuard<'_, Record<A>> {
         self.record.lock().expect("no holder panics")
     }
 
-    fn take(&self, due: Duration, answer: Result<u64, String>) {
+    fn take(&self, due: Duration, answer: Result<A, String>) {
         let at = Instant::now();
         let latency = (at - self.begun).saturating_sub(due);
         match answer {
-            Ok(version) => {
-                self.record().answered.push(Sample { due, latency, version });
+            Ok(answer) => {
+                self.record().answered.push(Sample { due, latency, answer });
                 self.newest.send_if_modified(|first| {
-                    let newer = version > first.version;
+                    let newer = answer > first.answer;
                     if newer {
-                        *first = First { version, at };
+                        *first = First { answer, at };
                     }
                     newer
                 });
@@ -167,11 +167,27 @@ impl Shared {
 
 // === impl Record ===
 
-impl Record {
+impl<A> Default for Record<A> {
+    fn default() -> Self {
+        Self { answered: Vec::new(), failed: Vec::new() }
+    }
+}
+
+impl<A> Record<A> {
     /// The latency that this share of the calls due in any of `windows` (since the begin) stayed within.
     pub fn quantile(&self, share: f64, windows: &[(Duration, Duration)]) -> Option<Duration> {
+        self.quantile_of(share, windows, |_| true)
+    }
+
+    /// The same of the calls with such answers alone.
+    pub fn quantile_of(
+        &self,
+        share: f64,
+        windows: &[(Duration, Duration)],
+        such: impl Fn(&A) -> bool,
+    ) -> Option<Duration> {
         let inside = |due: Duration| windows.iter().any(|(from, to)| (*from..*to).contains(&due));
-        let due = self.answered.iter().filter(|sample| inside(sample.due));
+        let due = self.answered.iter().filter(|sample| inside(sample.due) && such(&sample.answer));
         let mut latencies: Vec<Duration> = due.map(|sample| sample.latency).collect();
         latencies.sort_unstable();
         let place = (latencies.len() as f64 * share).ceil() as usize;

@@ -37,6 +37,7 @@ async fn each_verb_does_what_it_says() {
     server.reaches("tiny", "1.0.0", VersionState::Ready).await;
     changed(&server, &["unload", "tiny", "1.0.0"]);
     server.reaches("tiny", "1.0.0", VersionState::Available).await;
+    assert_eq!(changed(&server, &["unload", "tiny", "1.0.0"])["changed"], false);
     let ready = || server.log().matches("version ready").count();
     let before = ready();
     assert_eq!(changed(&server, &["reload", "tiny"])["settled"], "ready");
@@ -56,6 +57,14 @@ async fn each_verb_does_what_it_says() {
 }
 
 #[tokio::test]
+async fn an_unload_of_what_model_yaml_selects_says_why_it_stays() {
+    let server = Server::start(two_versions().file("tiny/model.yaml", "versions: all"), &[]).await;
+    let said = succeeds(&server, &["unload", "tiny", "v1"], "");
+    assert!(said.contains("(it was so already)") && said.contains("1.0.0 stays loaded"), "{said}");
+    assert!(said.contains("model.yaml selects it"), "{said}");
+}
+
+#[tokio::test]
 async fn what_fails_says_why_and_ends_with_1() {
     let server = Server::start(two_versions(), &[]).await;
     fails(&server, &["promote", "tiny", "9.0.0"], 1, &["NOT_FOUND (VERSION_NOT_FOUND)", "1.1.0"]);
@@ -63,6 +72,7 @@ async fn what_fails_says_why_and_ends_with_1() {
     fails(&server, &["rollback", "tiny", "--expected-revision=7"], 1, &["ABORTED (REVISION_MOVED)"]);
     fails(&server, &["label", "tiny"], 2, &["NAME=VERSION"]);
     fails(&server, &["log-level", "sconce=loud"], 1, &["INVALID_LOG_LEVEL"]);
+    fails(&server, &["models", "nosuch*"], 1, &["no model's name matches 'nosuch*'"]);
     let broken = server.store.beside("broken.onnx");
     std::fs::write(&broken, b"no model").expect("a file");
     server.store.add("tiny", "0.9.0", &broken);
@@ -83,7 +93,7 @@ async fn the_server_is_shown_and_its_log_is_turned() {
     assert_eq!(succeeds(&server, &["log-level", "warn"], ""), "warn instead of info,sconce=debug\n");
     assert_eq!(succeeds(&server, &["log-level"], ""), "warn\n");
     server.store.write("tiny/1.2.0/model.onnx", "no model");
-    assert_eq!(succeeds(&server, &["refresh"], ""), "");
+    assert!(succeeds(&server, &["refresh"], "").contains("was looked at"));
     assert!(server.version("tiny", "1.2.0").await.is_some(), "it was looked at");
 }
 

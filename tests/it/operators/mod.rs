@@ -4,6 +4,7 @@ mod command_line;
 mod events;
 mod promote;
 mod repository;
+mod waiting;
 
 use std::path::PathBuf;
 

@@ -133,7 +133,7 @@ fn told(settled: rollout::Settled) -> (Settled, String) {
 fn event(model: &str, change: &Change, asked: &rollout::Asked, written: &Written) -> Event {
     let (kind, version) = match change {
         Change::Promote(version) => (Kind::Promoted, Some(*version)),
-        Change::Rollback(_) => (Kind::RolledBack, written.awaits),
+        Change::Rollback(_) => (Kind::RolledBack, written.awaits.first().copied()),
         Change::Unpin => (Kind::Unpinned, None),
         Change::SetLabels { .. } => (Kind::LabelsSet, None),
         Change::Load(version) => (Kind::LoadAsked, Some(*version)),

@@ -30,7 +30,11 @@ pub fn follow(
     phases: Phases,
     request: &WatchEventsRequest,
 ) -> ReceiverStream<Result<WatchEventsResponse, Status>> {
-    let Ok(patterns) = request.models.parse::<Patterns>();
+    // Whoever names models asks for what happens to them alone.
+    let patterns = (!request.models.is_empty()).then(|| {
+        let Ok(patterns) = request.models.parse::<Patterns>();
+        patterns
+    });
     let last = events.last();
     // A number without a replica is taken at its word: a person's.
     let another_replica =
@@ -49,7 +53,8 @@ pub fn follow(
 
 struct Teller {
     replica: String,
-    patterns: Patterns,
+    /// `None` wants everything.
+    patterns: Option<Patterns>,
     tell: mpsc::Sender<Result<WatchEventsResponse, Status>>,
 }
 
@@ -72,13 +77,13 @@ impl Teller {
         }
     }
 
-    /// `None` for an event of a model that is not asked for.
+    /// `None` for an event that is not asked for.
     fn chosen(&self, told: Told) -> Option<What> {
+        let asked_for =
+            |model: &str| self.patterns.as_ref().is_none_or(|patterns| !model.is_empty() && patterns.admits(model));
         match told {
             Told::Missed(count) => Some(What::Missed(Missed { count })),
-            Told::Event(event) if event.model.is_empty() || self.patterns.admits(&event.model) => {
-                Some(What::Event(self.message(&event)))
-            }
+            Told::Event(event) if asked_for(&event.model) => Some(What::Event(self.message(&event))),
             Told::Event(_) => None,
         }
     }
@@ -164,15 +169,16 @@ mod tests {
         assert_eq!(next(&mut stream).await.as_deref(), Some("started 3 false"));
         assert_eq!(next(&mut stream).await.as_deref(), Some("3 promoted c"));
         events.tell(Event::new(Kind::Draining));
-        assert_eq!(next(&mut stream).await.as_deref(), Some("4 draining "));
+        events.tell(Event::of_model(Kind::Promoted, "c2"));
+        assert_eq!(next(&mut stream).await.as_deref(), Some("5 promoted c2"), "the server is no model");
 
         let request = WatchEventsRequest { replica: "gone-1".into(), after_sequence: Some(3), models: String::new() };
         let mut other = follow(&events, phases.clone(), &request);
-        assert_eq!(next(&mut other).await.as_deref(), Some("started 4 true"));
+        assert_eq!(next(&mut other).await.as_deref(), Some("started 5 true"));
         assert_eq!(next(&mut other).await.as_deref(), Some("1 promoted a"));
 
         let mut from_now = follow(&events, phases, &WatchEventsRequest::default());
-        assert_eq!(next(&mut from_now).await.as_deref(), Some("started 4 false"));
+        assert_eq!(next(&mut from_now).await.as_deref(), Some("started 5 false"));
         phase.send_replace(Phase::Closing { grace: std::time::Duration::ZERO });
         assert_eq!(next(&mut from_now).await, None);
     }

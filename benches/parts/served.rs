@@ -1,4 +1,4 @@
-//! `sconce serve` over the bench's store, and what its Admin service says.
+//! `sconce serve` over a store of the bench, until it is ready, and what can be seen of it from outside.
 
 use std::{
     ffi::OsString,
@@ -8,10 +8,8 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use sconce::server::proto::sconce::v1::{DescribeModelRequest, VersionState, admin_client::AdminClient};
 use serde::Deserialize;
-use tokio::{sync::watch, time::sleep};
-use tonic::transport::Channel;
+use tokio::time::sleep;
 
 use crate::{http_get::get, process::Running, repository};
 
@@ -26,16 +24,15 @@ pub struct Served {
 /// What `--ports-file` says.
 #[derive(Clone, Copy, Debug, Deserialize)]
 pub struct Ports {
-    grpc: u16,
-    grpc_admin: u16,
-    http: u16,
+    pub grpc: u16,
+    pub grpc_admin: u16,
+    pub http: u16,
+    pub metrics: u16,
 }
 
 const LISTENS_WITHIN: Duration = Duration::from_secs(20);
 const READY_WITHIN: Duration = Duration::from_secs(300);
 const READY_POLL: Duration = Duration::from_millis(5);
-/// Of the states of versions, all the time: what is compared pays for it alike.
-const WATCH_POLL: Duration = Duration::from_millis(10);
 
 // === impl Served ===
 
@@ -68,20 +65,9 @@ impl Served {
         (Ipv4Addr::LOCALHOST, self.ports.grpc).into()
     }
 
-    /// The numbers of the versions of `model` that serve or finish what they had begun, looked at again and again.
-    pub async fn watch(&self, model: &str) -> Result<watch::Receiver<Vec<u64>>> {
-        let address = format!("http://127.0.0.1:{}", self.ports.grpc_admin);
-        let mut admin = AdminClient::connect(address).await?;
-        let (sender, receiver) = watch::channel(at_work(&mut admin, model).await?);
-        let model = model.to_owned();
-        tokio::spawn(async move {
-            // Ends with the server, or with whoever watches.
-            while let (false, Ok(now)) = (sender.is_closed(), at_work(&mut admin, &model).await) {
-                sender.send_replace(now);
-                sleep(WATCH_POLL).await;
-            }
-        });
-        Ok(receiver)
+    /// What it counts now. Blocks for a moment, so not while the load runs.
+    pub fn metrics(&self) -> Result<String> {
+        get((Ipv4Addr::LOCALHOST, self.ports.metrics).into(), "/metrics")
     }
 
     /// Of the server itself, its children left out.
@@ -91,11 +77,4 @@ impl Served {
         let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
         Ok(kib.context("no VmRSS")? << 10)
     }
-}
-
-async fn at_work(admin: &mut AdminClient<Channel>, model: &str) -> Result<Vec<u64>> {
-    let answer = admin.describe_model(DescribeModelRequest { model: model.into() }).await?.into_inner();
-    let works = |state| matches!(state, VersionState::Ready | VersionState::Draining);
-    let versions = answer.versions.iter().filter(|version| works(version.state()));
-    Ok(versions.filter_map(|version| version.version.strip_prefix("1.0.")?.parse().ok()).collect())
 }
