@@ -81,10 +81,11 @@ struct Args {
 /// What the bench's own children do.
 #[derive(Subcommand)]
 enum Role {
-    /// Becomes another program, on one CPU
+    /// Becomes another program, on those CPUs
     #[command(hide = true)]
     Launch {
-        cpu: usize,
+        #[arg(value_delimiter = ',')]
+        cpus: Vec<usize>,
         program: PathBuf,
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
@@ -101,15 +102,15 @@ const SECONDS_MAX: f64 = 120.0;
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    if let Some(Role::Launch { cpu, program, args }) = &args.role {
-        process::launch(*cpu, program, args)?;
+    if let Some(Role::Launch { cpus, program, args }) = &args.role {
+        process::launch(cpus, program, args)?;
     }
     ensure!(
         (SECONDS_MIN..=SECONDS_MAX).contains(&args.seconds),
         "--seconds takes a number from {SECONDS_MIN} to {SECONDS_MAX}"
     );
     let cpus = Cpus::choose(args.server_cpu, args.generator_cpu)?;
-    process::pin(cpus.generator)?;
+    process::pin(&[cpus.generator])?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(unless_interrupted(measure(&args, cpus)))
 }

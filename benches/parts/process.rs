@@ -42,11 +42,11 @@ const PORTS_POLL: Duration = Duration::from_millis(1);
 // === impl Running ===
 
 impl Running {
-    /// Starts `program` on `cpu` alone, by way of this program's own `launch`, which pins itself before it becomes `program`.
-    pub fn start(cpu: usize, program: &Path, args: &[OsString], log: &Path) -> Result<Self> {
+    /// Starts `program` on those CPUs alone, by way of this program's own `launch`, which pins itself before it becomes `program`.
+    pub fn start(cpus: &[usize], program: &Path, args: &[OsString], log: &Path) -> Result<Self> {
         let log = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
         let child = Command::new(std::env::current_exe()?)
-            .args([OsStr::new("launch"), OsStr::new(&cpu.to_string()), program.as_os_str()])
+            .args([OsStr::new("launch"), OsStr::new(&list(cpus)), program.as_os_str()])
             .args(args)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -117,17 +117,21 @@ impl Cpus {
 }
 
 /// Pins the calling thread; threads and children that it makes later inherit that.
-pub fn pin(cpu: usize) -> io::Result<()> {
+pub fn pin(cpus: &[usize]) -> io::Result<()> {
     let mut set = CpuSet::new();
-    set.set(cpu);
+    cpus.iter().for_each(|&cpu| set.set(cpu));
     Ok(sched_setaffinity(None, &set)?)
 }
 
 /// Becomes `program`, pinned, and killed when the bench dies. Returns only on failure.
-pub fn launch(cpu: usize, program: &Path, args: &[OsString]) -> Result<()> {
-    pin(cpu).with_context(|| format!("cannot run on CPU {cpu}"))?;
+pub fn launch(cpus: &[usize], program: &Path, args: &[OsString]) -> Result<()> {
+    pin(cpus).with_context(|| format!("cannot run on CPU {}", list(cpus)))?;
     set_parent_process_death_signal(Some(Signal::KILL))?;
     Err(Command::new(program).args(args).exec()).with_context(|| format!("cannot run {}", program.display()))
+}
+
+fn list(cpus: &[usize]) -> String {
+    cpus.iter().map(usize::to_string).collect::<Vec<_>>().join(",")
 }
 
 /// What the calling thread had so far.

@@ -51,7 +51,7 @@ impl Served {
         }
         let log = folder.join("log");
         let begun = Instant::now();
-        let mut running = Running::start(cpu, program, &args, &log)?;
+        let mut running = Running::start(&[cpu], program, &args, &log)?;
         let ports: Result<Ports> = running.ports(&ports_file, LISTENS_WITHIN).await;
         let ports = ports.with_context(|| std::fs::read_to_string(&log).unwrap_or_default())?;
         while !get((Ipv4Addr::LOCALHOST, ports.http).into(), "/readyz")?.starts_with("HTTP/1.1 200") {

@@ -42,7 +42,7 @@ const CALLS: usize = 50;
 pub fn library(case: &Case, store: &Path, native_dir: &Path, cpu: usize) -> Result<LibraryFloor> {
     thread::scope(|scope| {
         let pinned = thread::Builder::new().name("library floor".into()).spawn_scoped(scope, || {
-            pin(cpu)?;
+            pin(&[cpu])?;
             measure(case, store, native_dir)
         })?;
         pinned.join().map_err(|_| anyhow!("the library's loop panicked"))?
@@ -59,6 +59,11 @@ impl LibraryFloor {
         let ((low, low_us), (high, high_us)) = (self.calls[above - 1], self.calls[above]);
         let share = (rows - low as f64) / (high - low) as f64;
         low_us + share * (high_us - low_us)
+    }
+
+    /// Microseconds a row at the size of call where a row costs least.
+    pub fn best_row_us(&self) -> f64 {
+        self.calls.iter().map(|&(rows, us)| us / rows as f64).fold(f64::INFINITY, f64::min)
     }
 
     /// Microseconds a row in a call of `rows` rows.

@@ -4,6 +4,7 @@
 //! bare tonic echo of the same messages (`echo`), then the server (`server`), both driven by the same closed loop
 //! (`generator`); and beforehand the model's library alone (`floors`). RESULTS.md explains the method and keeps the figures.
 
+mod both;
 mod cases;
 mod echo;
 mod floors;
@@ -13,10 +14,16 @@ mod http_get;
 mod kept;
 #[path = "../parts/machine.rs"]
 mod machine;
+#[path = "../parts/mlp.rs"]
+mod mlp;
+mod open;
 #[path = "../parts/process.rs"]
 mod process;
 mod report;
 mod server;
+#[allow(dead_code, reason = "the integration tests use the rest")]
+#[path = "../../tests/it/harness/wire.rs"]
+mod wire;
 
 use std::{
     ffi::OsString,
@@ -87,10 +94,11 @@ struct Args {
 /// What the bench's own children do.
 #[derive(Subcommand)]
 enum Role {
-    /// Becomes another program, on one CPU
+    /// Becomes another program, on those CPUs
     #[command(hide = true)]
     Launch {
-        cpu: usize,
+        #[arg(value_delimiter = ',')]
+        cpus: Vec<usize>,
         program: PathBuf,
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
@@ -117,7 +125,7 @@ const SECONDS_MAX: f64 = 60.0;
 fn main() -> Result<ExitCode> {
     let args = Args::parse();
     match &args.role {
-        Some(Role::Launch { cpu, program, args }) => process::launch(*cpu, program, args)?,
+        Some(Role::Launch { cpus, program, args }) => process::launch(cpus, program, args)?,
         Some(Role::Echo { answer, ports }) => echo::serve(answer, ports)?,
         None => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -149,7 +157,7 @@ impl Bench {
             bail!("--seconds takes a number above 0 and up to {SECONDS_MAX}");
         }
         let cpus = Cpus::choose(args.server_cpu, args.generator_cpu)?;
-        process::pin(cpus.generator)?;
+        process::pin(&[cpus.generator])?;
         let measured = Duration::from_secs_f64(args.seconds);
         let full = Window { warm_up: WARM_UP, measured };
         let native_dir = std::env::var_os("SCONCE_NATIVE_DIR").map_or_else(|| repository("native"), PathBuf::from);
@@ -188,11 +196,20 @@ impl Bench {
         for case in &cases {
             report.cases.push(self.case(case, store.path(), server.as_ref()).await?);
         }
+        if let Some(server) = server.as_ref().filter(|_| self.selects("half of capacity")) {
+            for case in cases.iter().filter(|case| case.name == cases::TINY) {
+                report.half.push(self.half(case, server).await?);
+            }
+        }
         if let Some(server) = server.as_ref().filter(|_| cache) {
             self.progress.set_message("kept answers");
             let kept = kept::measure(server, self.window.measured).await.context("kept answers")?;
             self.progress.suspend(|| print!("{}", kept.text()));
             report.kept = Some(kept);
+        }
+        drop(server);
+        if self.selects("both CPUs") && !self.args.floors {
+            report.both = self.both(store.path()).await.context("both CPUs")?;
         }
         self.progress.finish_and_clear();
         report.judge();
@@ -208,7 +225,7 @@ impl Bench {
 
     async fn serve(&self, store: &Path) -> Result<Server> {
         self.progress.set_message("starting the server");
-        Server::sconce(&self.args.server, store, &self.native_dir, self.cpus.server, &self.folder).await
+        Server::sconce(&self.args.server, store, &self.native_dir, &[self.cpus.server], &self.folder).await
     }
 
     async fn case(&self, case: &Case, store: &Path, server: Option<&Server>) -> Result<CaseReport> {

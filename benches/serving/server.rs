@@ -70,17 +70,24 @@ impl Folder {
 // === impl Server ===
 
 impl Server {
-    /// `sconce serve` with one core, on `cpu`, its ports bound. Its models may still be loading.
-    pub async fn sconce(program: &Path, store: &Path, native_dir: &Path, cpu: usize, folder: &Folder) -> Result<Self> {
+    /// `sconce serve` with a core for each of `cpus`, its ports bound. Its models may still be loading.
+    pub async fn sconce(
+        program: &Path,
+        store: &Path,
+        native_dir: &Path,
+        cpus: &[usize],
+        folder: &Folder,
+    ) -> Result<Self> {
         let ports_file = folder.ports_file("server");
-        let fixed = "--grpc-port 0 --grpc-admin-port 0 --http-port 0 --metrics-port 0 --cores 1 --log-level warn";
+        let fixed = "--grpc-port 0 --grpc-admin-port 0 --http-port 0 --metrics-port 0 --log-level warn";
         let mut args: Vec<OsString> = vec!["serve".into()];
         args.extend(fixed.split(' ').map(OsString::from));
+        args.extend(["--cores".into(), cpus.len().to_string().into()]);
         for (option, value) in [("--model-store", store), ("--native-dir", native_dir), ("--ports-file", &ports_file)] {
             args.extend([option.into(), value.into()]);
         }
         let log = folder.log("server");
-        let mut running = Running::start(cpu, program, &args, &log)?;
+        let mut running = Running::start(cpus, program, &args, &log)?;
         let ports = running.ports(&ports_file, LISTENS_WITHIN).await;
         let ports = ports.with_context(|| format!("the server's log is {}", log.display()))?;
         Ok(Self { running, ports })
@@ -92,7 +99,7 @@ impl Server {
         let answer_file = folder.dir.join("echo.answer");
         fs::write(&answer_file, answer)?;
         let args = ["echo".into(), answer_file.into(), ports_file.clone().into()];
-        let mut running = Running::start(cpu, &std::env::current_exe()?, &args, &folder.log("echo"))?;
+        let mut running = Running::start(&[cpu], &std::env::current_exe()?, &args, &folder.log("echo"))?;
         let ports = running.ports(&ports_file, LISTENS_WITHIN).await?;
         Ok(Self { running, ports })
     }
@@ -159,7 +166,7 @@ pub async fn startup(program: &Path, native_dir: &Path, cpu: usize, folder: &Fol
     let mut times_ms = Vec::with_capacity(STARTS);
     for _ in 0..STARTS {
         let begun = Instant::now();
-        let _server = Server::sconce(program, store.path(), native_dir, cpu, folder).await?;
+        let _server = Server::sconce(program, store.path(), native_dir, &[cpu], folder).await?;
         times_ms.push(begun.elapsed().as_secs_f64() * 1e3);
     }
     times_ms.sort_by(f64::total_cmp);

@@ -94,10 +94,11 @@ struct Args {
 enum Role {
     /// Load and swaps to look at, over a copy of a sample model; fails if a call did
     Demo(demo::Args),
-    /// Becomes another program, on one CPU
+    /// Becomes another program, on those CPUs
     #[command(hide = true)]
     Launch {
-        cpu: usize,
+        #[arg(value_delimiter = ',')]
+        cpus: Vec<usize>,
         program: PathBuf,
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
@@ -110,11 +111,11 @@ const QUICK_MODELS: usize = 50;
 
 fn main() -> Result<ExitCode> {
     let args = Args::parse();
-    if let Some(Role::Launch { cpu, program, args }) = &args.role {
-        process::launch(*cpu, program, args)?;
+    if let Some(Role::Launch { cpus, program, args }) = &args.role {
+        process::launch(cpus, program, args)?;
     }
     let cpus = Cpus::choose(args.server_cpu, args.generator_cpu)?;
-    process::pin(cpus.generator)?;
+    process::pin(&[cpus.generator])?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(unless_interrupted(async {
         match &args.role {
