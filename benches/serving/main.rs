@@ -97,7 +97,7 @@ enum Role {
     /// Becomes another program, on those CPUs
     #[command(hide = true)]
     Launch {
-        #[arg(value_delimiter = ',')]
+        #[arg(value_delimiter = ',', num_args = 1)]
         cpus: Vec<usize>,
         program: PathBuf,
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

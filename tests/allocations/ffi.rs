@@ -1,4 +1,4 @@
-//! The server's allocator, which counts what the cores ask of it.
+//! The server's allocator, which counts what the cores ask of it, and copies of memory, which are counted too.
 
 use std::{
     alloc::{GlobalAlloc, Layout},
@@ -11,16 +11,20 @@ use mimalloc::MiMalloc;
 /// Counts while it is told to, on threads whose name begins with `core-`.
 pub struct Counting;
 
-/// What the cores asked for.
+/// What the cores asked for, and what they copied in pieces of a page and more.
 #[derive(Clone, Copy, Debug)]
 pub struct Asked {
     pub times: u64,
     pub bytes: u64,
+    pub copied: u64,
 }
+
+const PAGE: usize = 4096;
 
 static COUNTS: AtomicBool = AtomicBool::new(false);
 static TIMES: AtomicU64 = AtomicU64::new(0);
 static BYTES: AtomicU64 = AtomicU64::new(0);
+static COPIED: AtomicU64 = AtomicU64::new(0);
 
 thread_local! {
     /// Looked up once a thread, and not before there is something to count: by then each has its name.
@@ -34,16 +38,25 @@ pub async fn counted(work: impl Future<Output = ()>) -> Asked {
     work.await;
     COUNTS.store(false, Ordering::SeqCst);
     let after = asked();
-    Asked { times: after.times - before.times, bytes: after.bytes - before.bytes }
+    Asked { times: after.times - before.times, bytes: after.bytes - before.bytes, copied: after.copied - before.copied }
 }
 
 fn asked() -> Asked {
-    Asked { times: TIMES.load(Ordering::SeqCst), bytes: BYTES.load(Ordering::SeqCst) }
+    let value = |counter: &AtomicU64| counter.load(Ordering::SeqCst);
+    Asked { times: value(&TIMES), bytes: value(&BYTES), copied: value(&COPIED) }
 }
 
 fn count(bytes: usize) {
+    if is_counted() {
+        TIMES.fetch_add(1, Ordering::Relaxed);
+        BYTES.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+}
+
+/// Whether this is a core, and it is being counted.
+fn is_counted() -> bool {
     if !COUNTS.load(Ordering::Relaxed) {
-        return;
+        return false;
     }
     // A thread that ends has no such value any more.
     let is_core = IS_CORE.try_with(|is_core| {
@@ -53,10 +66,7 @@ fn count(bytes: usize) {
             is
         })
     });
-    if is_core == Ok(true) {
-        TIMES.fetch_add(1, Ordering::Relaxed);
-        BYTES.fetch_add(bytes as u64, Ordering::Relaxed);
-    }
+    is_core == Ok(true)
 }
 
 /// Without asking for memory.
@@ -90,5 +100,47 @@ unsafe impl GlobalAlloc for Counting {
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         // SAFETY: as the caller promises.
         unsafe { MiMalloc.dealloc(pointer, layout) }
+    }
+}
+
+/// The C library's, for everything that is linked into this program: those of the allocator and of Rust's own slices are among them.
+#[cfg(target_arch = "x86_64")]
+mod copies {
+    use std::{arch::asm, sync::atomic::Ordering};
+
+    use super::{COPIED, PAGE, is_counted};
+
+    #[unsafe(no_mangle)]
+    unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, length: usize) -> *mut u8 {
+        // SAFETY: as the caller promises.
+        unsafe { copy(to, from, length) }
+    }
+
+    #[unsafe(no_mangle)]
+    unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, length: usize) -> *mut u8 {
+        // SAFETY: as the caller promises.
+        unsafe { copy(to, from, length) }
+    }
+
+    /// From the back, where a copy from the front would overwrite what it has yet to read.
+    unsafe fn copy(to: *mut u8, from: *const u8, length: usize) -> *mut u8 {
+        if length >= PAGE && is_counted() {
+            COPIED.fetch_add(length as u64, Ordering::Relaxed);
+        }
+        if (to.addr().wrapping_sub(from.addr())) < length && length > 0 {
+            let (to_end, from_end) = (to.wrapping_add(length - 1), from.wrapping_add(length - 1));
+            // SAFETY: both are as long as the caller says, and the flag is as it must be again afterwards.
+            unsafe {
+                asm!("std", "rep movsb", "cld", inout("rcx") length => _, inout("rdi") to_end => _,
+                    inout("rsi") from_end => _, options(nostack));
+            }
+        } else {
+            // SAFETY: both are as long as the caller says.
+            unsafe {
+                asm!("rep movsb", inout("rcx") length => _, inout("rdi") to => _, inout("rsi") from => _,
+                    options(nostack, preserves_flags));
+            }
+        }
+        to
     }
 }

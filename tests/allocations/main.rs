@@ -1,9 +1,13 @@
-//! How often a request asks for memory, from its first byte to its answer's last: the whole path, its libraries for HTTP/2
-//! and gRPC included. So that it cannot grow unnoticed.
+//! How often a request asks for memory, and how often its bytes are copied, from its first byte to its answer's last: the whole
+//! path, its libraries for HTTP/2 and gRPC included. So that neither can grow unnoticed.
 //!
 //! The server runs in this process, with the allocator of `ffi`, and is asked over a socket.
 
 mod ffi;
+mod image;
+#[allow(dead_code, reason = "the integration tests use the rest")]
+#[path = "../it/harness/wire.rs"]
+mod wire;
 
 use std::{
     fs,
@@ -38,25 +42,32 @@ struct Case {
 const IN_FLIGHT: [usize; 2] = [1, 64];
 const WARM_UP: usize = 2_000;
 const CALLS: usize = 6_400;
+/// Copies of each byte of a large input: the message's assembly, and the join into the batch.
+const COPIES_MAX: f64 = 2.0;
+/// What else is copied: the beginning of a message, before its length is known.
+const COPIES_SLACK: f64 = 0.1;
+const IMAGES: usize = 256;
 const PATIENCE: Duration = Duration::from_secs(60);
 
+fn raw(name: &str, datatype: &str, shape: &[usize], data: Vec<u8>) -> (InferInputTensor, Bytes) {
+    let input = InferInputTensor {
+        name: name.into(),
+        datatype: datatype.into(),
+        shape: shape.iter().map(|&size| size as i64).collect(),
+        ..InferInputTensor::default()
+    };
+    (input, Bytes::from(data))
+}
+
+fn request(model: &str, inputs: Vec<(InferInputTensor, Bytes)>) -> ModelInferRequest {
+    let (inputs, raw_input_contents) = inputs.into_iter().unzip();
+    ModelInferRequest { model_name: model.into(), inputs, raw_input_contents, ..ModelInferRequest::default() }
+}
+
 fn cases() -> [Case; 2] {
-    let raw = |name: &str, datatype: &str, shape: [i64; 2], data: Vec<u8>| {
-        let input = InferInputTensor {
-            name: name.into(),
-            datatype: datatype.into(),
-            shape: shape.into(),
-            ..InferInputTensor::default()
-        };
-        (input, Bytes::from(data))
-    };
-    let request = |model: &str, inputs: Vec<(InferInputTensor, Bytes)>| {
-        let (inputs, raw_input_contents) = inputs.into_iter().unzip();
-        ModelInferRequest { model_name: model.into(), inputs, raw_input_contents, ..ModelInferRequest::default() }
-    };
     let halves = |count: usize| 0.5_f32.to_le_bytes().repeat(count);
-    let two = vec![raw("INPUT0", "FP32", [1, 16], halves(16)), raw("INPUT1", "FP32", [1, 16], halves(16))];
-    let row = vec![raw("features", "FP64", [1, 19], 0.5_f64.to_le_bytes().repeat(19))];
+    let two = vec![raw("INPUT0", "FP32", &[1, 16], halves(16)), raw("INPUT1", "FP32", &[1, 16], halves(16))];
+    let row = vec![raw("features", "FP64", &[1, 19], 0.5_f64.to_le_bytes().repeat(19))];
     [
         Case { model: "tiny", request: request("tiny", two), times_max: [61.1, 54.4], bytes_max: [13_000.0, 12_500.0] },
         Case {
@@ -77,7 +88,7 @@ fn main() {
     let mut wrong = Vec::new();
     for case in cases() {
         for (place, in_flight) in IN_FLIGHT.into_iter().enumerate() {
-            let asked = runtime.block_on(measure(address, &case.request, in_flight));
+            let asked = runtime.block_on(measure(address, &case.request, (in_flight, CALLS)));
             let (times, bytes) = (asked.times as f64 / CALLS as f64, asked.bytes as f64 / CALLS as f64);
             let line = format!("{}, {in_flight} in flight: {times:.2} times, {bytes:.0} bytes", case.model);
             println!("{line}");
@@ -88,15 +99,27 @@ fn main() {
             }
         }
     }
+    if cfg!(target_arch = "x86_64") {
+        let shape = [1, image::CHANNELS, image::SIDE, image::SIDE];
+        let pixels = 0.5_f32.to_le_bytes().repeat(shape.iter().product());
+        let length = pixels.len();
+        let image = request("image", vec![raw("x", "FP32", &shape, pixels)]);
+        let asked = runtime.block_on(measure(address, &image, (64, IMAGES)));
+        let copies = asked.copied as f64 / (IMAGES * length) as f64;
+        println!("image, 64 in flight: each byte copied {copies:.2} times");
+        if !(1.0..=COPIES_MAX + COPIES_SLACK).contains(&copies) {
+            wrong.push(format!("each byte of an image was copied {copies:.2} times; at most {COPIES_MAX}"));
+        }
+    }
     assert!(wrong.is_empty(), "a request's memory changed:\n{}", wrong.join("\n"));
 }
 
 /// The requests' own cost, after as much of it as fills whatever is kept.
-async fn measure(address: SocketAddr, request: &ModelInferRequest, in_flight: usize) -> Asked {
+async fn measure(address: SocketAddr, request: &ModelInferRequest, (in_flight, calls): (usize, usize)) -> Asked {
     let (message, client) = (frame(request), connect(address).await.expect("it listens"));
     let head = head(&address.to_string(), MODEL_INFER, None).expect("a right address");
-    ask(&client, &head, &message, (in_flight, WARM_UP)).await;
-    counted(ask(&client, &head, &message, (in_flight, CALLS))).await
+    ask(&client, &head, &message, (in_flight, calls.min(WARM_UP))).await;
+    counted(ask(&client, &head, &message, (in_flight, calls))).await
 }
 
 async fn ask(client: &SendRequest<Bytes>, head: &Request<()>, message: &Bytes, (in_flight, calls): (usize, usize)) {
@@ -161,6 +184,9 @@ fn store() -> tempfile::TempDir {
         fs::copy(root.join(from), to).expect("may be copied");
     };
     copy("tests/fixtures/onnx/tiny.onnx", "tiny/1/model.onnx");
+    let image = folder.path().join("store/image/1/model.onnx");
+    fs::create_dir_all(image.parent().expect("a folder")).expect("may be made");
+    fs::write(image, image::onnx()).expect("may be written");
     copy("model-store/early-signal/model.yaml", "early-signal/model.yaml");
     for file in fs::read_dir(root.join("model-store/early-signal/1.0.0")).expect("the sample store") {
         let name = file.expect("readable").file_name().into_string().expect("a plain name");
