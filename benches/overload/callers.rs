@@ -55,8 +55,8 @@ struct Link {
     under_way: AtomicUsize,
 }
 
-/// So many that twice as many calls can be under way as a server takes by default.
-pub const CONNECTIONS: usize = 64;
+/// Where the capacity is measured.
+const CALLERS: usize = 64;
 /// What a server allows on one connection by default.
 const STREAMS_MAX: usize = 128;
 /// One answer of so many is looked into.
@@ -73,7 +73,7 @@ impl Callers {
         let head = head(&address.to_string(), MODEL_INFER, case.deadline)?;
         let messages = case.messages();
         let mut links = Vec::new();
-        for _ in 0..CONNECTIONS {
+        for _ in 0..case.connections {
             links.push(Link { client: connect(address).await?, under_way: AtomicUsize::new(0) });
         }
         let mut answers = Vec::new();
@@ -86,11 +86,11 @@ impl Callers {
         Ok(Self(Arc::new(Inner { links, plain, head, messages, answers })))
     }
 
-    /// Answers a second to callers, one a connection, who wait for each before they call again.
+    /// Answers a second to some callers who wait for each before they call again.
     pub async fn capacity(&self, measured: Duration) -> Result<f64> {
         let begun = Instant::now();
         let mut loops = JoinSet::new();
-        for place in 0..CONNECTIONS {
+        for place in 0..CALLERS {
             let callers = self.clone();
             loops.spawn(async move {
                 let mut number = place as u64;
@@ -100,7 +100,7 @@ impl Callers {
                         Ok(Ending::Answered) => answered += 1,
                         other => bail!("without overload a call ended so: {other:?}"),
                     }
-                    number += CONNECTIONS as u64;
+                    number += CALLERS as u64;
                 }
                 Ok(answered)
             });

@@ -35,6 +35,9 @@ pub struct Overload {
     pub call_us: f64,
     /// Answers a second in a closed loop.
     pub capacity_per_s: f64,
+    /// Answers for a second of the server's CPU in the overload over those in the closed loop: what the goodput would be of a CPU that
+    /// nobody else uses.
+    pub goodput_by_cpu: f64,
     /// Calls a second that were due, and those of them that were sent.
     pub due_per_s: f64,
     pub sent_per_s: f64,
@@ -100,13 +103,14 @@ pub async fn overload(server: &Served, case: &Case, times: Times, told: impl Fn(
     let callers = Callers::connect(server.grpc(), case).await?;
     told("capacity");
     callers.capacity(SECOND).await?;
+    let cpu = server.running.cpu()?;
     let capacity_per_s = callers.capacity(times.capacity).await?;
+    let capacity_cpu = share(server.running.cpu()?.since(cpu).ran, times.capacity);
     let resident_before = server.resident_bytes()?;
     let loads = Loads::run(&callers, server, case, capacity_per_s, times, told).await?;
     let metrics = server.metrics()?;
 
     let Loads { before, flood, after, resident_most, cpu, work } = loads;
-    let share = |time: Duration| time.as_secs_f64() / times.overload.as_secs_f64();
     let whole = (SECOND, times.overload);
     let per_s = |such: fn(&Ending) -> bool| {
         let due = flood.answered.iter().filter(|sample| sample.due >= whole.0 && sample.due < whole.1);
@@ -121,6 +125,7 @@ pub async fn overload(server: &Served, case: &Case, times: Times, told: impl Fn(
         batch_rows: work.rows / work.runs,
         call_us: (cpu.0.ran.as_secs_f64() - work.seconds) * 1e6 / sent(&flood) as f64,
         capacity_per_s,
+        goodput_by_cpu: per_s(is_answered) / share(cpu.0.ran, times.overload) * capacity_cpu / capacity_per_s,
         due_per_s: capacity_per_s * OVERLOAD,
         sent_per_s: per_s(|ending| *ending != Ending::Unsent),
         answered_per_s: per_s(is_answered),
@@ -136,9 +141,9 @@ pub async fn overload(server: &Served, case: &Case, times: Times, told: impl Fn(
         refused_after: late.filter(|sample| sample.due >= SECOND).count(),
         queue_rows: sum(&metrics, "sconce_queue_rows", case.model),
         in_flight: value(&metrics, "sconce_requests_in_flight").unwrap_or(f64::NAN),
-        server_waited: share(cpu.0.waited),
-        generator_waited: share(cpu.1.waited),
-        generator_busy: share(cpu.1.ran),
+        server_waited: share(cpu.0.waited, times.overload),
+        generator_waited: share(cpu.1.waited, times.overload),
+        generator_busy: share(cpu.1.ran, times.overload),
         broken: [before.failed, flood.failed, after.failed].concat(),
     })
 }
@@ -184,6 +189,10 @@ impl Loads {
         let after = after.end().await;
         Ok(Self { before, flood: flood.await?, after, resident_most, cpu, work })
     }
+}
+
+fn share(time: Duration, of: Duration) -> f64 {
+    time.as_secs_f64() / of.as_secs_f64()
 }
 
 fn is_answered(ending: &Ending) -> bool {

@@ -21,6 +21,8 @@ pub struct Case {
     pub dear: bool,
     /// Of every call.
     pub deadline: Option<Duration>,
+    /// So many that more calls can be under way than the server keeps.
+    pub connections: usize,
     artifact: Vec<u8>,
     /// One row each.
     requests: Vec<ModelInferRequest>,
@@ -34,6 +36,9 @@ const DEEP: [usize; 13] = {
     (widths[0], widths[12]) = (256, 16);
     widths
 };
+/// At 128 calls each, twice what a queue has room for, and twice what a server works on.
+const QUEUE_CONNECTIONS: usize = 16;
+const SERVER_CONNECTIONS: usize = 64;
 /// Of callers for whom an answer is soon of no use: less than a queue may hold.
 const DEADLINE: Duration = Duration::from_millis(100);
 /// Different rows, so that a batch is not of one row repeated.
@@ -49,6 +54,7 @@ pub fn all() -> Result<Vec<Case>> {
         model: "mlp",
         dear: true,
         deadline: None,
+        connections: QUEUE_CONNECTIONS,
         artifact: deep.onnx(),
         requests: rows.iter().map(|row| request("mlp", &[("x", row)])).collect(),
         answers: rows.iter().map(|row| deep.answer(row)).collect(),
@@ -72,7 +78,8 @@ fn fixture(model: &'static str, dear: bool, inputs: &[(&str, usize)]) -> Result<
     });
     let requests = requests.collect();
     let artifact = fs::read(&file).with_context(|| file.display().to_string())?;
-    Ok(Case { name: model, model, dear, deadline: None, artifact, requests, answers: Vec::new() })
+    let connections = if dear { QUEUE_CONNECTIONS } else { SERVER_CONNECTIONS };
+    Ok(Case { name: model, model, dear, deadline: None, connections, artifact, requests, answers: Vec::new() })
 }
 
 fn request(model: &str, inputs: &[(&str, impl AsRef<[f32]>)]) -> ModelInferRequest {

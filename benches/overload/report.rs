@@ -113,8 +113,8 @@ impl Report {
 // === impl Overload ===
 
 const LOAD_HEAD: &str = "\
-| model     | µs a row | batch | µs a call | capacity/s |  due/s | sent/s | answered/s | of capacity | p50 ms | p99 ms | refusals p50 ms | p99 ms |
-|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|";
+| model     | µs a row | batch | µs a call | capacity/s |  due/s | sent/s | answered/s | of capacity | by CPU | p50 ms | p99 ms | refusals p50 ms | p99 ms |
+|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|";
 
 const EASE_HEAD: &str = "\
 | model     | at ease: p99 ms before | after | last refusal ms after | refused later | MiB before | most | after | queue | in flight |
@@ -153,10 +153,11 @@ impl Overload {
     fn load_row(&self) -> String {
         let Self { name, row_us, batch_rows, call_us, capacity_per_s, due_per_s, sent_per_s, answered_per_s, .. } =
             self;
-        let (goodput, accepted, refused) = (self.goodput(), &self.accepted, &self.refused);
+        let (goodput, by_cpu) = (self.goodput(), self.goodput_by_cpu);
+        let (accepted, refused) = (&self.accepted, &self.refused);
         format!(
             "| {name:9} | {row_us:>8.1} | {batch_rows:>5.1} | {call_us:>9.1} | {capacity_per_s:>10.0} | {due_per_s:>6.0} | {sent_per_s:>6.0} \
-             | {answered_per_s:>10.0} | {goodput:>11.2} | {:>6.1} | {:>6.1} | {:>15.1} | {:>6.1} |\n",
+             | {answered_per_s:>10.0} | {goodput:>11.2} | {by_cpu:>6.2} | {:>6.1} | {:>6.1} | {:>15.1} | {:>6.1} |\n",
             accepted.p50_ms, accepted.p99_ms, refused.p50_ms, refused.p99_ms
         )
     }

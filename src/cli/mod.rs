@@ -75,7 +75,7 @@ Examples:
   sconce bench early-signal --rate 500          how fast it answers, and what becomes of 500 calls a second
   sconce example early-signal | grpcurl -plaintext -d @ 127.0.0.1:7070 sconce.v1.Inference/Predict
 
-Exit status: 0 done, 1 it failed or found problems, 2 it was called wrongly.";
+Exit status: 0 done, 1 it failed or found problems, 2 it was called wrongly, 130 it was interrupted.";
 
 /// Runs the command line. 0: done; 1: it failed or found problems, and stderr or the output says which; 2: it was called wrongly.
 pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
