@@ -12,7 +12,7 @@ use std::{
 use super::{Call, Executable, RUN_STOPPED, Session, Stopper};
 use crate::{
     error::{Code, Error, Result},
-    model::{DType, Filler, Pad, Shape, Signature, Tensor, TensorSpec, Unpad, bytes_from},
+    model::{DType, Device, Filler, Pad, Shape, Signature, Tensor, TensorSpec, Unpad, bytes_from},
 };
 
 /// Doubles what it is given: `x` FP64 [-1] to `y` FP64 [-1].
@@ -27,6 +27,8 @@ pub struct Scripted {
     /// How many sessions were made.
     pub sessions: Arc<AtomicUsize>,
     pub gains_by_joining: bool,
+    /// Where it says that it runs.
+    pub device: Device,
     /// How long every run takes.
     pub pause: Duration,
 }
@@ -68,6 +70,7 @@ impl Scripted {
             gate: Arc::default(),
             sessions: Arc::default(),
             gains_by_joining: true,
+            device: Device::Cpu,
             pause: Duration::ZERO,
         }
     }
@@ -89,6 +92,10 @@ impl Executable for Scripted {
 
     fn library(&self) -> &str {
         "scripted"
+    }
+
+    fn device(&self) -> Device {
+        self.device
     }
 
     fn gains_by_joining(&self) -> bool {

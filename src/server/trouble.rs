@@ -48,6 +48,7 @@ mod tests {
             digest: String::new(),
             artifact_bytes: 0,
             memory_bytes: 0,
+            gpu_bytes: 0,
             servable: None,
         };
         let mut model = ModelEntry {
