@@ -7,6 +7,7 @@
 mod divisions;
 mod external_data;
 mod ffi;
+mod gpu_failure;
 mod library;
 mod proto;
 mod session;
@@ -22,7 +23,7 @@ use ort::{
     value::{TensorElementType, ValueType},
 };
 
-use super::{Executable, LIBRARY_MISSING, OpenSpec, Session, declared, gpu, message::shortened, shortage};
+use super::{Executable, OpenSpec, Session, declared, gpu, message::shortened};
 use crate::{
     error::{Code, Error, Result},
     model::{DType, Device, Manifest, Platform, Signature, TensorSpec},
@@ -45,28 +46,7 @@ struct Onnx {
 /// FAILED_PRECONDITION with `LOAD_FAILED`, `UNSUPPORTED_OPERATOR`, `UNSUPPORTED_INPUT`, `UNSUPPORTED_OUTPUT`,
 /// `EXTERNAL_DATA_REFUSED`, or of the library itself; INVALID_ARGUMENT `INVALID_MANIFEST` where what is declared disagrees.
 pub fn open(spec: OpenSpec<'_>, device: Device) -> Result<Arc<dyn Executable>> {
-    let artifact = Platform::Onnx.artifact();
-    let surveyed = survey(spec.dir, artifact)?;
-    let library = library::load(spec.native_dir)?;
-    if device != Device::Cpu {
-        require_cuda(&library)?;
-        gpu::preload(spec.native_dir);
-    }
-    let session = load(&library, &spec.dir.join(artifact), spec.manifest, device)?;
-    let inputs = inputs(&session, &surveyed.unsendable)?;
-    let (outputs, unsent) = outputs(&session, &surveyed.unsendable)?;
-    let names = |specs: &[TensorSpec]| specs.iter().map(|spec| spec.name.clone()).collect::<Vec<_>>();
-    let (input_names, output_names) = (names(&inputs), names(&outputs));
-    let signature = declared::merge(Signature { inputs, outputs }, spec.manifest)?;
-    let model =
-        ffi::Model::new(session, input_names.iter().map(|name| &**name), output_names.iter().map(|name| &**name));
-    Ok(Arc::new(Onnx {
-        model: Arc::new(model.map_err(|failure| failed(LOAD_FAILED, &failure.message))?),
-        signature: Arc::new(signature),
-        notes: [unsent, surveyed.notes].concat(),
-        library: library.name,
-        device,
-    }))
+    Ok(Arc::new(Onnx::open(spec, device)?))
 }
 
 /// What the walk through the file leaves behind once its bytes are gone.
@@ -157,7 +137,7 @@ fn load_failure(message: &str, path: &Path, device: Device) -> Error {
     ];
     tracing::debug!("ONNX Runtime refuses the model: {message}");
     if device != Device::Cpu
-        && let Some(error) = gpu_failure(message, device)
+        && let Some(error) = gpu_failure::of(message, device)
     {
         return error;
     }
@@ -167,27 +147,6 @@ fn load_failure(message: &str, path: &Path, device: Device) -> Error {
         Some(()) => failed("UNSUPPORTED_OPERATOR", message),
         None => failed(LOAD_FAILED, message),
     }
-}
-
-/// What went wrong with the GPU and not with the model.
-fn gpu_failure(message: &str, device: Device) -> Option<Error> {
-    if let Some(short) = shortage::of(message, device) {
-        return Some(short);
-    }
-    // `Failed to load library libonnxruntime_providers_cuda.so with error: libcudnn.so.9: cannot open shared object file`
-    let unloadable = message.split_once("Failed to load library ").or_else(|| message.split_once("failed to load "));
-    if let Some((_, rest)) = unloadable {
-        let (what, remedy) = match rest.contains("tensorrt") || rest.contains("libnvinfer") {
-            true => ("TensorRT", "install TensorRT 10 for CUDA 13, or leave out onnx.tensorrt"),
-            false => ("CUDA", "`make gpu-libraries` fetches what it needs"),
-        };
-        let missing = rest.split("with error: ").nth(1).unwrap_or(rest);
-        let what = format!("ONNX Runtime's part for {what} does not load: {}; {remedy}", shortened(missing));
-        return Some(Error::new(Code::FailedPrecondition, LIBRARY_MISSING, what));
-    }
-    let words = ["CUDA failure", "CUDA error", "CUBLAS failure", "CUDNN failure", "CUDA execution provider"];
-    let what = format!("{device} cannot be used: {}", shortened(message));
-    words.iter().any(|word| message.contains(word)).then(|| Error::new(Code::FailedPrecondition, "DEVICE_FAILED", what))
 }
 
 fn failed(reason: &'static str, message: &str) -> Error {
@@ -274,6 +233,33 @@ fn dtype(element: TensorElementType) -> Option<DType> {
 }
 
 // === impl Onnx ===
+
+impl Onnx {
+    fn open(spec: OpenSpec<'_>, device: Device) -> Result<Self> {
+        let artifact = Platform::Onnx.artifact();
+        let surveyed = survey(spec.dir, artifact)?;
+        let library = library::load(spec.native_dir)?;
+        if device != Device::Cpu {
+            require_cuda(&library)?;
+            gpu::preload(spec.native_dir);
+        }
+        let session = load(&library, &spec.dir.join(artifact), spec.manifest, device)?;
+        let inputs = inputs(&session, &surveyed.unsendable)?;
+        let (outputs, unsent) = outputs(&session, &surveyed.unsendable)?;
+        let names = |specs: &[TensorSpec]| specs.iter().map(|spec| spec.name.clone()).collect::<Vec<_>>();
+        let (input_names, output_names) = (names(&inputs), names(&outputs));
+        let signature = declared::merge(Signature { inputs, outputs }, spec.manifest)?;
+        let model =
+            ffi::Model::new(session, input_names.iter().map(|name| &**name), output_names.iter().map(|name| &**name));
+        Ok(Self {
+            model: Arc::new(model.map_err(|failure| failed(LOAD_FAILED, &failure.message))?),
+            signature: Arc::new(signature),
+            notes: [unsent, surveyed.notes].concat(),
+            library: library.name,
+            device,
+        })
+    }
+}
 
 impl Executable for Onnx {
     fn signature(&self) -> &Signature {

@@ -50,6 +50,14 @@ impl OnnxSession {
         Ok(Self { model, signature, switch: Arc::new(switch), device, binding })
     }
 
+    /// As on a GPU, but on the CPU: for tests where there is none.
+    #[cfg(test)]
+    pub fn bound_on_the_cpu(model: Arc<Model>, signature: Arc<Signature>) -> Result<Self> {
+        let plain = Self::new(model.clone(), signature, Device::Cpu)?;
+        let binding = Binding::on_the_cpu(model).map_err(|failure| plain.failed(failure))?;
+        Ok(Self { binding: Some(binding), ..plain })
+    }
+
     fn run_here(&self, call: &Call<'_>) -> Result<Vec<Tensor>> {
         let copies: SmallVec<[Option<Vec<u64>>; 8]> = call.inputs.iter().map(copy_to_align).collect();
         let data: SmallVec<[&[u8]; 8]> = call

@@ -42,7 +42,16 @@ struct Buffer {
 
 impl Binding {
     pub fn new(model: Arc<Model>, gpu: u8) -> Outcome<Self> {
-        let pinned = MemoryInfo::pinned(gpu)?;
+        Self::through(model, MemoryInfo::pinned(gpu)?)
+    }
+
+    /// Of a session on the CPU, by way of its plain memory: the same calls, where there is no GPU.
+    #[cfg(test)]
+    pub fn on_the_cpu(model: Arc<Model>) -> Outcome<Self> {
+        Self::through(model, MemoryInfo::cpu()?)
+    }
+
+    fn through(model: Arc<Model>, pinned: MemoryInfo) -> Outcome<Self> {
         let allocator = Allocator::of(&model, &pinned)?;
         let mut binding = null_mut();
         // SAFETY: the session is alive, and kept so by `model`; binding does not change it.
