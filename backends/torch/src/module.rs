@@ -14,7 +14,7 @@ use crate::{
 
 /// A program and what was learnt of it. Shared by all threads.
 pub struct Module {
-    /// Gone only while it is closed.
+    /// None while it is opened, and while it is closed.
     program: Option<Program>,
     device: i32,
     declaration: String,
@@ -59,13 +59,16 @@ impl Module {
         if device != CPU && i64::from(device) >= gpu::count()? {
             return Err(Failure::new(format!("there is no CUDA device {device} that libtorch can use")));
         }
+        // From here on its drop gives the GPU back what a failed load has taken.
+        let mut module = Self { program: None, device, declaration: String::new(), writes: AtomicU8::new(UNKNOWN) };
         let program = Program::load(path, device)?;
         if device != CPU {
             // The weights came by another stream than those that will read them.
             gpu::wait_for_all(device)?;
         }
-        let declaration = declaration(&program)?;
-        Ok(Self { program: Some(program), device, declaration, writes: AtomicU8::new(UNKNOWN) })
+        module.declaration = declaration(&program)?;
+        module.program = Some(program);
+        Ok(module)
     }
 
     fn program(&self) -> Result<&Program> {
@@ -124,7 +127,7 @@ impl Drop for Module {
 // === impl Input ===
 
 impl Input {
-    /// Where there is a stream the caller's memory is copied from before this comes back, whatever `lend` says.
+    /// Lent memory must live as long as the input; to a GPU it is copied before this comes back.
     fn new(view: &TensorView, lend: bool, stream: Option<&OnStream>) -> Result<Self> {
         // SAFETY: the caller's views are valid for the call.
         let (shape, data) = unsafe { (view.shape.get(), view.data.get()) };

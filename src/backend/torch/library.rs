@@ -213,6 +213,10 @@ impl Library {
         match shortage::of(&text, device) {
             Some(short) => short,
             None if status == abi::OUT_OF_MEMORY => shortage::on(device),
+            None if device != Device::Cpu && reason == super::LOAD_FAILED && text.contains("CUDA") => {
+                let what = format!("{device} cannot be used: {}", refusal::sentence(&text));
+                Error::new(Code::FailedPrecondition, "DEVICE_FAILED", what)
+            }
             None => Error::new(code, reason, refusal::sentence(&text)),
         }
     }
