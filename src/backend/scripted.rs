@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Call, Executable, RUN_STOPPED, Session, Stopper};
+use super::{Call, Executable, RUN_STOPPED, Session, Stopper, shortage};
 use crate::{
     error::{Code, Error, Result},
     model::{DType, Device, Filler, Pad, Shape, Signature, Tensor, TensorSpec, Unpad, bytes_from},
@@ -27,6 +27,8 @@ pub struct Scripted {
     /// How many sessions were made.
     pub sessions: Arc<AtomicUsize>,
     pub gains_by_joining: bool,
+    /// A run of more rows finds too little memory of the device.
+    pub rows_max: usize,
     /// Where it says that it runs.
     pub device: Device,
     /// How long every run takes.
@@ -34,6 +36,8 @@ pub struct Scripted {
 }
 
 struct ScriptedSession {
+    rows_max: usize,
+    device: Device,
     runs: Arc<Mutex<Vec<Vec<f64>>>>,
     threads: Arc<Mutex<Vec<String>>>,
     gate: Arc<Mutex<()>>,
@@ -70,6 +74,7 @@ impl Scripted {
             gate: Arc::default(),
             sessions: Arc::default(),
             gains_by_joining: true,
+            rows_max: usize::MAX,
             device: Device::Cpu,
             pause: Duration::ZERO,
         }
@@ -105,6 +110,8 @@ impl Executable for Scripted {
     fn session(&self) -> Result<Box<dyn Session>> {
         self.sessions.fetch_add(1, Ordering::Relaxed);
         Ok(Box::new(ScriptedSession {
+            rows_max: self.rows_max,
+            device: self.device,
             runs: self.runs.clone(),
             threads: self.threads.clone(),
             gate: self.gate.clone(),
@@ -125,6 +132,9 @@ impl Session for ScriptedSession {
         let thread = std::thread::current().name().unwrap_or_default().to_owned();
         self.threads.lock().expect("no holder panics").push(thread);
         assert!(!values.contains(&PANICS), "as the script says");
+        if values.len() > self.rows_max {
+            return Err(shortage::on(self.device));
+        }
         if values.contains(&FAILS) {
             return Err(Error::internal("BACKEND_FAILED", "as the script says"));
         }

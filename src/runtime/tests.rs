@@ -127,6 +127,15 @@ fn a_model_on_a_gpu_has_threads_of_its_own_however_cheap_it_is() {
 }
 
 #[test]
+fn requests_too_large_together_are_answered_alone_and_only_one_too_large_alone_is_refused() {
+    let scripted = Scripted { device: Device::Cuda(0), rows_max: 2, ..Scripted::new(true) };
+    let bench = bench(scripted, 1.0, "batching: { max_delay: 200ms }");
+    let answers = bench.together(vec![work(&[1.0]), work(&[2.0, 3.0]), work(&[4.0, 5.0, 6.0])]);
+    assert_eq!(answers, [Ok(vec![2.0]), Ok(vec![4.0, 6.0]), Err("DEVICE_OUT_OF_MEMORY")]);
+    assert_eq!(bench.runs()[0], [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], "they were tried together");
+}
+
+#[test]
 fn a_model_that_does_not_batch_runs_each_request_whole_and_alone() {
     let bench = bench(Scripted::new(false), 1.0, "");
     let answers = bench.together(vec![work(&[1.0, 2.0]), work(&[3.0])]);
