@@ -4,6 +4,8 @@
     scripts/gpu.py              fetch, build, test, measure, and append the figures to benches/RESULTS.md
     scripts/gpu.py --check      only say whether this machine can
     scripts/gpu.py --no-bench   without the figures
+    scripts/gpu.py --no-torch   ONNX alone: half of what is to be fetched
+    scripts/gpu.py --no-fetch   the libraries are there already, or the system's loader knows them
 
 Without a network the wheels come from a folder (NATIVE_FROM=DIR, as for scripts/native.py) and the crates from cargo's own
 cache or `cargo vendor`. Nothing is written to RESULTS.md unless every test passed.
@@ -29,7 +31,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benches/RESULTS.md"
-LIBRARIES = ["onnxruntime-gpu", "cuda", "torch", "torch-gpu", "lightgbm"]
+FOR_ONNX = ["onnxruntime-gpu", "cuda", "lightgbm"]
+FOR_TORCH = ["torch", "torch-gpu"]
 NO_GPU = 3
 # The libraries are built for CUDA 13; an older driver cannot run them.
 CUDA_OLDEST = 13000
@@ -50,6 +53,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="only say whether this machine has a GPU")
     parser.add_argument("--no-bench", action="store_true", help="tests alone")
+    parser.add_argument("--no-torch", action="store_true", help="leave TorchScript out")
+    parser.add_argument("--no-fetch", action="store_true", help="take the libraries as they are")
     args = parser.parse_args()
     try:
         gpus = find_gpus()
@@ -60,13 +65,17 @@ def main() -> int:
     if args.check:
         return 0
     try:
-        run([str(ROOT / "scripts/native.py"), *LIBRARIES])
-        run([str(ROOT / "scripts/torch-plugin.sh"), "--workspace"])
+        if shutil.which("nvidia-smi") is None:
+            raise Failed("nvidia-smi is not on the path; it comes with the driver, and the tests ask it for the GPU's memory")
+        torch = not args.no_torch
+        if not args.no_fetch:
+            run([str(ROOT / "scripts/native.py"), *FOR_ONNX, *(FOR_TORCH if torch else [])])
+        run([str(ROOT / "scripts/torch-plugin.sh"), "--workspace"] if torch else ["cargo", "build", "--release"])
         # One after another: they look at the memory of the whole GPU.
         tests = ["on_a_gpu", "devices", "--include-ignored", "--test-threads=1"]
-        run(["cargo", "test", "--release", "--test", "it", "--", *tests])
+        run(["cargo", "test", "--release", "--test", "it", "--", *tests], {} if torch else {"SCONCE_SKIP_TORCH": "1"})
         if not args.no_bench:
-            append(figures(gpus))
+            append(figures(gpus, ["mlp", "volatility-transformer"] if torch else ["mlp"]))
     except Failed as failure:
         say(str(failure))
         return 1
@@ -100,13 +109,12 @@ def find_gpus() -> "list[str]":
 # === the figures ===
 
 
-def figures(gpus: "list[str]") -> str:
+def figures(gpus: "list[str]", models: "list[str]") -> str:
     """Each model on the CPU and on the GPU, in one server, one after the other."""
-    models = ["mlp", "volatility-transformer"]
     with tempfile.TemporaryDirectory(prefix="sconce-gpu-") as folder:
         store = Path(folder) / "store"
         for device in ("cpu", "cuda:0"):
-            lay_down(store, device)
+            lay_down(store, device, models)
         with Server(store, Path(folder)) as server:
             loads = {}
             for model in models:
@@ -149,11 +157,13 @@ def named(model: str, device: str) -> str:
     return f"{model}-{device.replace(':', '')}"
 
 
-def lay_down(store: Path, device: str) -> None:
+def lay_down(store: Path, device: str, models: "list[str]") -> None:
     mlp = store / named("mlp", device)
     (mlp / "1.0.0").mkdir(parents=True)
     (mlp / "1.0.0/model.onnx").write_bytes(mlp_onnx([256, 1024, 1024, 16]))
     (mlp / "model.yaml").write_text(f"instances: {{ count: 2, device: {device} }}\n")
+    if "volatility-transformer" not in models:
+        return
     sample = store / named("volatility-transformer", device)
     shutil.copytree(ROOT / "model-store/volatility-transformer", sample)
     own = (sample / "model.yaml").read_text()
@@ -280,9 +290,9 @@ def varint(amount: int) -> bytes:
 # === odds and ends ===
 
 
-def run(command: "list[str]") -> None:
+def run(command: "list[str]", more: "dict[str, str]" = {}) -> None:
     say(" ".join(command))
-    environment = {**os.environ, "SCONCE_NATIVE_DIR": str(ROOT / "native")}
+    environment = {**os.environ, "SCONCE_NATIVE_DIR": str(ROOT / "native"), **more}
     status = subprocess.run(command, cwd=ROOT, env=environment).returncode
     if status != 0:
         raise Failed(f"{command[0]} failed with {status}")
