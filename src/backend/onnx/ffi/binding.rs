@@ -202,3 +202,21 @@ impl Drop for Allocator {
         unsafe { (api().ReleaseAllocator)(self.0.as_ptr()) };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::{onnx::library, testing::native_dir};
+
+    #[test]
+    fn the_library_knows_pinned_memory_by_its_name() {
+        library::load(&native_dir()).map(drop).expect("the library");
+        for gpu in [0, 1, 15] {
+            let memory = MemoryInfo::pinned(gpu).unwrap_or_else(|failure| panic!("{gpu}: {}", failure.message));
+            let mut number = -1;
+            // SAFETY: the description is alive and the place is ours.
+            check(unsafe { (api().MemoryInfoGetId)(memory.0.as_ptr(), &mut number) }).expect("its number");
+            assert_eq!(number, i32::from(gpu));
+        }
+    }
+}
