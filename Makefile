@@ -16,11 +16,11 @@ DENY_VERSION := 0.20.2
 DENY := target/tools/bin/cargo-deny
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test bench demo-swap lint clean preflight libraries plugin venv
+.PHONY: help run build test bench demo-swap gpu gpu-libraries lint clean preflight libraries plugin venv
 
 help: ## This list
 	@echo 'make TARGET, from a fresh clone:'
-	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-11s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-15s %s\n", $$1, $$2 }'
 	@echo
 	@echo 'make run STORE=DIR       serve another model store (a folder)'
 	@echo 'make run ARGS="--help"   pass options to `sconce serve`'
@@ -51,6 +51,12 @@ bench: preflight libraries ## Throughput, latency, CPU a request; what swaps, la
 
 demo-swap: preflight libraries ## A minute of load over a sample model that is swapped twenty times; fails if a call did
 	@$(CARGO) bench --bench swap -- demo $(ARGS)
+
+gpu: preflight ## On a machine with a GPU: CUDA builds of the libraries, build, GPU tests and figures (docs/gpu.md)
+	@scripts/gpu.py $(ARGS)
+
+gpu-libraries: preflight ## The CUDA builds of the libraries alone
+	@scripts/native.py onnxruntime-gpu cuda torch-gpu
 
 lint: goal := lint
 lint: preflight $(DENY) ## Format, clippy with warnings denied, and the dependencies' bans, licences, sources, advisories

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Fetch the native libraries into native/: ONNX Runtime, LightGBM, libtorch.
+"""Fetch the native libraries into native/: ONNX Runtime, LightGBM, libtorch; for a GPU also their CUDA builds.
 
     scripts/native.py onnxruntime lightgbm torch     fetch these (all three when none is named)
+    scripts/native.py onnxruntime-gpu cuda torch-gpu what a GPU takes besides (2.8 GB to fetch, 3.4 GB kept)
     scripts/native.py --from DIR torch               take the wheels from DIR, no network (also: NATIVE_FROM=DIR)
 
 They come out of PyPI wheels, because wheels are mirrored everywhere and pip already knows this machine's index, proxy
@@ -133,12 +134,201 @@ COMPONENTS = {
         loads="lib/libtorch_cpu.so",
         disk_bytes=490_000_000,
     ),
+    # The build for CUDA 13, which runs models on the CPU as well: where it is, the server takes it for all.
+    "onnxruntime-gpu": Component(
+        wheels=(
+            Wheel(
+                pin="onnxruntime-gpu==1.31.1",
+                file="onnxruntime_gpu-1.31.1-cp311-cp311-manylinux_2_28_x86_64.whl",
+                bytes=255560985,
+                sha256="e26c475fe361b2015f45b4b824bd13f0bb20204e59b62814e6f0acd5f3d491a6",
+                keep={
+                    "onnxruntime/capi/libonnxruntime.so.1.31.1": "libonnxruntime.so.1.31.1",
+                    "onnxruntime/capi/libonnxruntime_providers_shared.so": "libonnxruntime_providers_shared.so",
+                    "onnxruntime/capi/libonnxruntime_providers_cuda.so": "libonnxruntime_providers_cuda.so",
+                    "onnxruntime/capi/libonnxruntime_providers_tensorrt.so": "libonnxruntime_providers_tensorrt.so",
+                    "onnxruntime/LICENSE": "LICENSE",
+                    "onnxruntime/ThirdPartyNotices.txt": "ThirdPartyNotices.txt",
+                },
+            ),
+        ),
+        write={},
+        links={"libonnxruntime.so": "libonnxruntime.so.1.31.1"},
+        loads="libonnxruntime.so",
+        disk_bytes=320_000_000,
+    ),
+    # NVIDIA's own libraries, for both. One folder: each looks for the others beside itself.
+    "cuda": Component(
+        wheels=(
+            Wheel(
+                pin="nvidia-cuda-runtime==13.0.96",
+                file="nvidia_cuda_runtime-13.0.96-py3-none-manylinux2014_x86_64.manylinux_2_17_x86_64.whl",
+                bytes=2243632,
+                sha256="7f82250d7782aa23b6cfe765ecc7db554bd3c2870c43f3d1821f1d18aebf0548",
+                keep={
+                    "nvidia/cu13/lib/libcudart.so.13": "lib/libcudart.so.13",
+                    "nvidia_cuda_runtime-13.0.96.dist-info/licenses/License.txt": "licenses/nvidia-cuda-runtime.txt",
+                },
+            ),
+            Wheel(
+                pin="nvidia-cublas==13.1.1.3",
+                file="nvidia_cublas-13.1.1.3-py3-none-manylinux_2_27_x86_64.whl",
+                bytes=423138758,
+                sha256="37936a16db8fe4ac1f065c2139360608a543a09275cb1a1af612e08cfa065436",
+                keep={
+                    "nvidia/cu13/lib/libcublas.so.13": "lib/libcublas.so.13",
+                    "nvidia/cu13/lib/libcublasLt.so.13": "lib/libcublasLt.so.13",
+                    "nvidia_cublas-13.1.1.3.dist-info/licenses/License.txt": "licenses/nvidia-cublas.txt",
+                },
+            ),
+            Wheel(
+                pin="nvidia-cudnn-cu13==9.20.0.48",
+                file="nvidia_cudnn_cu13-9.20.0.48-py3-none-manylinux_2_27_x86_64.whl",
+                bytes=366173588,
+                sha256="0c45dd8eeb50b603f07995b1b300c62ffe6a1980482b82b3bcf94a4ca9d49304",
+                keep={
+                    "nvidia/cudnn/lib/": "lib/",
+                    "nvidia_cudnn_cu13-9.20.0.48.dist-info/licenses/License.txt": "licenses/nvidia-cudnn-cu13.txt",
+                },
+            ),
+            Wheel(
+                pin="nvidia-cufft==12.0.0.61",
+                file="nvidia_cufft-12.0.0.61-py3-none-manylinux2014_x86_64.manylinux_2_17_x86_64.whl",
+                bytes=214085489,
+                sha256="6c44f692dce8fd5ffd3e3df134b6cdb9c2f72d99cf40b62c32dde45eea9ddad3",
+                keep={
+                    "nvidia/cu13/lib/libcufft.so.12": "lib/libcufft.so.12",
+                    "nvidia_cufft-12.0.0.61.dist-info/licenses/License.txt": "licenses/nvidia-cufft.txt",
+                },
+            ),
+            Wheel(
+                pin="nvidia-curand==10.4.0.35",
+                file="nvidia_curand-10.4.0.35-py3-none-manylinux_2_27_x86_64.whl",
+                bytes=59544258,
+                sha256="1aee33a5da6e1db083fe2b90082def8915f30f3248d5896bcec36a579d941bfc",
+                keep={
+                    "nvidia/cu13/lib/libcurand.so.10": "lib/libcurand.so.10",
+                    "nvidia_curand-10.4.0.35.dist-info/licenses/License.txt": "licenses/nvidia-curand.txt",
+                },
+            ),
+            Wheel(
+                pin="nvidia-cuda-nvrtc==13.0.88",
+                file="nvidia_cuda_nvrtc-13.0.88-py3-none-manylinux2010_x86_64.manylinux_2_12_x86_64.whl",
+                bytes=90215200,
+                sha256="ad9b6d2ead2435f11cbb6868809d2adeeee302e9bb94bcf0539c7a40d80e8575",
+                keep={
+                    "nvidia/cu13/lib/libnvrtc.so.13": "lib/libnvrtc.so.13",
+                    "nvidia/cu13/lib/libnvrtc-builtins.so.13.0": "lib/libnvrtc-builtins.so.13.0",
+                    "nvidia_cuda_nvrtc-13.0.88.dist-info/licenses/License.txt": "licenses/nvidia-cuda-nvrtc.txt",
+                },
+            ),
+            Wheel(
+                pin="nvidia-nvjitlink==13.0.88",
+                file="nvidia_nvjitlink-13.0.88-py3-none-manylinux2010_x86_64.manylinux_2_12_x86_64.whl",
+                bytes=40713933,
+                sha256="13a74f429e23b921c1109976abefacc69835f2f433ebd323d3946e11d804e47b",
+                keep={
+                    "nvidia/cu13/lib/libnvJitLink.so.13": "lib/libnvJitLink.so.13",
+                    "nvidia_nvjitlink-13.0.88.dist-info/licenses/License.txt": "licenses/nvidia-nvjitlink.txt",
+                },
+            ),
+        ),
+        write={},
+        links={},
+        loads="lib/libcublas.so.13",
+        disk_bytes=1_750_000_000,
+    ),
+    # The half of libtorch that "torch" leaves out, and what it alone needs. Not beside the rest: torch-sys would link it.
+    "torch-gpu": Component(
+        wheels=(
+            Wheel(
+                pin="torch==2.13.0",
+                file="torch-2.13.0-cp311-cp311-manylinux_2_28_x86_64.whl",
+                bytes=526574961,
+                sha256="60fcdcb2f3876e21146cb4524ef06397d727ca9ad5f020818547e25075fe3cb7",
+                keep={
+                    "torch/lib/libc10_cuda.so": "lib/libc10_cuda.so",
+                    "torch/lib/libtorch_cuda.so": "lib/libtorch_cuda.so",
+                    "torch/lib/libtorch_cuda_linalg.so": "lib/libtorch_cuda_linalg.so",
+                    "torch/lib/libtorch_nvshmem.so": "lib/libtorch_nvshmem.so",
+                    "torch/lib/libcaffe2_nvrtc.so": "lib/libcaffe2_nvrtc.so",
+                },
+            ),
+            Wheel(
+                pin="nvidia-cusparse==12.6.3.3",
+                file="nvidia_cusparse-12.6.3.3-py3-none-manylinux2014_x86_64.manylinux_2_17_x86_64.whl",
+                bytes=145942937,
+                sha256="2b3c89c88d01ee0e477cb7f82ef60a11a4bcd57b6b87c33f789350b59759360b",
+                keep={
+                    "nvidia/cu13/lib/libcusparse.so.12": "lib/libcusparse.so.12",
+                    "nvidia_cusparse-12.6.3.3.dist-info/licenses/License.txt": "licenses/nvidia-cusparse.txt",
+                },
+            ),
+            Wheel(
+                pin="nvidia-cusolver==12.0.4.66",
+                file="nvidia_cusolver-12.0.4.66-py3-none-manylinux_2_27_x86_64.whl",
+                bytes=200941980,
+                sha256="0a759da5dea5c0ea10fd307de75cdeb59e7ea4fcb8add0924859b944babf1112",
+                keep={
+                    "nvidia/cu13/lib/libcusolver.so.12": "lib/libcusolver.so.12",
+                    "nvidia_cusolver-12.0.4.66.dist-info/licenses/License.txt": "licenses/nvidia-cusolver.txt",
+                },
+            ),
+            Wheel(
+                pin="nvidia-cusparselt-cu13==0.8.1",
+                file="nvidia_cusparselt_cu13-0.8.1-py3-none-manylinux2014_x86_64.whl",
+                bytes=170148586,
+                sha256="786ce87568c303fadb5afcc7102d454cd3040d75f6f8626f5db460d1871f4dd0",
+                keep={
+                    "nvidia/cusparselt/lib/libcusparseLt.so.0": "lib/libcusparseLt.so.0",
+                    "nvidia/cusparselt/LICENSE.txt": "licenses/nvidia-cusparselt-cu13.txt",
+                },
+            ),
+            Wheel(
+                pin="nvidia-nccl-cu13==2.29.7",
+                file="nvidia_nccl_cu13-2.29.7-py3-none-manylinux_2_18_x86_64.whl",
+                bytes=205976000,
+                sha256="edd81538446786ec3b73972543e53bb43bcaf0bfc8ef76cb679fcc390ffe136d",
+                keep={
+                    "nvidia/nccl/lib/libnccl.so.2": "lib/libnccl.so.2",
+                    "nvidia_nccl_cu13-2.29.7.dist-info/licenses/License.txt": "licenses/nvidia-nccl-cu13.txt",
+                },
+            ),
+            Wheel(
+                pin="nvidia-nvshmem-cu13==3.4.5",
+                file="nvidia_nvshmem_cu13-3.4.5-py3-none-manylinux2014_x86_64.manylinux_2_17_x86_64.whl",
+                bytes=60412546,
+                sha256="290f0a2ee94c9f3687a02502f3b9299a9f9fe826e6d0287ee18482e78d495b80",
+                keep={
+                    "nvidia/nvshmem/lib/libnvshmem_host.so.3": "lib/libnvshmem_host.so.3",
+                    "nvidia_nvshmem_cu13-3.4.5.dist-info/licenses/License.txt": "licenses/nvidia-nvshmem-cu13.txt",
+                },
+            ),
+            Wheel(
+                pin="nvidia-cufile==1.15.1.6",
+                file="nvidia_cufile-1.15.1.6-py3-none-manylinux2014_x86_64.manylinux_2_17_x86_64.whl",
+                bytes=1223672,
+                sha256="08a3ecefae5a01c7f5117351c64f17c7c62efa5fffdbe24fc7d298da19cd0b44",
+                keep={
+                    "nvidia/cu13/lib/libcufile.so.0": "lib/libcufile.so.0",
+                    "nvidia_cufile-1.15.1.6.dist-info/licenses/License.txt": "licenses/nvidia-cufile.txt",
+                },
+            ),
+        ),
+        write={},
+        links={},
+        loads="lib/libnccl.so.2",
+        disk_bytes=1_400_000_000,
+    ),
 }
+
+# Fetched where they are asked for by name.
+FOR_A_GPU = ("onnxruntime-gpu", "cuda", "torch-gpu")
 
 # The pins name wheels for CPython 3.11; nothing is installed, so pip may fetch them with any Python.
 PIP_TARGET = ["--no-deps", "--only-binary=:all:", "--implementation=cp", "--python-version=3.11"]
 PIP_TARGET += ["--abi=cp311", "--abi=none"]
-PIP_TARGET += [f"--platform=manylinux{v}_x86_64" for v in ("_2_28", "_2_27", "_2_25", "_2_17", "2014")]
+PIP_TARGET += [f"--platform=manylinux{v}_x86_64" for v in ("_2_28", "_2_27", "_2_25", "_2_18", "_2_17", "_2_12", "2014")]
 
 
 class Failed(Exception):
@@ -147,7 +337,7 @@ class Failed(Exception):
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("components", nargs="*", metavar="COMPONENT", help=f"{', '.join(COMPONENTS)} (default: all)")
+    parser.add_argument("components", nargs="*", metavar="COMPONENT", help=f"{', '.join(COMPONENTS)} (default: those for the CPU)")
     parser.add_argument("--from", dest="wheels", metavar="DIR", default=os.environ.get("NATIVE_FROM") or None)
     parser.add_argument("--dest", metavar="DIR", default=Path(__file__).resolve().parent.parent / "native")
     args = parser.parse_args()
@@ -156,7 +346,8 @@ def main() -> int:
         parser.error(f"no component {', '.join(unknown)}: there are {', '.join(COMPONENTS)}")
     # A `kill` must also reach pip, so it takes the same way out as Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    names, dest = args.components or list(COMPONENTS), Path(args.dest).absolute()
+    names = args.components or [name for name in COMPONENTS if name not in FOR_A_GPU]
+    dest = Path(args.dest).absolute()
     offline = Path(args.wheels).absolute() if args.wheels else None
     try:
         if offline:

@@ -93,6 +93,8 @@ pub struct VersionEntry {
     pub artifact_bytes: u64,
     /// What it takes while it serves, as measured in the child, its files included; 0 where it does not serve.
     pub memory_bytes: u64,
+    /// What a GPU lost when it was opened there; 0 on the CPU, and where that is not known.
+    pub gpu_bytes: u64,
     pub servable: Option<Arc<Servable>>,
 }
 
@@ -262,6 +264,7 @@ impl VersionEntry {
             digest: String::new(),
             artifact_bytes: 0,
             memory_bytes: 0,
+            gpu_bytes: 0,
             servable: None,
         }
     }

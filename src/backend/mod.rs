@@ -8,11 +8,13 @@
 //! it (`LIBRARY_MISSING`), which says what to install.
 
 mod declared;
+pub mod gpu;
 mod lightgbm;
 mod message;
 mod onnx;
 #[cfg(test)]
 pub mod scripted;
+mod shortage;
 #[cfg(test)]
 mod testing;
 mod torch;
@@ -21,7 +23,7 @@ use std::{path::Path, sync::Arc};
 
 use crate::{
     error::{Code, Error, Result},
-    model::{DType, Manifest, Parameters, Platform, Signature, Tensor, repeated},
+    model::{DType, Device, Manifest, Parameters, Platform, Signature, Tensor, repeated},
 };
 
 /// An opened artifact.
@@ -38,9 +40,9 @@ pub trait Executable: Send + Sync {
     /// The library and its version, e.g. `onnxruntime 1.31.1`.
     fn library(&self) -> &str;
 
-    /// Where it really runs, whatever was asked for: `cpu` or `cuda:0`.
-    fn device(&self) -> &str {
-        "cpu"
+    /// Where it really runs, whatever was asked for.
+    fn device(&self) -> Device {
+        Device::Cpu
     }
 
     /// Whether a batch costs less than its rows one by one.
@@ -61,7 +63,8 @@ pub trait Executable: Send + Sync {
 pub trait Session: Send {
     /// Runs one batch. `call` was checked against the signature; the answer has one tensor for each of `call.outputs`, named.
     ///
-    /// INTERNAL with reason `BACKEND_FAILED` where the library refuses the batch; RESOURCE_EXHAUSTED where memory is short.
+    /// INTERNAL with reason `BACKEND_FAILED` where the library refuses the batch; RESOURCE_EXHAUSTED where memory is short,
+    /// with `DEVICE_OUT_OF_MEMORY` where it is a GPU's. The session can be used again after either.
     fn run(&mut self, call: &Call<'_>) -> Result<Vec<Tensor>>;
 
     /// A handle that ends a run from another thread, where the library can. Asked for once, before the first run.
@@ -107,22 +110,49 @@ pub struct OpenSpec<'a> {
 
 /// Opens a version with the library of its platform.
 pub fn open(spec: OpenSpec<'_>) -> Result<Arc<dyn Executable>> {
-    refuse_device(spec.manifest.platform, &spec.manifest.device)?;
+    let device = device_of(spec.manifest, spec.native_dir)?;
     match spec.manifest.platform {
-        Platform::Onnx => onnx::open(spec),
+        Platform::Onnx => onnx::open(spec, device),
         Platform::Lightgbm => lightgbm::open(spec),
-        Platform::Torchscript => torch::open(spec),
+        Platform::Torchscript => torch::open(spec, device),
+    }
+}
+
+/// Where a version runs, of this machine and these libraries: what it asks for, or an error that names what is missing. `auto` is
+/// the first GPU where there is one and the CUDA build of the library, else the CPU.
+///
+/// UNSUPPORTED_DEVICE, LIBRARY_MISSING or DEVICE_MISSING.
+pub fn device_of(manifest: &Manifest, native_dir: &Path) -> Result<Device> {
+    let (platform, asked) = (manifest.platform, &*manifest.device);
+    refuse_device(platform, asked)?;
+    let (library, cuda_build) = match platform {
+        Platform::Lightgbm => return Ok(Device::Cpu),
+        Platform::Onnx => ("ONNX Runtime", onnx::has_cuda(native_dir)),
+        Platform::Torchscript => ("libtorch", torch::has_cuda(native_dir)),
+    };
+    match Device::parse(asked) {
+        Some(Device::Cuda(number)) => {
+            gpu::require(number)?;
+            if !cuda_build {
+                let what = format!("device {asked}: the CUDA build of {library}");
+                return Err(library_missing(&what, "`make gpu-libraries` fetches it"));
+            }
+            Ok(Device::Cuda(number))
+        }
+        Some(Device::Cpu) => Ok(Device::Cpu),
+        None if cuda_build && !gpu::all().is_empty() => Ok(Device::Cuda(0)),
+        None => Ok(Device::Cpu),
     }
 }
 
 /// UNSUPPORTED_DEVICE for what no machine could serve models of the platform on; whether this machine has it, opening shows.
 pub fn refuse_device(platform: Platform, device: &str) -> Result<()> {
-    let gpu = device.strip_prefix("cuda:").is_some_and(|number| number.parse::<u8>().is_ok());
+    let gpu = matches!(Device::parse(device), Some(Device::Cuda(_)));
     let devices = match platform {
         _ if matches!(device, "auto" | "cpu") => return Ok(()),
-        Platform::Torchscript if gpu => return Ok(()),
-        Platform::Torchscript => "cpu or cuda:N",
-        Platform::Onnx | Platform::Lightgbm => "cpu",
+        Platform::Onnx | Platform::Torchscript if gpu => return Ok(()),
+        Platform::Onnx | Platform::Torchscript => "cpu or cuda:N",
+        Platform::Lightgbm => "cpu",
     };
     let what = format!("device {device}: models of {platform} run on {devices}");
     Err(Error::new(Code::FailedPrecondition, "UNSUPPORTED_DEVICE", what))
@@ -177,6 +207,7 @@ pub const LIBRARY_MISSING: &str = "LIBRARY_MISSING";
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{ModelYaml, VersionYaml};
 
     #[test]
     fn a_device_that_no_machine_has_for_a_platform_is_refused() {
@@ -184,7 +215,30 @@ mod tests {
             assert!(refuse_device(platform, "auto").is_ok() && refuse_device(platform, "cpu").is_ok());
             let refused = refuse_device(platform, "cuda:x").expect_err("no number");
             assert_eq!(refused.reason(), "UNSUPPORTED_DEVICE");
-            assert_eq!(refuse_device(platform, "cuda:0").is_ok(), platform == Platform::Torchscript);
+            assert_eq!(refuse_device(platform, "cuda:0").is_ok(), platform != Platform::Lightgbm);
+        }
+    }
+
+    fn decided(platform: Platform, device: &str) -> Result<Device> {
+        let nothing = tempfile::tempdir().expect("a folder");
+        let yaml = ModelYaml::parse(&format!("instances: {{ device: {device} }}")).expect("a model.yaml");
+        let manifest = Manifest::resolve(platform, yaml, VersionYaml::default()).expect("a manifest");
+        device_of(&manifest, nothing.path())
+    }
+
+    #[test]
+    fn without_a_cuda_build_auto_is_the_cpu_and_a_gpu_is_an_error() {
+        for platform in Platform::ALL {
+            assert_eq!(decided(platform, "auto").expect("decided"), Device::Cpu);
+            assert_eq!(decided(platform, "cpu").expect("decided"), Device::Cpu);
+        }
+        for platform in [Platform::Onnx, Platform::Torchscript] {
+            let missing = if gpu::all().is_empty() { "DEVICE_MISSING" } else { LIBRARY_MISSING };
+            let error = decided(platform, "cuda:0").expect_err("it is not there");
+            assert_eq!(error.reason(), missing, "{error}");
+            let beyond = decided(platform, "cuda:250").expect_err("no machine has as many");
+            assert_eq!(beyond.reason(), "DEVICE_MISSING", "{beyond}");
+            assert!(beyond.message().contains("cuda:250"), "{beyond}");
         }
     }
 }

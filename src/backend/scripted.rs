@@ -9,10 +9,10 @@ use std::{
     time::Duration,
 };
 
-use super::{Call, Executable, RUN_STOPPED, Session, Stopper};
+use super::{Call, Executable, RUN_STOPPED, Session, Stopper, shortage};
 use crate::{
     error::{Code, Error, Result},
-    model::{DType, Filler, Pad, Shape, Signature, Tensor, TensorSpec, Unpad, bytes_from},
+    model::{DType, Device, Filler, Pad, Shape, Signature, Tensor, TensorSpec, Unpad, bytes_from},
 };
 
 /// Doubles what it is given: `x` FP64 [-1] to `y` FP64 [-1].
@@ -27,11 +27,17 @@ pub struct Scripted {
     /// How many sessions were made.
     pub sessions: Arc<AtomicUsize>,
     pub gains_by_joining: bool,
+    /// A run of more rows finds too little memory of the device.
+    pub rows_max: usize,
+    /// Where it says that it runs.
+    pub device: Device,
     /// How long every run takes.
     pub pause: Duration,
 }
 
 struct ScriptedSession {
+    rows_max: usize,
+    device: Device,
     runs: Arc<Mutex<Vec<Vec<f64>>>>,
     threads: Arc<Mutex<Vec<String>>>,
     gate: Arc<Mutex<()>>,
@@ -68,6 +74,8 @@ impl Scripted {
             gate: Arc::default(),
             sessions: Arc::default(),
             gains_by_joining: true,
+            rows_max: usize::MAX,
+            device: Device::Cpu,
             pause: Duration::ZERO,
         }
     }
@@ -91,6 +99,10 @@ impl Executable for Scripted {
         "scripted"
     }
 
+    fn device(&self) -> Device {
+        self.device
+    }
+
     fn gains_by_joining(&self) -> bool {
         self.gains_by_joining
     }
@@ -98,6 +110,8 @@ impl Executable for Scripted {
     fn session(&self) -> Result<Box<dyn Session>> {
         self.sessions.fetch_add(1, Ordering::Relaxed);
         Ok(Box::new(ScriptedSession {
+            rows_max: self.rows_max,
+            device: self.device,
             runs: self.runs.clone(),
             threads: self.threads.clone(),
             gate: self.gate.clone(),
@@ -118,6 +132,9 @@ impl Session for ScriptedSession {
         let thread = std::thread::current().name().unwrap_or_default().to_owned();
         self.threads.lock().expect("no holder panics").push(thread);
         assert!(!values.contains(&PANICS), "as the script says");
+        if values.len() > self.rows_max {
+            return Err(shortage::on(self.device));
+        }
         if values.contains(&FAILS) {
             return Err(Error::internal("BACKEND_FAILED", "as the script says"));
         }

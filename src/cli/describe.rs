@@ -148,8 +148,16 @@ fn execution_for_people(execution: &Execution) -> [String; 4] {
             execution.queue_rows,
             execution.max_queue_rows
         ),
-        format!("{} in memory", bytesize::ByteSize(execution.memory_bytes).display()),
+        memory_for_people(execution),
     ]
+}
+
+fn memory_for_people(execution: &Execution) -> String {
+    let shown = |bytes: u64| bytesize::ByteSize(bytes).display();
+    match execution.gpu_memory_bytes {
+        0 => format!("{} in memory", shown(execution.memory_bytes)),
+        gpu => format!("{} in memory, {} on {}", shown(execution.memory_bytes), shown(gpu), execution.device),
+    }
 }
 
 /// `ready`
@@ -229,6 +237,7 @@ fn execution_json(execution: &Execution) -> Value {
         "max_queue_rows": execution.max_queue_rows,
         "artifact_bytes": execution.artifact_bytes,
         "memory_bytes": execution.memory_bytes,
+        "gpu_memory_bytes": execution.gpu_memory_bytes,
         "padding": execution.padding,
         "instances": execution.instances,
         "intra_op_threads": execution.intra_op_threads,
@@ -282,6 +291,15 @@ mod tests {
              \n1.1.0: failed since 1970-01-01T00:00:00Z\n  DIGEST_MISMATCH: model.txt is not\\nwhat it was\n\
              \n1.0.0: ready\n      NAME      TYPE  SHAPE    FEATURES\n  in  features  FP64  [-1, 2]  a b\n"
         );
+    }
+
+    #[test]
+    fn memory_of_a_gpu_is_shown_where_it_is_known() {
+        let execution = Execution { memory_bytes: 3 << 20, device: "cuda:1".into(), ..Default::default() };
+        assert_eq!(memory_for_people(&execution), "3.0 MiB in memory");
+        let known = Execution { gpu_memory_bytes: 5 << 30, ..execution };
+        assert_eq!(memory_for_people(&known), "3.0 MiB in memory, 5.0 GiB on cuda:1");
+        assert_eq!(execution_json(&known)["gpu_memory_bytes"], 5u64 << 30);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::trial::Recipe;
 use crate::{
     error::{Code, Error},
-    model::Manifest,
+    model::{Device, Manifest},
     store::PrivateDir,
 };
 
@@ -54,6 +54,9 @@ pub struct Report {
     pub resident_bytes: u64,
     /// What the child grew by when it opened and tried this version.
     pub memory_bytes: u64,
+    /// What a GPU lost when the server opened the version there and warmed it up; 0 where that is not known.
+    #[serde(default)]
+    pub gpu_bytes: u64,
 }
 
 /// An `Error` on its way between processes.
@@ -83,11 +86,16 @@ enum CodeWord {
 // === impl Job ===
 
 impl Job {
-    /// Of a version's copy. The child never touches the accelerator.
+    /// Of a version's copy. The child never touches a GPU, nor what only one can be told.
     pub fn new(copy: &PrivateDir, manifest: &Manifest, native_dir: &Path, time_limit: Duration) -> Self {
         Self {
             dir: copy.path().to_owned(),
-            manifest: Manifest { device: "cpu".into(), ..manifest.clone() },
+            manifest: Manifest {
+                device: Device::Cpu.to_string(),
+                gpu_memory_limit: None,
+                tensorrt: false,
+                ..manifest.clone()
+            },
             native_dir: native_dir.to_owned(),
             time_limit,
         }

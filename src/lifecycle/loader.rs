@@ -16,21 +16,20 @@ use std::{
 use tokio::sync::mpsc;
 
 use super::{
+    gpu_memory::{GpuLoad, GpuLoads, Need},
     job::{Job, Report},
+    kept::Kept,
     memory::{Memory, Short},
-    opening::{Opener, Opening},
+    opening::{Opened, Opener, Opening},
     probe::{CHILD_UNAVAILABLE, ProbeConfig, Prober},
     remembered::{self, LibraryStamp, Remembered},
     suspects::{self, Suspects},
     trial,
 };
 use crate::{
-    backend::{self, Executable, LIBRARY_MISSING, Session},
+    backend::{self, LIBRARY_MISSING},
     error::{Code, Error, Result},
-    model::{
-        Manifest, ModelName, ModelYaml, Parameters, Platform, Setting, Signature, Version, VersionYaml,
-        settings_of_version,
-    },
+    model::{Manifest, ModelName, ModelYaml, Platform, Setting, Signature, Version, VersionYaml, settings_of_version},
     runtime::{self, Marker, Runtime, Servable, ServableConfig},
     store::{self, PrivateDir, Verified, VersionFolder, platform_of},
     telemetry::Metrics,
@@ -88,6 +87,8 @@ pub struct Loaded<T = Servable> {
     pub bytes: u64,
     /// What it takes here, as measured in the child, and its files.
     pub memory_bytes: u64,
+    /// What it takes of a GPU, as measured when it was opened there; 0 on the CPU, and where that is not known.
+    pub gpu_bytes: u64,
     pub notes: Vec<String>,
     pub metrics: std::collections::BTreeMap<String, f64>,
     /// What its version.yaml says of options.
@@ -100,6 +101,7 @@ pub struct Loader {
     pub probe: ProbeConfig,
     pub opener: Opener,
     pub memory: Memory,
+    pub gpu_loads: GpuLoads,
     pub child_time: Duration,
     pub native_dir: PathBuf,
     pub copies: PathBuf,
@@ -108,12 +110,6 @@ pub struct Loader {
     pub marker: Marker,
     pub runtime: Arc<Runtime>,
     pub metrics: Arc<Metrics>,
-}
-
-/// An executable and the private copy of its files: libraries may have mapped them.
-struct Kept {
-    executable: Arc<dyn Executable>,
-    _dir: Arc<PrivateDir>,
 }
 
 /// Why a version is not loaded.
@@ -222,23 +218,28 @@ impl Loader {
     }
 
     fn load(&self, prober: &mut Prober, job: &LoadJob) -> Result<Loaded, Obstacle> {
-        let (manifest, yaml) = manifest_of(&job.source, &job.options)?;
+        let (mut manifest, yaml) = manifest_of(&job.source, &job.options)?;
         if let Some((stamp, error)) = &job.missing_library
             && *stamp == remembered::library_stamp(&self.native_dir, manifest.platform)
         {
             // Nothing was installed since: no need to copy the version in order to hear it again.
             return Err(error.clone().into());
         }
+        let device = backend::device_of(&manifest, &self.native_dir)?;
+        manifest.device = device.to_string();
         let Verified { dir, digest, bytes } = store::copy(&self.store, &job.source, &yaml.files, &self.copies)?;
         if job.known_digest.as_ref().is_some_and(|known| *known != digest) {
             return Err(mutated().into());
         }
         let tag = suspects::tag(&job.model, job.version, &digest);
-        let report = self.probe(prober, job, tag, &dir, &digest, &manifest)?;
+        let key = self.key(&digest, &manifest);
+        let report = self.probe(prober, job, tag, &dir, &key, &manifest)?;
         let memory_bytes = report.memory_bytes + bytes;
         let promised = self.memory.promise(memory_bytes)?;
+        let gpu_load =
+            self.gpu_loads.begin(device, Need::of(report.gpu_bytes, artifact_bytes(&job.source, manifest.platform)))?;
         let (dir, mark) = (Arc::new(dir), self.marker.of(tag));
-        let executable = self.opener.open(Opening {
+        let Opened { executable, cost } = self.opener.open(Opening {
             tag,
             mark,
             dir: dir.clone(),
@@ -247,6 +248,10 @@ impl Loader {
             report: report.clone(),
         })?;
         drop(promised);
+        let gpu_bytes = gpu_load.map_or(0, GpuLoad::taken);
+        if gpu_bytes > 0 {
+            self.remembered.keep(&key, &Report { gpu_bytes, ..report.clone() });
+        }
         let features = trial::features(dir.path(), &manifest, executable.signature())?;
         let mut notes = executable.notes().to_vec();
         notes.extend(self.suspects.note(tag));
@@ -258,18 +263,18 @@ impl Loader {
             model: job.model.clone(),
             version: job.version,
             manifest,
-            executable: Arc::new(Kept { executable, _dir: dir }),
+            executable: Arc::new(Kept::new(executable, dir)),
             signature,
             features,
             batching_reason: report.batching_reason,
             pads: report.pads,
-            cost: report.cost,
+            cost: cost.unwrap_or(report.cost),
             metrics: self.metrics.version(job.model.as_str(), &job.version.to_string()),
             mark,
         };
         let servable = Servable::new(&self.runtime, config);
         let settings = settings_of_version(&yaml).into();
-        Ok(Loaded { servable, platform, digest, bytes, memory_bytes, notes, metrics, settings })
+        Ok(Loaded { servable, platform, digest, bytes, memory_bytes, gpu_bytes, notes, metrics, settings })
     }
 
     /// What the child says of the version, now or when it last had the same before it.
@@ -279,16 +284,12 @@ impl Loader {
         job: &LoadJob,
         tag: u64,
         copy: &PrivateDir,
-        digest: &str,
+        key: &str,
         manifest: &Manifest,
     ) -> Result<Report, Obstacle> {
-        // What the child does not look at must not make it look again.
-        let manifest =
-            Manifest { metrics: Default::default(), warmup_budget: Duration::ZERO, cache: None, ..manifest.clone() };
-        let key = remembered::key(digest, &manifest, &self.native_dir, self.probe.limits);
-        let asked = Job::new(copy, &manifest, &self.native_dir, self.child_time);
+        let asked = Job::new(copy, &as_the_child_sees(manifest), &self.native_dir, self.child_time);
         let is_suspect = self.suspects.holds(tag);
-        if let Some(report) = self.remembered.recall(&key).filter(|_| !is_suspect) {
+        if let Some(report) = self.remembered.recall(key).filter(|_| !is_suspect) {
             return Ok(report);
         }
         let _promised = self.memory.promise(job.source.bytes() * UNTRIED_FACTOR)?;
@@ -300,8 +301,13 @@ impl Loader {
         } else {
             prober.probe(&asked)?
         };
-        self.remembered.keep(&key, &report);
+        self.remembered.keep(key, &report);
         Ok(report)
+    }
+
+    /// By which a pass of the child is remembered.
+    fn key(&self, digest: &str, manifest: &Manifest) -> String {
+        remembered::key(digest, &as_the_child_sees(manifest), &self.native_dir, self.probe.limits)
     }
 }
 
@@ -317,6 +323,15 @@ impl From<Short> for Obstacle {
     fn from(short: Short) -> Self {
         Self::Short(short)
     }
+}
+
+/// Without what the child does not look at, which must not make it look again.
+fn as_the_child_sees(manifest: &Manifest) -> Manifest {
+    Manifest { metrics: Default::default(), warmup_budget: Duration::ZERO, cache: None, ..manifest.clone() }
+}
+
+fn artifact_bytes(source: &VersionFolder, platform: Platform) -> u64 {
+    source.files.get(platform.artifact()).map_or(0, |file| file.stamp.size)
 }
 
 /// What ran when the server died, and does not pass the child now.
@@ -347,36 +362,4 @@ fn joined_as_shown(mut signature: Signature, joinable: bool) -> Signature {
         specs.for_each(|spec| spec.batch = false);
     }
     signature
-}
-
-// === impl Kept ===
-
-impl Executable for Kept {
-    fn signature(&self) -> &Signature {
-        self.executable.signature()
-    }
-
-    fn notes(&self) -> &[String] {
-        self.executable.notes()
-    }
-
-    fn library(&self) -> &str {
-        self.executable.library()
-    }
-
-    fn device(&self) -> &str {
-        self.executable.device()
-    }
-
-    fn gains_by_joining(&self) -> bool {
-        self.executable.gains_by_joining()
-    }
-
-    fn check_parameters(&self, parameters: &Parameters) -> Result<()> {
-        self.executable.check_parameters(parameters)
-    }
-
-    fn session(&self) -> Result<Box<dyn Session>> {
-        self.executable.session()
-    }
 }

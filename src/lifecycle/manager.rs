@@ -276,6 +276,7 @@ fn version_entry(version: &VersionState<Servable>, model: &ModelState<Servable>)
         digest: loaded.map(|loaded| loaded.digest.clone()).unwrap_or_default(),
         artifact_bytes: loaded.map_or(listed_bytes, |loaded| loaded.bytes),
         memory_bytes: loaded.map_or(0, |loaded| loaded.memory_bytes),
+        gpu_bytes: loaded.map_or(0, |loaded| loaded.gpu_bytes),
         servable: loaded.map(|loaded| loaded.servable.clone()),
     }
 }

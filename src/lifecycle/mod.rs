@@ -8,7 +8,9 @@ mod black_box;
 mod changes;
 mod check;
 mod check_one;
+mod gpu_memory;
 mod job;
+mod kept;
 mod ledger;
 mod loader;
 mod manager;
@@ -47,6 +49,7 @@ use crate::{
     store::{self, News},
     telemetry::{Events, Metrics},
 };
+use gpu_memory::GpuLoads;
 use loader::Loader;
 use manager::Manager;
 use memory::Memory;
@@ -139,6 +142,7 @@ impl Lifecycle {
             probe: config.probe(&work),
             opener: Opener::new(config.child_time),
             memory: Memory::new(config.memory),
+            gpu_loads: GpuLoads::default(),
             child_time: config.child_time,
             native_dir: config.native_dir.clone(),
             copies: work.copies(),

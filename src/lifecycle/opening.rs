@@ -18,7 +18,7 @@ use super::{job::Report, trial};
 use crate::{
     backend::{self, Executable, OpenSpec, Session, Stopper},
     error::{Code, Error, Result},
-    model::Manifest,
+    model::{Device, Manifest},
     runtime::Mark,
     store::PrivateDir,
 };
@@ -39,6 +39,13 @@ pub struct Opening {
     pub manifest: Manifest,
     pub native_dir: PathBuf,
     pub report: Report,
+}
+
+/// A version that was opened and warmed up.
+pub struct Opened {
+    pub executable: Arc<dyn Executable>,
+    /// What runs cost on a GPU, where the child does not measure them; (rows, microseconds), ascending by rows.
+    pub cost: Option<Vec<(usize, f64)>>,
 }
 
 /// When the work must have come to an end, and what ends a run that has not.
@@ -62,14 +69,18 @@ impl Opener {
     }
 
     /// LOAD_TIMEOUT and WARMUP_TIMEOUT where it does not come to an end; else the backend's own errors.
-    pub fn open(&self, opening: Opening) -> Result<Arc<dyn Executable>> {
+    pub fn open(&self, opening: Opening) -> Result<Opened> {
         let tag = opening.tag;
         self.watch(tag, move |alarm| {
             let _running = opening.mark.begin();
             let (dir, manifest) = (opening.dir.path(), &opening.manifest);
             let executable = backend::open(OpenSpec { dir, manifest, native_dir: &opening.native_dir })?;
             trial::warm_up(&*executable, manifest, &opening.report, alarm)?;
-            Ok(executable)
+            let cost = match executable.device() {
+                Device::Cpu => None,
+                Device::Cuda(_) => trial::cost_here(&*executable, manifest, &opening.report, alarm)?,
+            };
+            Ok(Opened { executable, cost })
         })
     }
 

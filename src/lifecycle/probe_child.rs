@@ -49,6 +49,7 @@ pub fn run_child() -> ExitCode {
 
 fn serve() -> io::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
+    backend::gpu::forbid();
     // Where memory is short the kernel takes the child before the server. Without /proc it goes by size.
     let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
     let mut answers = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);

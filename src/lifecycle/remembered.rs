@@ -99,13 +99,13 @@ pub fn key(digest: &str, manifest: &Manifest, native_dir: &Path, limits: Limits)
 
 /// Of the library that is there now.
 pub fn library_stamp(native_dir: &Path, platform: Platform) -> LibraryStamp {
-    let own = native_dir.join(match platform {
-        Platform::Onnx => "onnxruntime",
-        Platform::Lightgbm => "lightgbm",
-        Platform::Torchscript => "torch",
-    });
+    let own: &[&str] = match platform {
+        Platform::Onnx => &["onnxruntime", "onnxruntime-gpu", "cuda/lib"],
+        Platform::Lightgbm => &["lightgbm"],
+        Platform::Torchscript => &["torch", "torch/lib", "torch-gpu/lib", "cuda/lib"],
+    };
     let mut files: Vec<(PathBuf, u64, i64, i64)> = Vec::new();
-    for folder in [native_dir, &own, &own.join("lib")] {
+    for folder in std::iter::once(native_dir.to_owned()).chain(own.iter().map(|folder| native_dir.join(folder))) {
         for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
             let path = entry.path();
             if let Ok(metadata) = std::fs::metadata(&path)

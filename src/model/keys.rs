@@ -68,7 +68,7 @@ mod tests {
             "required" => "true",
             "swap_policy" => "resource",
             "cache" => "{ ttl: 5m }",
-            "onnx" => "{ intra_op_threads: 2 }",
+            "onnx" => "{ intra_op_threads: 2, tensorrt: true }",
             _ => panic!("{key} needs a sample here"),
         }
     }

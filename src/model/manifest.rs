@@ -36,7 +36,10 @@ pub struct Manifest {
     pub instances: usize,
     /// Of ONNX Runtime, for one run.
     pub intra_op_threads: usize,
+    /// `auto`, `cpu` or `cuda:N`; whoever opens the version decides what `auto` is.
     pub device: String,
+    pub gpu_memory_limit: Option<u64>,
+    pub tensorrt: bool,
     pub batching: bool,
     pub joinable: Option<bool>,
     pub placement: Option<Placement>,
@@ -117,7 +120,7 @@ impl Manifest {
             Some(Batching::Options(options)) => (true, options),
         };
         let max_queue = options.max_queue.unwrap_or_default();
-        let instances = model.instances.unwrap_or_default();
+        let (instances, onnx) = (model.instances.unwrap_or_default(), model.onnx.unwrap_or_default());
         let manifest = Manifest {
             platform: version.platform.or(model.platform).unwrap_or(platform),
             inputs: version.inputs.or(model.inputs),
@@ -126,8 +129,10 @@ impl Manifest {
             classes: version.classes.unwrap_or_default(),
             metrics: version.metrics,
             instances: instances.count.unwrap_or(1),
-            intra_op_threads: model.onnx.unwrap_or_default().intra_op_threads.unwrap_or(1),
+            intra_op_threads: onnx.intra_op_threads.unwrap_or(1),
             device: instances.device.unwrap_or_else(|| "auto".into()),
+            gpu_memory_limit: instances.gpu_memory_limit,
+            tensorrt: onnx.tensorrt.unwrap_or(false),
             batching,
             joinable: options.joinable,
             placement: instances.placement,
@@ -168,6 +173,26 @@ impl Manifest {
         if !matches!(self.device.as_str(), "auto" | "cpu") && !self.device.starts_with("cuda:") {
             return wrong("instances.device must be auto, cpu or cuda:N");
         }
+        self.check_gpu()
+    }
+
+    /// What only a GPU can be told. LightGBM never has one, so that `defaults:` for all models may say it.
+    fn check_gpu(&self) -> Result<()> {
+        let wrong = |what: &str| Err(Error::invalid("INVALID_MANIFEST", format!("model.yaml: {what}")));
+        if self.gpu_memory_limit == Some(0) {
+            return wrong("instances.gpu_memory_limit must be more than 0");
+        }
+        if self.platform == Platform::Torchscript && self.gpu_memory_limit.is_some() && self.device != "cpu" {
+            return wrong(
+                "instances.gpu_memory_limit is not for torchscript: libtorch keeps one pool of a GPU's memory for all its models",
+            );
+        }
+        if self.platform == Platform::Onnx && self.tensorrt && !self.device.starts_with("cuda:") {
+            return wrong("onnx.tensorrt needs a GPU by its number: instances.device: cuda:0");
+        }
+        if self.device.starts_with("cuda:") && self.placement == Some(Placement::Loop) {
+            return wrong("instances.placement: loop is not for a GPU, whose models have threads of their own");
+        }
         Ok(())
     }
 }
@@ -176,4 +201,47 @@ fn ascending(mut sizes: Vec<usize>) -> Vec<usize> {
     sizes.sort_unstable();
     sizes.dedup();
     sizes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolved(platform: Platform, yaml: &str) -> Result<Manifest> {
+        Manifest::resolve(platform, ModelYaml::parse(yaml).expect("a model.yaml"), VersionYaml::default())
+    }
+
+    #[test]
+    fn what_a_gpu_is_told_is_held() {
+        let yaml = "instances: { count: 3, device: cuda:1, gpu_memory_limit: 2GiB }\nonnx: { tensorrt: true }";
+        let manifest = resolved(Platform::Onnx, yaml).expect("it is right");
+        assert_eq!((&*manifest.device, manifest.instances), ("cuda:1", 3));
+        assert_eq!((manifest.gpu_memory_limit, manifest.tensorrt), (Some(2 << 30), true));
+        let plain = resolved(Platform::Onnx, "").expect("it is right");
+        assert_eq!((&*plain.device, plain.gpu_memory_limit, plain.tensorrt), ("auto", None, false));
+    }
+
+    #[test]
+    fn what_a_gpu_cannot_be_told_is_named() {
+        let (onnx, torch) = (Platform::Onnx, Platform::Torchscript);
+        for (platform, yaml, named) in [
+            (onnx, "instances: { gpu_memory_limit: 0 }", "gpu_memory_limit"),
+            (torch, "instances: { gpu_memory_limit: 1GiB, device: cuda:0 }", "torchscript"),
+            (torch, "instances: { gpu_memory_limit: 1GiB }", "torchscript"),
+            (onnx, "onnx: { tensorrt: true }", "cuda:0"),
+            (onnx, "instances: { device: cpu }\nonnx: { tensorrt: true }", "cuda:0"),
+            (onnx, "instances: { device: cuda:0, placement: loop }", "placement"),
+        ] {
+            let error = resolved(platform, yaml).expect_err(yaml);
+            assert_eq!(error.reason(), "INVALID_MANIFEST");
+            assert!(error.message().contains(named), "{yaml}: {error}");
+        }
+    }
+
+    #[test]
+    fn defaults_for_all_models_do_not_trouble_those_without_a_gpu() {
+        let yaml = "instances: { gpu_memory_limit: 1GiB }\nonnx: { tensorrt: true }";
+        assert!(resolved(Platform::Lightgbm, yaml).is_ok());
+        assert!(resolved(Platform::Torchscript, "instances: { gpu_memory_limit: 1GiB, device: cpu }").is_ok());
+    }
 }

@@ -4,6 +4,7 @@
 
 mod batching;
 mod caching;
+mod device;
 mod example;
 mod features;
 mod id;
@@ -25,6 +26,7 @@ mod yaml;
 
 pub use batching::{Batching, BatchingOptions, MaxQueue, OnOff};
 pub use caching::{CacheLimits, CacheOptions, Caching};
+pub use device::Device;
 pub use example::{Example, ExampleFile, ExampleRequest, ExampleTensor, Expected};
 pub use features::Features;
 pub use id::{ModelName, Version, repeated};

@@ -31,7 +31,7 @@ pub enum Origin {
 /// An option's key, how its value is read where somebody gave one, and what holds otherwise.
 type Known = (&'static str, fn(&ModelYaml) -> Option<String>, &'static str);
 
-const OPTIONS: [Known; 27] = [
+const OPTIONS: [Known; 29] = [
     ("platform", |yaml| yaml.platform.map(|platform| platform.to_string()), "by the artifact's file name"),
     ("inputs", |yaml| yaml.inputs.as_deref().map(specs), "by the artifact"),
     ("outputs", |yaml| yaml.outputs.as_deref().map(specs), "by the artifact"),
@@ -40,6 +40,7 @@ const OPTIONS: [Known; 27] = [
     ("instances.device", |yaml| yaml.instances.as_ref()?.device.clone(), "auto"),
     ("instances.placement", |yaml| yaml.instances.as_ref()?.placement.map(placement), "by what a row costs"),
     ("onnx.intra_op_threads", |yaml| Some(yaml.onnx.as_ref()?.intra_op_threads?.to_string()), "1"),
+    ("instances.gpu_memory_limit", |yaml| yaml.instances.as_ref()?.gpu_memory_limit.map(size), "none"),
     ("batching", |yaml| yaml.batching.as_ref().map(is_on), "on"),
     ("batching.max_batch_size", |yaml| Some(batching(yaml)?.max_batch_size?.to_string()), "64"),
     (
@@ -66,6 +67,7 @@ const OPTIONS: [Known; 27] = [
     ("cache.ttl", |yaml| cache(yaml)?.ttl.map(time), "1m"),
     ("cache.max_entries", |yaml| Some(cache(yaml)?.max_entries?.to_string()), "10000"),
     ("cache.max_bytes", |yaml| cache(yaml)?.max_bytes.map(size), "64MiB"),
+    ("onnx.tensorrt", |yaml| Some(yaml.onnx.as_ref()?.tensorrt?.to_string()), "false"),
     ("cache.key", |yaml| Some(format!("[{}]", cache(yaml)?.key.as_ref()?.join(", "))), "the inputs"),
 ];
 
@@ -218,6 +220,9 @@ mod tests {
         assert_eq!(of(&cached, "cache"), ("on", Origin::ModelYaml));
         assert_eq!(of(&cached, "cache.key"), ("[symbol, horizon]", Origin::ModelYaml));
         assert_eq!(of(&cached, "cache.ttl"), ("1m30s", Origin::Server));
+        let limited = held("instances: { gpu_memory_limit: 2GiB }", "instances: { device: cuda:1 }");
+        assert_eq!(of(&limited, "instances.gpu_memory_limit"), ("2GiB", Origin::ModelYaml));
+        assert_eq!(of(&limited, "instances.device"), ("cuda:1", Origin::Server));
         let off = held("batching: off", server);
         assert_eq!(of(&off, "batching"), ("off", Origin::ModelYaml));
         assert_eq!(of(&off, "batching.max_batch_size"), ("64", Origin::Default), "it does not inherit what it is not");
@@ -233,7 +238,7 @@ mod tests {
         let written = format!(
             "instances: {{ count: {}, device: {} }}\nbatching: {{ max_batch_size: {}, preferred_batch_sizes: {}, max_delay: {}, queue_timeout: {}, max_queue: {{ rows: {}, \
              bytes: {} }} }}\nwarmup_budget: {}\nversions: {}\nrequired: {}\nswap_policy: {}\nkeep_previous: {}\n\
-             cache: {{ ttl: {}, max_entries: {}, max_bytes: {} }}\nonnx: {{ intra_op_threads: {} }}",
+             cache: {{ ttl: {}, max_entries: {}, max_bytes: {} }}\nonnx: {{ intra_op_threads: {}, tensorrt: {} }}",
             value("instances.count"),
             value("instances.device"),
             value("batching.max_batch_size"),
@@ -251,6 +256,7 @@ mod tests {
             value("cache.max_entries"),
             value("cache.max_bytes"),
             value("onnx.intra_op_threads"),
+            value("onnx.tensorrt"),
         );
         let written = ModelYaml::parse(&written).expect("as one writes it");
         assert_eq!(written.versions.clone().unwrap_or_default(), VersionsPolicy::default());

@@ -82,12 +82,15 @@ enum MissingYaml {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Instances {
-    /// Threads of its own, for a model that has them; the event loop has one session a core.
+    /// Threads of its own, for a model that has them; the event loop has one session a core. On a GPU as many streams.
     pub count: Option<usize>,
     /// `cpu`, `cuda:0` or `auto`.
     pub device: Option<String>,
     /// Else by what a row costs.
     pub placement: Option<Placement>,
+    /// Of a GPU's memory, what the version may take at most.
+    #[serde(deserialize_with = "units::size", skip_serializing)]
+    pub gpu_memory_limit: Option<u64>,
 }
 
 /// `onnx:`, what only ONNX Runtime can be told.
@@ -96,6 +99,8 @@ pub struct Instances {
 pub struct OnnxOptions {
     /// How many threads share the operators of one run; the one that asks is among them.
     pub intra_op_threads: Option<usize>,
+    /// Lets TensorRT have the parts of a model that it takes, on a GPU.
+    pub tensorrt: Option<bool>,
 }
 
 /// Where the work of a version runs.
@@ -273,6 +278,7 @@ impl ModelYaml {
                     count: own.count.or(under.count),
                     device: own.device.or(under.device),
                     placement: own.placement.or(under.placement),
+                    gpu_memory_limit: own.gpu_memory_limit.or(under.gpu_memory_limit),
                 }),
                 (own, under) => own.or(under),
             },

@@ -29,7 +29,7 @@ use super::{
 use crate::{
     backend::{self, Executable},
     error::Result,
-    model::{Features, Manifest, ModelName, Parameters, Placement, Signature, Version},
+    model::{Device, Features, Manifest, ModelName, Parameters, Placement, Signature, Version},
     telemetry::VersionMetrics,
 };
 
@@ -120,7 +120,7 @@ impl Servable {
     }
 
     /// Where it really runs.
-    pub fn device(&self) -> &str {
+    pub fn device(&self) -> Device {
         self.shared.executable.device()
     }
 
@@ -233,7 +233,8 @@ impl Servable {
     }
 
     fn place(&self, rows: usize, loop_budget: Duration) -> Placement {
-        if self.shared.moved.load(Ordering::Relaxed) {
+        // A run on a GPU keeps its thread waiting, however short it is.
+        if self.device() != Device::Cpu || self.shared.moved.load(Ordering::Relaxed) {
             return Placement::Threads;
         }
         if let Some(place) = self.shared.manifest.placement {

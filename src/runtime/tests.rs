@@ -13,7 +13,7 @@ use crate::{
     },
     error::Result,
     model::{
-        Features, Manifest, ModelName, ModelYaml, Parameters, Placement, Platform, Priority, Tensor, Version,
+        Device, Features, Manifest, ModelName, ModelYaml, Parameters, Placement, Platform, Priority, Tensor, Version,
         VersionYaml,
     },
     telemetry::Metrics,
@@ -110,6 +110,29 @@ fn requests_of_one_turn_are_one_batch_and_each_gets_its_own_rows() {
     let answers = bench.together(vec![work(&[1.0]), work(&[2.0, 3.0]), work(&[4.0])]);
     assert_eq!(answers, [Ok(vec![2.0]), Ok(vec![4.0, 6.0]), Ok(vec![8.0])]);
     assert_eq!(bench.runs(), [vec![1.0, 2.0, 3.0, 4.0]]);
+}
+
+#[test]
+fn a_model_on_a_gpu_has_threads_of_its_own_however_cheap_it_is() {
+    for (device, place) in [(Device::Cpu, Placement::Loop), (Device::Cuda(0), Placement::Threads)] {
+        let scripted = Scripted { device, ..Scripted::new(true) };
+        let threads = scripted.threads.clone();
+        // `defaults:` may say loop for all models.
+        let bench = bench(scripted, 1.0, "instances: { placement: loop }");
+        assert_eq!(bench.servable.placement(), place);
+        assert_eq!(bench.together(vec![work(&[1.0])]), [Ok(vec![2.0])]);
+        let own = threads.lock().expect("no holder panics").iter().all(|name| name.starts_with("run-m-"));
+        assert_eq!(own, place == Placement::Threads, "{device}");
+    }
+}
+
+#[test]
+fn requests_too_large_together_are_answered_alone_and_only_one_too_large_alone_is_refused() {
+    let scripted = Scripted { device: Device::Cuda(0), rows_max: 2, ..Scripted::new(true) };
+    let bench = bench(scripted, 1.0, "batching: { max_delay: 200ms }");
+    let answers = bench.together(vec![work(&[1.0]), work(&[2.0, 3.0]), work(&[4.0, 5.0, 6.0])]);
+    assert_eq!(answers, [Ok(vec![2.0]), Ok(vec![4.0, 6.0]), Err("DEVICE_OUT_OF_MEMORY")]);
+    assert_eq!(bench.runs()[0], [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], "they were tried together");
 }
 
 #[test]

@@ -6,6 +6,7 @@
 
 #[allow(dead_code, reason = "one file for both sides")]
 mod abi;
+mod gpu;
 mod module;
 mod raw;
 

@@ -8,12 +8,14 @@ use std::{
 
 use crate::{
     abi::{PASS_DICT, PASS_EACH, PASS_LIST, Slice, TensorView},
+    gpu::{self, OnStream},
     raw::{self, CPU, Failure, Kind, NoGrad, Program, Result, Tensor, Value},
 };
 
 /// A program and what was learnt of it. Shared by all threads.
 pub struct Module {
-    program: Program,
+    /// None while it is opened, and while it is closed.
+    program: Option<Program>,
     device: i32,
     declaration: String,
     /// Whether `forward` writes into its inputs; one of the three below.
@@ -54,12 +56,23 @@ const ARGUMENTS_TOO_MANY: usize = 1024;
 
 impl Module {
     pub fn open(path: &CStr, device: i32) -> Result<Self> {
-        if device != CPU && i64::from(device) >= raw::cuda_devices()? {
+        if device != CPU && i64::from(device) >= gpu::count()? {
             return Err(Failure::new(format!("there is no CUDA device {device} that libtorch can use")));
         }
+        // From here on its drop gives the GPU back what a failed load has taken.
+        let mut module = Self { program: None, device, declaration: String::new(), writes: AtomicU8::new(UNKNOWN) };
         let program = Program::load(path, device)?;
-        let declaration = declaration(&program)?;
-        Ok(Self { program, device, declaration, writes: AtomicU8::new(UNKNOWN) })
+        if device != CPU {
+            // The weights came by another stream than those that will read them.
+            gpu::wait_for_all(device)?;
+        }
+        module.declaration = declaration(&program)?;
+        module.program = Some(program);
+        Ok(module)
+    }
+
+    fn program(&self) -> Result<&Program> {
+        self.program.as_ref().ok_or_else(|| Failure::new("the module is closed"))
     }
 
     pub fn declaration(&self) -> &str {
@@ -73,9 +86,12 @@ impl Module {
     /// next one on there are copies.
     pub fn run(&self, passing: u32, views: &[TensorView]) -> Result<Answer> {
         let _no_grad = NoGrad::enter()?;
-        let lend = self.writes.load(Ordering::Relaxed) == NEVER;
-        let inputs = views.iter().map(|view| self.input(view, lend)).collect::<Result<Vec<_>>>()?;
-        let value = self.program.forward(&arguments(passing, views, &inputs)?)?;
+        let stream = (self.device != CPU).then(|| OnStream::enter(self.device)).transpose()?;
+        let stream = stream.as_ref();
+        // To a GPU it is a copy anyway.
+        let lend = stream.is_some() || self.writes.load(Ordering::Relaxed) == NEVER;
+        let inputs = views.iter().map(|view| Input::new(view, lend, stream)).collect::<Result<Vec<_>>>()?;
+        let value = self.program()?.forward(&arguments(passing, views, &inputs)?)?;
         let written = inputs
             .iter()
             .map(|input| Ok(input.tensor.version()? != input.version))
@@ -89,12 +105,30 @@ impl Module {
         }
         let parts = outputs(&value)?
             .into_iter()
-            .map(|(name, tensor)| Part::new(name, tensor, &inputs))
+            .map(|(name, tensor)| Part::new(name, tensor, &inputs, stream))
             .collect::<Result<Vec<_>>>()?;
+        if let Some(stream) = stream {
+            stream.wait()?;
+        }
         Ok(Answer::new(parts))
     }
+}
 
-    fn input(&self, view: &TensorView, lend: bool) -> Result<Input> {
+impl Drop for Module {
+    fn drop(&mut self) {
+        self.program = None;
+        if self.device != CPU {
+            // What cannot be given back now is libtorch's for its next model.
+            let _ = gpu::empty_cache();
+        }
+    }
+}
+
+// === impl Input ===
+
+impl Input {
+    /// Lent memory must live as long as the input; to a GPU it is copied before this comes back.
+    fn new(view: &TensorView, lend: bool, stream: Option<&OnStream>) -> Result<Self> {
         // SAFETY: the caller's views are valid for the call.
         let (shape, data) = unsafe { (view.shape.get(), view.data.get()) };
         let size = raw::element_size(view.dtype).ok_or_else(|| Failure::new("an input of an unknown type"))?;
@@ -102,8 +136,6 @@ impl Module {
         if byte_count(shape, size) != Some(data.len()) || !aligned {
             return Err(Failure::new("an input whose bytes are not what its shape says, or not aligned"));
         }
-        // On a GPU it is a copy anyway.
-        let lend = lend && self.device == CPU;
         // SAFETY: the byte count and the alignment were checked; `run` lets no tensor over lent memory outlive the call.
         let tensor = unsafe {
             if lend {
@@ -112,11 +144,15 @@ impl Module {
                 Tensor::copied(data.as_ptr(), shape, view.dtype, size)?
             }
         };
-        let tensor = tensor.on(self.device)?;
-        Ok(Input {
+        let tensor = match stream {
+            None => tensor,
+            Some(stream) => stream.copy_in(&tensor)?,
+        };
+        let borrowed = lend && stream.is_none();
+        Ok(Self {
             version: tensor.version()?,
             tensor,
-            borrowed: lend.then(|| data.as_ptr().addr()..data.as_ptr().addr() + data.len()),
+            borrowed: borrowed.then(|| data.as_ptr().addr()..data.as_ptr().addr() + data.len()),
         })
     }
 }
@@ -202,9 +238,14 @@ fn byte_count(shape: &[i64], element_size: usize) -> Option<usize> {
 // === impl Part ===
 
 impl Part {
-    /// An output that lies in the caller's memory (a program that returns its input, or a view of it) is copied.
-    fn new(name: String, tensor: Tensor, inputs: &[Input]) -> Result<Self> {
-        let tensor = tensor.on(CPU)?.contiguous()?;
+    /// An output that lies in the caller's memory (a program that returns its input, or a view of it) is copied. One that lies on a
+    /// GPU may be read when its stream was waited for.
+    fn new(name: String, tensor: Tensor, inputs: &[Input], stream: Option<&OnStream>) -> Result<Self> {
+        let tensor = tensor.contiguous()?;
+        let tensor = match stream {
+            Some(stream) if tensor.device()? != CPU => stream.copy_out(&tensor)?,
+            _ => tensor,
+        };
         let (shape, dtype) = (tensor.shape()?, tensor.dtype()?);
         let size = raw::element_size(dtype)
             .ok_or_else(|| Failure::new(format!("an output of libtorch's type {dtype}, which cannot be sent")))?;

@@ -68,11 +68,6 @@ pub fn element_size(dtype: i32) -> Option<usize> {
     }
 }
 
-pub fn cuda_devices() -> Result<i64> {
-    // SAFETY: no arguments.
-    checked(unsafe { torch_sys::cuda::atc_cuda_device_count() }).map(i64::from)
-}
-
 /// One thread for an operator, in the calling thread: the server has one thread a core already.
 pub fn set_threads() -> Result<()> {
     // SAFETY: plain numbers.
@@ -88,7 +83,7 @@ pub fn set_interop_threads() -> Result<()> {
 }
 
 /// The value of a call that may have left an error in this thread.
-fn checked<T>(value: T) -> Result<T> {
+pub fn checked<T>(value: T) -> Result<T> {
     match take_error() {
         None => Ok(value),
         Some(failure) => Err(failure),
@@ -149,15 +144,17 @@ impl Tensor {
         checked(tensor).map(Self)
     }
 
-    /// Itself, or a copy there.
-    pub fn on(self, device: i32) -> Result<Self> {
-        if self.device()? == device {
-            return Ok(self);
+    /// What a call of this thread has just given.
+    pub fn owned(tensor: *mut C_tensor) -> Result<Self> {
+        let tensor = checked(tensor)?;
+        if tensor.is_null() {
+            return Err(Failure::new("libtorch gave no tensor"));
         }
-        let mut moved = ptr::null_mut();
-        // SAFETY: the tensor is alive, the place for the new one ours.
-        checked(unsafe { atg::atg_to(&mut moved, self.0, device) })?;
-        Ok(Self(moved))
+        Ok(Self(tensor))
+    }
+
+    pub fn as_ptr(&self) -> *const C_tensor {
+        self.0
     }
 
     /// Itself in dense row-major order, or a copy that is.
@@ -193,7 +190,8 @@ impl Tensor {
         checked(unsafe { atg::atg__version(self.0) })
     }
 
-    fn device(&self) -> Result<i32> {
+    /// The GPU it lies on, or -1.
+    pub fn device(&self) -> Result<i32> {
         // SAFETY: the tensor is alive.
         checked(unsafe { torch_sys::at_device(self.0) })
     }

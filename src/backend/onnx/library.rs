@@ -22,7 +22,14 @@ pub struct Library {
     pub environment: Environment,
     /// `onnxruntime 1.31.1`
     pub name: String,
+    /// Whether it is the build for CUDA; it runs models on the CPU as well.
+    pub cuda: bool,
 }
+
+/// In the order they are looked at: where both builds are there, the one for CUDA serves all.
+const FOLDERS: [&str; 2] = ["onnxruntime-gpu", "onnxruntime"];
+/// What the build for CUDA has beside the library, which loads it by itself.
+const CUDA_PROVIDER: &str = "libonnxruntime_providers_cuda.so";
 
 /// Older ones read any file of the machine through external data.
 const OLDEST: [u64; 3] = [1, 24, 1];
@@ -39,9 +46,21 @@ pub fn load(native_dir: &Path) -> Result<Library> {
     Ok(loaded.insert(library).clone())
 }
 
+/// Whether the library that is there, or would be loaded, is the build for CUDA.
+pub fn has_cuda(native_dir: &Path) -> bool {
+    place(native_dir).is_some_and(|path| is_for_cuda(&path))
+}
+
+fn is_for_cuda(library: &Path) -> bool {
+    library.with_file_name(CUDA_PROVIDER).is_file()
+}
+
+fn place(native_dir: &Path) -> Option<PathBuf> {
+    FOLDERS.iter().find_map(|folder| find(&native_dir.join(folder)))
+}
+
 fn open(native_dir: &Path) -> Result<Library> {
-    let path =
-        find(&native_dir.join("onnxruntime")).ok_or_else(|| library_missing("ONNX Runtime", "`make` fetches it"))?;
+    let path = place(native_dir).ok_or_else(|| library_missing("ONNX Runtime", "`make` fetches it"))?;
     let broken = |what: String| {
         tracing::warn!("ONNX Runtime does not load: {what}");
         library_broken("ONNX Runtime")
@@ -56,7 +75,7 @@ fn open(native_dir: &Path) -> Result<Library> {
     });
     let environment = environment.unwrap_or_else(|_| Err("it lacks the API".into())).map_err(broken)?;
     environment.set_log_level(LogLevel::Warning);
-    Ok(Library { environment, name: format!("onnxruntime {version}") })
+    Ok(Library { environment, name: format!("onnxruntime {version}"), cuda: is_for_cuda(&path) })
 }
 
 /// `libonnxruntime.so.1.31.1` rather than the bare name, which need not be there.
@@ -111,5 +130,22 @@ mod tests {
         let empty = tempfile::tempdir().expect("a temporary folder");
         let error = open(empty.path()).err().expect("nothing is there");
         assert_eq!(error.reason(), crate::backend::LIBRARY_MISSING);
+    }
+
+    #[test]
+    fn the_build_for_cuda_goes_first_and_is_known_by_its_provider() {
+        let native = tempfile::tempdir().expect("a temporary folder");
+        let put = |file: &str| {
+            let path = native.path().join(file);
+            std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+            std::fs::write(path, "").expect("written");
+        };
+        assert!(!has_cuda(native.path()) && place(native.path()).is_none());
+        put("onnxruntime/libonnxruntime.so.1.31.1");
+        assert!(!has_cuda(native.path()));
+        put("onnxruntime-gpu/libonnxruntime.so.1.31.1");
+        put("onnxruntime-gpu/libonnxruntime_providers_cuda.so");
+        assert!(has_cuda(native.path()));
+        assert!(place(native.path()).expect("it is there").starts_with(native.path().join("onnxruntime-gpu")));
     }
 }

@@ -1,4 +1,4 @@
-//! ONNX models, run by ONNX Runtime on the CPU.
+//! ONNX models, run by ONNX Runtime on the CPU or, through its CUDA and TensorRT providers, on a GPU.
 //!
 //! `open` surveys the file (`proto`), refuses external data outside the version's folder (`external_data`), loads the
 //! library (`library`) and the model, and takes the signature from it. The weights are loaded once; sessions share them
@@ -7,23 +7,26 @@
 mod divisions;
 mod external_data;
 mod ffi;
+mod gpu_failure;
 mod library;
 mod proto;
 mod session;
 
 pub use ffi::forbid_telemetry;
+pub use library::has_cuda;
 
 use std::{panic::AssertUnwindSafe, path::Path, sync::Arc};
 
 use ort::{
+    ep,
     session::{Session as OrtSession, builder::GraphOptimizationLevel},
     value::{TensorElementType, ValueType},
 };
 
-use super::{Executable, OpenSpec, Session, declared, message::shortened};
+use super::{Executable, OpenSpec, Session, declared, gpu, message::shortened};
 use crate::{
     error::{Code, Error, Result},
-    model::{DType, Platform, Signature, TensorSpec},
+    model::{DType, Device, Manifest, Platform, Signature, TensorSpec},
 };
 
 /// The reason of a model that the library does not take.
@@ -37,28 +40,13 @@ struct Onnx {
     signature: Arc<Signature>,
     notes: Vec<String>,
     library: String,
+    device: Device,
 }
 
 /// FAILED_PRECONDITION with `LOAD_FAILED`, `UNSUPPORTED_OPERATOR`, `UNSUPPORTED_INPUT`, `UNSUPPORTED_OUTPUT`,
 /// `EXTERNAL_DATA_REFUSED`, or of the library itself; INVALID_ARGUMENT `INVALID_MANIFEST` where what is declared disagrees.
-pub fn open(spec: OpenSpec<'_>) -> Result<Arc<dyn Executable>> {
-    let artifact = Platform::Onnx.artifact();
-    let surveyed = survey(spec.dir, artifact)?;
-    let library = library::load(spec.native_dir)?;
-    let session = load(&library, &spec.dir.join(artifact), spec.manifest.intra_op_threads)?;
-    let inputs = inputs(&session, &surveyed.unsendable)?;
-    let (outputs, unsent) = outputs(&session, &surveyed.unsendable)?;
-    let names = |specs: &[TensorSpec]| specs.iter().map(|spec| spec.name.clone()).collect::<Vec<_>>();
-    let (input_names, output_names) = (names(&inputs), names(&outputs));
-    let signature = declared::merge(Signature { inputs, outputs }, spec.manifest)?;
-    let model =
-        ffi::Model::new(session, input_names.iter().map(|name| &**name), output_names.iter().map(|name| &**name));
-    Ok(Arc::new(Onnx {
-        model: Arc::new(model.map_err(|failure| failed(LOAD_FAILED, &failure.message))?),
-        signature: Arc::new(signature),
-        notes: [unsent, surveyed.notes].concat(),
-        library: library.name,
-    }))
+pub fn open(spec: OpenSpec<'_>, device: Device) -> Result<Arc<dyn Executable>> {
+    Ok(Arc::new(Onnx::open(spec, device)?))
 }
 
 /// What the walk through the file leaves behind once its bytes are gone.
@@ -83,11 +71,43 @@ fn survey(dir: &Path, artifact: &str) -> Result<Surveyed> {
     })
 }
 
+/// The library is loaded once, and the CUDA build may have been installed since.
+fn require_cuda(library: &library::Library) -> Result<()> {
+    if library.cuda {
+        return Ok(());
+    }
+    let what = "this process has loaded ONNX Runtime's build without CUDA; restart the server";
+    Err(Error::new(Code::FailedPrecondition, "LIBRARY_UNUSABLE", what))
+}
+
+/// Who gets the parts of the graph, in order; the CPU takes what is left. One that cannot be had is an error: never a silent CPU.
+fn providers(device: Device, manifest: &Manifest) -> Vec<ep::ExecutionProviderDispatch> {
+    let Device::Cuda(number) = device else {
+        return Vec::new();
+    };
+    let number = i32::from(number);
+    let mut cuda = ep::CUDA::default()
+        .with_device_id(number)
+        // The trial of every algorithm of a convolution would be repeated for each new shape, and callers choose the shapes.
+        .with_conv_algorithm_search(ep::cuda::ConvAlgorithmSearch::Heuristic)
+        // FP32 is FP32: with TensorFloat-32 a product has ten bits of mantissa.
+        .with_tf32(false);
+    if let Some(limit) = manifest.gpu_memory_limit {
+        // By powers of two it would stop well before the limit.
+        cuda = cuda
+            .with_memory_limit(usize::try_from(limit).unwrap_or(usize::MAX))
+            .with_arena_extend_strategy(ep::ArenaExtendStrategy::SameAsRequested);
+    }
+    let tensorrt = manifest.tensorrt.then(|| ep::TensorRT::default().with_device_id(number).build().error_on_failure());
+    tensorrt.into_iter().chain([cuda.build().error_on_failure()]).collect()
+}
+
 /// A run takes the thread that asks for it and no other, unless the model has a pool of its own, which sleeps between runs.
-fn load(library: &library::Library, path: &Path, intra_op_threads: usize) -> Result<OrtSession> {
+fn load(library: &library::Library, path: &Path, manifest: &Manifest, device: Device) -> Result<OrtSession> {
     let build = || -> ort::Result<OrtSession> {
         OrtSession::builder(&library.environment)?
-            .with_intra_threads(intra_op_threads)?
+            .with_execution_providers(providers(device, manifest))?
+            .with_intra_threads(manifest.intra_op_threads)?
             .with_inter_threads(1)?
             .with_parallel_execution(false)?
             .with_intra_op_spinning(false)?
@@ -103,10 +123,10 @@ fn load(library: &library::Library, path: &Path, intra_op_threads: usize) -> Res
         .map_err(|_| {
             failed(LOAD_FAILED, "an input or output is of a kind that ONNX Runtime's interface does not know")
         })?
-        .map_err(|error| load_failure(error.message(), path))
+        .map_err(|error| load_failure(error.message(), path, device))
 }
 
-fn load_failure(message: &str, path: &Path) -> Error {
+fn load_failure(message: &str, path: &Path, device: Device) -> Error {
     const OPERATORS: [&str; 6] = [
         "No Op registered for",
         "is not a registered function/op",
@@ -116,6 +136,11 @@ fn load_failure(message: &str, path: &Path) -> Error {
         "Unrecognized attribute",
     ];
     tracing::debug!("ONNX Runtime refuses the model: {message}");
+    if device != Device::Cpu
+        && let Some(error) = gpu_failure::of(message, device)
+    {
+        return error;
+    }
     let message = message.replace(&*path.to_string_lossy(), "the model");
     let message = message.strip_prefix("Load model from the model failed:").unwrap_or(&message);
     match OPERATORS.iter().find_map(|words| message.find(words).map(|_| ())) {
@@ -209,6 +234,33 @@ fn dtype(element: TensorElementType) -> Option<DType> {
 
 // === impl Onnx ===
 
+impl Onnx {
+    fn open(spec: OpenSpec<'_>, device: Device) -> Result<Self> {
+        let artifact = Platform::Onnx.artifact();
+        let surveyed = survey(spec.dir, artifact)?;
+        let library = library::load(spec.native_dir)?;
+        if device != Device::Cpu {
+            require_cuda(&library)?;
+            gpu::preload(spec.native_dir);
+        }
+        let session = load(&library, &spec.dir.join(artifact), spec.manifest, device)?;
+        let inputs = inputs(&session, &surveyed.unsendable)?;
+        let (outputs, unsent) = outputs(&session, &surveyed.unsendable)?;
+        let names = |specs: &[TensorSpec]| specs.iter().map(|spec| spec.name.clone()).collect::<Vec<_>>();
+        let (input_names, output_names) = (names(&inputs), names(&outputs));
+        let signature = declared::merge(Signature { inputs, outputs }, spec.manifest)?;
+        let model =
+            ffi::Model::new(session, input_names.iter().map(|name| &**name), output_names.iter().map(|name| &**name));
+        Ok(Self {
+            model: Arc::new(model.map_err(|failure| failed(LOAD_FAILED, &failure.message))?),
+            signature: Arc::new(signature),
+            notes: [unsent, surveyed.notes].concat(),
+            library: library.name,
+            device,
+        })
+    }
+}
+
 impl Executable for Onnx {
     fn signature(&self) -> &Signature {
         &self.signature
@@ -222,8 +274,12 @@ impl Executable for Onnx {
         &self.library
     }
 
+    fn device(&self) -> Device {
+        self.device
+    }
+
     fn session(&self) -> Result<Box<dyn Session>> {
-        let session = session::OnnxSession::new(self.model.clone(), self.signature.clone())?;
+        let session = session::OnnxSession::new(self.model.clone(), self.signature.clone(), self.device)?;
         Ok(Box::new(session))
     }
 }

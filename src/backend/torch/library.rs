@@ -15,20 +15,24 @@ use super::{
     refusal,
 };
 use crate::{
-    backend::library_missing,
+    backend::{gpu, library_missing, shortage},
     error::{Code, Error, Result},
+    model::Device,
 };
 
 /// The plugin, with libtorch beneath it.
 pub struct Library {
     plugin: &'static Plugin,
     name: String,
+    /// Whether libtorch's part for CUDA is loaded as well, or why not.
+    cuda: Result<()>,
 }
 
 /// An opened archive.
 pub struct Module {
     library: &'static Library,
     module: *const abi::Module,
+    device: Device,
 }
 
 /// The outputs of one run.
@@ -44,9 +48,14 @@ pub struct OutputBytes {
 }
 
 const PLUGIN: &str = "libsconce_torch.so";
-/// Each needs the ones before it. Those for CUDA are there or not.
-const LIBTORCH: [(&str, bool); 4] =
-    [("libc10.so", true), ("libtorch_cpu.so", true), ("libc10_cuda.so", false), ("libtorch_cuda.so", false)];
+/// The plugin's number of the CPU.
+const CPU: i32 = -1;
+/// Each needs the ones before it.
+const LIBTORCH: [&str; 2] = ["libc10.so", "libtorch_cpu.so"];
+/// The part for CUDA, after those.
+const LIBTORCH_CUDA: [&str; 2] = ["libc10_cuda.so", "libtorch_cuda.so"];
+/// Where that part may be: not beside the rest where the plugin is built, which would then ask for it always.
+const CUDA_FOLDERS: [&str; 2] = ["torch-gpu/lib", "torch/lib"];
 
 // SAFETY: functions that may be called from any thread, and texts that live for ever.
 unsafe impl Send for Library {}
@@ -78,19 +87,17 @@ pub fn get(native_dir: &Path) -> Result<&'static Library> {
 
 pub(super) fn load(native_dir: &Path) -> Result<Library> {
     let libtorch = native_dir.join("torch/lib");
-    if LIBTORCH.iter().any(|(name, needed)| *needed && !libtorch.join(name).is_file()) {
+    if LIBTORCH.iter().any(|name| !libtorch.join(name).is_file()) {
         return Err(library_missing("libtorch", "`make plugin` fetches it"));
     }
     let plugin = plugin_places(native_dir)
         .into_iter()
         .find(|place| place.is_file())
         .ok_or_else(|| library_missing("the TorchScript plugin", "`make plugin` builds it"))?;
-    for (name, needed) in LIBTORCH {
-        let path = libtorch.join(name);
-        if needed || path.is_file() {
-            open(&path, name)?;
-        }
+    for name in LIBTORCH {
+        open(&libtorch.join(name), name)?;
     }
+    let cuda = load_cuda(native_dir);
     let library = open(&plugin, PLUGIN)?;
     // SAFETY: the symbol is this function in every version of the plugin.
     let entry = unsafe { library.get::<abi::Entry>(abi::SYMBOL) }
@@ -109,7 +116,33 @@ pub(super) fn load(native_dir: &Path) -> Result<Library> {
     let plugin = unsafe { &*table };
     // SAFETY: a text that lives for ever.
     let libtorch = unsafe { plugin.libtorch.get() };
-    Ok(Library { plugin, name: format!("libtorch {}", String::from_utf8_lossy(libtorch)) })
+    Ok(Library { plugin, name: format!("libtorch {}", String::from_utf8_lossy(libtorch)), cuda })
+}
+
+/// Where libtorch's part for CUDA is.
+fn cuda_folder(native_dir: &Path) -> Option<PathBuf> {
+    let mut folders = CUDA_FOLDERS.iter().map(|folder| native_dir.join(folder));
+    folders.find(|folder| LIBTORCH_CUDA.iter().all(|name| folder.join(name).is_file()))
+}
+
+pub fn has_cuda(native_dir: &Path) -> bool {
+    cuda_folder(native_dir).is_some()
+}
+
+/// With the rest or never: libtorch looks for it once. Where there is no GPU it stays out, for it is large.
+fn load_cuda(native_dir: &Path) -> Result<()> {
+    let without = |why: &str| {
+        let what = format!("this process has loaded libtorch without its part for CUDA ({why}); restart the server");
+        Err(Error::new(Code::FailedPrecondition, "LIBRARY_UNUSABLE", what))
+    };
+    let Some(folder) = cuda_folder(native_dir) else {
+        return without("it was not there");
+    };
+    if gpu::all().is_empty() {
+        return without("there was no GPU");
+    }
+    gpu::preload(native_dir);
+    LIBTORCH_CUDA.iter().try_for_each(|name| open(&folder.join(name), name).map(drop))
 }
 
 /// Where the plugin may be: with the other libraries, beside the executable, or, where that lies in a folder of a build
@@ -154,26 +187,38 @@ impl Library {
         &self.name
     }
 
-    /// Opens an archive; the device is -1 for the CPU.
-    pub fn open(&'static self, path: &Path, device: i32) -> Result<Module> {
+    /// Opens an archive on the device.
+    pub fn open(&'static self, path: &Path, device: Device) -> Result<Module> {
+        let number = match device {
+            Device::Cpu => CPU,
+            Device::Cuda(number) => {
+                self.cuda.clone()?;
+                i32::from(number)
+            }
+        };
         let mut module = ptr::null();
         let path = path.as_os_str().as_encoded_bytes();
         // SAFETY: the path is valid for the call, the place is ours.
-        let status = unsafe { (self.plugin.open)(Slice::of(path), device, &mut module) };
+        let status = unsafe { (self.plugin.open)(Slice::of(path), number, &mut module) };
         if status != abi::OK {
-            return Err(self.failure(status, super::LOAD_FAILED, Code::FailedPrecondition));
+            return Err(self.failure(status, super::LOAD_FAILED, Code::FailedPrecondition, device));
         }
-        Ok(Module { library: self, module })
+        Ok(Module { library: self, module, device })
     }
 
-    fn failure(&self, status: u32, reason: &'static str, code: Code) -> Error {
+    fn failure(&self, status: u32, reason: &'static str, code: Code, device: Device) -> Error {
         // SAFETY: valid until the next call of this thread.
         let text = unsafe { (self.plugin.last_error)().get() };
-        let text = refusal::sentence(&String::from_utf8_lossy(text));
-        if status == abi::OUT_OF_MEMORY {
-            return Error::new(Code::ResourceExhausted, "OUT_OF_MEMORY", text);
+        let text = String::from_utf8_lossy(text);
+        match shortage::of(&text, device) {
+            Some(short) => short,
+            None if status == abi::OUT_OF_MEMORY => shortage::on(device),
+            None if device != Device::Cpu && reason == super::LOAD_FAILED && text.contains("CUDA") => {
+                let what = format!("{device} cannot be used: {}", refusal::sentence(&text));
+                Error::new(Code::FailedPrecondition, "DEVICE_FAILED", what)
+            }
+            None => Error::new(code, reason, refusal::sentence(&text)),
         }
-        Error::new(code, reason, text)
     }
 }
 
@@ -197,7 +242,7 @@ impl Module {
         // SAFETY: open; the views borrow from the caller's slices for the call, the place is ours.
         let status = unsafe { (self.library.plugin.run)(self.module, passing, Slice::of(inputs), &mut view) };
         if status != abi::OK {
-            return Err(self.library.failure(status, "BACKEND_FAILED", Code::Internal));
+            return Err(self.library.failure(status, "BACKEND_FAILED", Code::Internal, self.device));
         }
         Ok(Answer { library: self.library, view })
     }

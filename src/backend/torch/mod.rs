@@ -4,8 +4,8 @@
 //! declared inputs become the arguments of `forward`. Its answer is a tensor, a tuple or a list (the declared outputs, in
 //! order), or a dictionary (by name; what is not declared is left out). A run whose answer is not what is declared fails.
 //!
-//! One module is shared by all sessions: `forward` may run in many threads at once. It cannot be interrupted. The device
-//! `auto` is the CPU.
+//! One module is shared by all sessions: `forward` may run in many threads at once, on a GPU each in a stream of its own. It
+//! cannot be interrupted.
 
 #[allow(dead_code, reason = "one file for both sides")]
 #[path = "../../../backends/torch/src/abi.rs"]
@@ -22,6 +22,7 @@ use std::{fs::File, sync::Arc};
 
 use bytes::Bytes;
 
+pub use self::library::has_cuda;
 use self::{
     declaration::Plan,
     library::{Answer, Module, OutputBytes},
@@ -29,20 +30,19 @@ use self::{
 use super::{Call, Executable, OpenSpec, Session, View, declared::from_declared};
 use crate::{
     error::{Code, Error, Result},
-    model::{DType, Platform, Signature, Tensor, TensorSpec},
+    model::{DType, Device, Platform, Signature, Tensor, TensorSpec},
 };
 
 /// The reason of an archive that is damaged or that libtorch does not take.
 const LOAD_FAILED: &str = "LOAD_FAILED";
 /// Outputs up to this are copied, so that libtorch has its memory back at once; larger ones are lent.
 const COPIED_BYTES_MAX: usize = 4096;
-const CPU: i32 = -1;
 
 struct Script {
     module: Module,
     signature: Signature,
     plan: Plan,
-    device: String,
+    device: Device,
 }
 
 struct ScriptSession {
@@ -51,8 +51,8 @@ struct ScriptSession {
     aligned: Vec<Vec<u64>>,
 }
 
-pub fn open(spec: OpenSpec<'_>) -> Result<Arc<dyn Executable>> {
-    Ok(Arc::new(Handle(Arc::new(Script::open(spec)?))))
+pub fn open(spec: OpenSpec<'_>, device: Device) -> Result<Arc<dyn Executable>> {
+    Ok(Arc::new(Handle(Arc::new(Script::open(spec, device)?))))
 }
 
 /// What `runtime` holds; sessions hold the script itself.
@@ -61,7 +61,7 @@ struct Handle(Arc<Script>);
 // === impl Script ===
 
 impl Script {
-    fn open(spec: OpenSpec<'_>) -> Result<Self> {
+    fn open(spec: OpenSpec<'_>, device: Device) -> Result<Self> {
         let artifact = Platform::Torchscript.artifact();
         let path = spec.dir.join(artifact);
         let mut file = File::open(&path).map_err(|error| {
@@ -79,8 +79,7 @@ impl Script {
             })?;
         }
         let library = library::get(spec.native_dir)?;
-        let (number, device) = device(&spec.manifest.device);
-        let module = library.open(&path, number)?;
+        let module = library.open(&path, device)?;
         let plan = declaration::plan(&module.declaration(), &signature.inputs)?;
         Ok(Self { module, signature, plan, device })
     }
@@ -142,15 +141,6 @@ fn mismatch(what: String) -> Error {
     Error::internal("OUTPUT_MISMATCH", what)
 }
 
-/// libtorch's number of a device, -1 for the CPU, and the device's name. The manifest was checked.
-fn device(asked: &str) -> (i32, String) {
-    let gpu = asked.strip_prefix("cuda:").and_then(|number| number.parse().ok());
-    match gpu {
-        Some(number) => (number, asked.to_owned()),
-        None => (CPU, "cpu".to_owned()),
-    }
-}
-
 /// libtorch's number of a type (`c10::ScalarType`), for those that both sides have.
 fn scalar_type(dtype: DType) -> Option<i32> {
     Some(match dtype {
@@ -183,8 +173,8 @@ impl Executable for Handle {
         self.0.module.library().name()
     }
 
-    fn device(&self) -> &str {
-        &self.0.device
+    fn device(&self) -> Device {
+        self.0.device
     }
 
     fn session(&self) -> Result<Box<dyn Session>> {

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::*;
 use crate::{
     backend::testing::{check_examples, examples, fixture, native_dir, open_bytes},
-    model::{ExampleFile, Manifest, ModelYaml, Parameters, Platform, VersionYaml},
+    model::{Device, ExampleFile, Manifest, ModelYaml, Parameters, Platform, VersionYaml},
 };
 
 fn read(name: &str) -> Vec<u8> {
@@ -229,7 +229,8 @@ fn the_transformer_of_the_sample_store_answers_as_its_example_says() {
     let read = |file: &str| std::fs::read_to_string(dir.join(file)).expect("a file of the repository");
     let version = VersionYaml::parse(&read("version.yaml")).expect("its version.yaml");
     let manifest = Manifest::resolve(Platform::Torchscript, ModelYaml::default(), version).expect("its manifest");
-    let transformer = open(OpenSpec { dir: &dir, manifest: &manifest, native_dir: &native_dir() });
+    let spec = OpenSpec { dir: &dir, manifest: &manifest, native_dir: &native_dir() };
+    let transformer = open(spec, Device::Cpu);
     let file = ExampleFile::parse(&read("example.json")).expect("its examples");
     let transformer = transformer.expect("it opens");
     // libtorch profiles the first runs and optimises for the next.
@@ -281,7 +282,7 @@ fn memory_that_cannot_be_had_is_resource_exhausted() {
     let opened =
         written("    x: Tensor) -> Tensor:\n    return torch.zeros([1000000000000000])", DType::Fp32, "[-1, 4]");
     let error = run(&mut *opened.session().unwrap(), &[&[3.0; 4]], &[0]).expect_err("too much");
-    assert_eq!((error.code(), error.reason()), (Code::ResourceExhausted, "OUT_OF_MEMORY"), "{error}");
+    assert_eq!((error.code(), error.reason()), (Code::ResourceExhausted, "MODEL_ALLOCATION"), "{error}");
 }
 
 #[test]

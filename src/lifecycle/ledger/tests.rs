@@ -98,6 +98,7 @@ impl World {
                         digest: bytes,
                         bytes: 10,
                         memory_bytes: 10,
+                        gpu_bytes: 0,
                         notes: Vec::new(),
                         settings: Default::default(),
                         metrics: BTreeMap::new(),

@@ -22,7 +22,7 @@ use std::{
 };
 
 pub use made_up::Recipe;
-pub use warm_up::warm_up;
+pub use warm_up::{cost_here, warm_up};
 
 use super::job::Report;
 use crate::{

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{bounded, declared, run_once, sizes, warmup_failed};
+use super::{COST_BUDGET, Source, Trial, bounded, declared, run_once, sizes, warmup_failed};
 use crate::{
     backend::{Executable, Session},
     error::{Error, Result},
@@ -41,6 +41,26 @@ pub fn warm_up(executable: &dyn Executable, manifest: &Manifest, report: &Report
         }
     }
     Ok(())
+}
+
+/// What runs cost in this process, for a version that the child has measured elsewhere: it opens those of a GPU on the CPU. `None`
+/// where no inputs are known that it takes.
+pub fn cost_here(
+    executable: &dyn Executable,
+    manifest: &Manifest,
+    report: &Report,
+    alarm: &Alarm,
+) -> Result<Option<Vec<(usize, f64)>>> {
+    let Some(recipe) = report.recipe else {
+        return Ok(None);
+    };
+    let (session, signature) = (executable.session()?, executable.signature());
+    let mut trial = Trial { executable, session, manifest, signature, enough: Instant::now() + COST_BUDGET };
+    let cost = trial.cost(&Source::MadeUp(recipe), report.joinable, report.pads);
+    match alarm.is_over() {
+        true => Err(alarm.error()),
+        false => Ok(Some(cost)),
+    }
 }
 
 /// The run's own outcome, or that it took too long.

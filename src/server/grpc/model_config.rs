@@ -2,7 +2,7 @@
 
 use crate::{
     catalog::ModelEntry,
-    model::{DType, Platform, TensorSpec, VersionsPolicy},
+    model::{DType, Device, Platform, TensorSpec, VersionsPolicy},
     runtime::Servable,
     server::proto::inference::{
         DataType, ModelConfig, ModelDynamicBatching, ModelInput, ModelInstanceGroup, ModelOutput, ModelQueuePolicy,
@@ -106,11 +106,10 @@ fn dims(spec: &TensorSpec, batches: bool) -> Vec<i64> {
     spec.shape.iter().skip(skipped).copied().collect()
 }
 
-fn instance_group(model: &str, count: usize, device: &str) -> ModelInstanceGroup {
-    let (kind, gpus) = match device.strip_prefix("cuda:").map(str::parse) {
-        Some(Ok(gpu)) => (Kind::Gpu, vec![gpu]),
-        _ if device == "cpu" => (Kind::Cpu, vec![]),
-        _ => (Kind::Auto, vec![]),
+fn instance_group(model: &str, count: usize, device: Device) -> ModelInstanceGroup {
+    let (kind, gpus) = match device {
+        Device::Cpu => (Kind::Cpu, vec![]),
+        Device::Cuda(number) => (Kind::Gpu, vec![i32::from(number)]),
     };
     ModelInstanceGroup {
         name: format!("{model}_0"),
@@ -174,8 +173,7 @@ mod tests {
     #[test]
     fn a_device_is_a_kind_and_a_number() {
         let group = |device| instance_group("m", 2, device);
-        assert_eq!((group("cuda:1").kind(), group("cuda:1").gpus), (Kind::Gpu, vec![1]));
-        assert_eq!(group("cpu").kind(), Kind::Cpu);
-        assert_eq!(group("auto").kind(), Kind::Auto);
+        assert_eq!((group(Device::Cuda(1)).kind(), group(Device::Cuda(1)).gpus), (Kind::Gpu, vec![1]));
+        assert_eq!(group(Device::Cpu).kind(), Kind::Cpu);
     }
 }

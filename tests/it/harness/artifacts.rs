@@ -9,8 +9,13 @@ pub const SIDE: usize = 512;
 
 /// `y = x · w` with `w` of SIDE × SIDE floats. The seed makes other bytes.
 pub fn large_onnx(seed: u8) -> Vec<u8> {
+    square_onnx(seed, SIDE)
+}
+
+/// The same of any side.
+pub fn square_onnx(seed: u8, width: usize) -> Vec<u8> {
     const FLOAT: u64 = 1;
-    let side = SIDE as u64;
+    let side = width as u64;
     let value_info = |name: &str| {
         let dims = [wire::field(2, b"n"), wire::number(1, side)].map(|dim| wire::field(1, &dim)).concat();
         let tensor = [wire::number(1, FLOAT), wire::field(2, &dims)].concat();
@@ -21,7 +26,7 @@ pub fn large_onnx(seed: u8) -> Vec<u8> {
         wire::number(1, side),
         wire::number(2, FLOAT),
         wire::field(8, b"w"),
-        wire::field(9, &weights(seed, SIDE * SIDE)),
+        wire::field(9, &weights(seed, width * width)),
     ];
     let node = [wire::field(1, b"x"), wire::field(1, b"w"), wire::field(2, b"y"), wire::field(4, b"MatMul")];
     let graph = [

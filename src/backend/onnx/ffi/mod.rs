@@ -3,11 +3,12 @@
 //! The `ort` crate loads the library and builds the session; its `run` asks for exclusive use of it. ONNX Runtime documents
 //! `Run` as safe from many threads at once, so that one copy of the weights can serve all: hence `Model::run(&self)`.
 
+mod binding;
 mod environment;
 mod value;
 
 use std::{
-    ffi::{CStr, CString, c_char, c_void},
+    ffi::{CStr, CString, c_char, c_int, c_void},
     path::Path,
     ptr::{NonNull, null_mut},
 };
@@ -15,7 +16,10 @@ use std::{
 use ort::{AsPointer, session::Session, sys};
 use smallvec::SmallVec;
 
-pub use self::value::{Held, Value};
+pub use self::{
+    binding::Binding,
+    value::{Held, Value},
+};
 use crate::model::{BytesElements, DType};
 pub use environment::forbid_telemetry;
 
@@ -93,6 +97,11 @@ impl Model {
 
     /// A value that looks into `data`, which must be aligned to its element and as long as `shape` asks for.
     pub fn view<'a>(&self, dtype: DType, shape: &[usize], data: &'a [u8]) -> Outcome<Value<'a>> {
+        Self::view_in(&self.memory, dtype, shape, data)
+    }
+
+    /// The same of memory that the library shall know as `memory`.
+    fn view_in<'a>(memory: &MemoryInfo, dtype: DType, shape: &[usize], data: &'a [u8]) -> Outcome<Value<'a>> {
         // The library wants an address even where there is nothing to read.
         static NOTHING: u64 = 0;
         let size = dtype.size().expect("strings have values of their own: this is a bug");
@@ -105,7 +114,7 @@ impl Model {
         // never handed out mutably, and its lifetime is that of `data`.
         check(unsafe {
             (api().CreateTensorWithDataAsOrtValue)(
-                self.memory.0.as_ptr(),
+                memory.0.as_ptr(),
                 data_pointer.cast_mut().cast::<c_void>(),
                 data.len(),
                 dims.as_ptr(),
@@ -189,6 +198,22 @@ impl MemoryInfo {
             (api().CreateCpuMemoryInfo)(
                 sys::OrtAllocatorType::OrtArenaAllocator,
                 sys::OrtMemType::OrtMemTypeDefault,
+                &mut info,
+            )
+        })?;
+        not_null(info).map(Self)
+    }
+
+    /// The host's memory that a GPU reads and writes by itself.
+    fn pinned(gpu: u8) -> Outcome<Self> {
+        let mut info = null_mut();
+        // SAFETY: the name ends with NUL and is one that the library knows; the out pointer is valid.
+        check(unsafe {
+            (api().CreateMemoryInfo)(
+                c"CudaPinned".as_ptr(),
+                sys::OrtAllocatorType::OrtDeviceAllocator,
+                c_int::from(gpu),
+                sys::OrtMemType::OrtMemTypeCPUOutput,
                 &mut info,
             )
         })?;

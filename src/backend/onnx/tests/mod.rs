@@ -1,5 +1,6 @@
 //! The backend against the real library and the fixtures' answers.
 
+mod bound;
 pub mod build;
 
 use std::{

@@ -165,7 +165,7 @@ fn execution(servable: &Servable, entry: &VersionEntry) -> Execution {
     Execution {
         platform: manifest.platform.as_str().to_owned(),
         library: servable.library().to_owned(),
-        device: servable.device().to_owned(),
+        device: servable.device().to_string(),
         batching: servable.signature().batches(),
         batching_reason: servable.batching_reason().to_owned(),
         max_batch_size: narrow(manifest.max_batch_size),
@@ -180,6 +180,7 @@ fn execution(servable: &Servable, entry: &VersionEntry) -> Execution {
         max_queue_rows: narrow(manifest.max_queue_rows),
         artifact_bytes: entry.artifact_bytes,
         memory_bytes: entry.memory_bytes,
+        gpu_memory_bytes: entry.gpu_bytes,
         padding: servable.pads(),
         instances: narrow(manifest.instances),
         intra_op_threads: narrow(manifest.threads_of_a_run()),
