@@ -30,6 +30,8 @@ pub struct RequestBody {
     /// What the messages claim; shared with those who work on them.
     ledger: Arc<Ledger>,
     messages: usize,
+    /// What came with the header of a large message and is handed on after it.
+    rest: Bytes,
     patience: Patience,
 }
 
@@ -53,6 +55,9 @@ struct Patience {
     bytes: usize,
 }
 
+/// The compressed flag, and the length.
+const HEADER_BYTES: usize = 5;
+
 /// A half message earns more time with each so many bytes: one byte a second is not progress.
 const PROGRESS_BYTES: usize = 64 << 10;
 
@@ -66,7 +71,15 @@ const RETRY_AFTER: Duration = Duration::from_millis(100);
 
 impl RequestBody {
     pub fn new(inner: Incoming, rules: Rules, ledger: Arc<Ledger>) -> Self {
-        Self { inner, frames: Frames::default(), rules, ledger, messages: 0, patience: Patience::default() }
+        Self {
+            inner,
+            frames: Frames::default(),
+            rules,
+            ledger,
+            messages: 0,
+            rest: Bytes::new(),
+            patience: Patience::default(),
+        }
     }
 
     fn take_in(&mut self, bytes: &Bytes) -> Result<()> {
@@ -123,11 +136,22 @@ impl Body for RequestBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = self.get_mut();
+        if !this.rest.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut this.rest)))));
+        }
         match Pin::new(&mut this.inner).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
-                let taken = frame.data_ref().map_or(Ok(()), |bytes| this.take_in(bytes));
-                Poll::Ready(Some(taken.map(|()| frame).map_err(Status::from)))
-            }
+            Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                Ok(mut bytes) => {
+                    let begins = this.frames.between_messages();
+                    let taken = this.take_in(&bytes);
+                    // The library makes room for a message once it has seen its header, and would then copy again what came with it.
+                    if begins && !this.frames.between_messages() && bytes.len() > HEADER_BYTES {
+                        this.rest = bytes.split_off(HEADER_BYTES);
+                    }
+                    Poll::Ready(Some(taken.map(|()| Frame::data(bytes)).map_err(Status::from)))
+                }
+                Err(frame) => Poll::Ready(Some(Ok(frame))),
+            },
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(Status::from_error(Box::new(error))))),
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Pending => this.poll_patience(cx).map(|status| Some(Err(status))),
@@ -135,11 +159,11 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.rest.is_empty() && self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        if self.rest.is_empty() { self.inner.size_hint() } else { SizeHint::default() }
     }
 }
 
