@@ -81,6 +81,7 @@ impl Servable {
             mark: config.mark,
             executable: config.executable,
             moved: AtomicBool::new(false),
+            dear: AtomicBool::new(false),
         });
         Arc::new(Self { shared, threads: OnceLock::new(), runtime: Arc::downgrade(runtime) })
     }
@@ -240,9 +241,9 @@ impl Servable {
         if let Some(place) = self.shared.manifest.placement {
             return place;
         }
-        match self.shared.cost.predict(rows) <= loop_budget {
-            true => Placement::Loop,
-            false => Placement::Threads,
+        match self.shared.is_dear(loop_budget) || self.shared.cost.predict(rows) > loop_budget {
+            true => Placement::Threads,
+            false => Placement::Loop,
         }
     }
 }

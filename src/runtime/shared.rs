@@ -45,10 +45,15 @@ pub struct Shared {
     pub executable: Arc<dyn Executable>,
     /// Whether it has held up a core: then it runs on threads of its own.
     pub moved: AtomicBool,
+    /// Whether a single row was too dear for the loop when it was last looked at.
+    pub dear: AtomicBool,
 }
 
 /// The most that one wait may be told to come back after.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
+
+/// Who has threads goes back into the loop when it is clearly cheaper: to and fro, it would have two queues.
+const CLEARLY_CHEAPER: f64 = 0.8;
 
 // === impl Shared ===
 
@@ -74,6 +79,16 @@ impl Shared {
             true => Forming { preferred: self.manifest.preferred_batch_sizes.clone(), delay: self.manifest.max_delay },
             false => Forming::default(),
         }
+    }
+
+    /// Whether a single row is too dear for the loop.
+    pub fn is_dear(&self, loop_budget: Duration) -> bool {
+        let was = self.dear.load(Ordering::Relaxed);
+        let is = dear(was, self.cost.predict(1), loop_budget);
+        if was != is {
+            self.dear.store(is, Ordering::Relaxed);
+        }
+        is
     }
 
     /// A run of it kept a core from everything else.
@@ -134,5 +149,25 @@ impl Shared {
             self.manifest.queue_timeout, self.model
         );
         Error::unavailable("QUEUE_TIMEOUT", message, RETRY_AFTER).with("model", &self.model)
+    }
+}
+
+fn dear(was: bool, row: Duration, loop_budget: Duration) -> bool {
+    row > if was { loop_budget.mul_f64(CLEARLY_CHEAPER) } else { loop_budget }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cost_near_the_budget_does_not_move_a_model_to_and_fro() {
+        let budget = Duration::from_millis(1);
+        let (mut is, mut seen) = (false, Vec::new());
+        for micros in [990, 1010, 990, 810, 1010, 790, 810, 990, 1010] {
+            is = dear(is, Duration::from_micros(micros), budget);
+            seen.push(is);
+        }
+        assert_eq!(seen, [false, true, true, true, true, false, false, false, true]);
     }
 }
