@@ -16,7 +16,7 @@ DENY_VERSION := 0.20.2
 DENY := target/tools/bin/cargo-deny
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test bench demo-swap gpu gpu-libraries lint clean preflight libraries plugin venv
+.PHONY: help run build test bench profile demo-swap gpu gpu-libraries lint clean preflight libraries plugin venv
 
 help: ## This list
 	@echo 'make TARGET, from a fresh clone:'
@@ -48,6 +48,9 @@ test: preflight libraries venv ## Every test, the clients' in Python, Go and Jav
 bench: preflight libraries ## Throughput, latency, CPU a request; what swaps, large stores and overload cost (BENCH=swap: one of them)
 	@scripts/torch-plugin.sh --workspace
 	@for bench in $(BENCH); do $(CARGO) bench --bench $$bench -- $(ARGS) || exit; done
+
+profile: preflight libraries ## A flamegraph of a core under load: benches/flamegraph.svg (needs perf and inferno)
+	@scripts/profile.sh
 
 demo-swap: preflight libraries ## A minute of load over a sample model that is swapped twenty times; fails if a call did
 	@$(CARGO) bench --bench swap -- demo $(ARGS)
