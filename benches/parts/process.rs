@@ -124,8 +124,9 @@ pub fn pin(cpus: &[usize]) -> io::Result<()> {
 }
 
 /// Becomes `program`, pinned, and killed when the bench dies. Returns only on failure.
-pub fn launch(cpus: &[usize], program: &Path, args: &[OsString]) -> Result<()> {
-    pin(cpus).with_context(|| format!("cannot run on CPU {}", list(cpus)))?;
+pub fn launch(cpus: &str, program: &Path, args: &[OsString]) -> Result<()> {
+    let numbers = cpus.split(',').map(str::parse).collect::<Result<Vec<usize>, _>>();
+    pin(&numbers.context("CPUs are numbers")?).with_context(|| format!("cannot run on CPU {cpus}"))?;
     set_parent_process_death_signal(Some(Signal::KILL))?;
     Err(Command::new(program).args(args).exec()).with_context(|| format!("cannot run {}", program.display()))
 }

@@ -97,8 +97,8 @@ enum Role {
     /// Becomes another program, on those CPUs
     #[command(hide = true)]
     Launch {
-        #[arg(value_delimiter = ',', num_args = 1)]
-        cpus: Vec<usize>,
+        /// As in `0,1`
+        cpus: String,
         program: PathBuf,
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
