@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 
 use super::{
     batch::{Instance, Pending, Pendings},
-    cores::Peers,
+    cores::{Claimed, Peers},
     queue::{Ask, Queue, Queued, Taken},
     shared::Shared,
     watchdog::Seat,
@@ -66,6 +66,9 @@ pub struct Handed {
     taken: Taken<Pending>,
 }
 
+/// A batch of several requests that takes so long is given to a core that sleeps: meanwhile this one decodes the requests that come,
+/// which would otherwise wait in their sockets, where nobody sees them.
+const WORTH_GIVING_AWAY: Duration = Duration::from_micros(200);
 /// Another core is woken for nothing that would not wait for longer than this: waking it costs about a tenth.
 const WORTH_HANDING_OVER: Duration = Duration::from_micros(100);
 
@@ -133,6 +136,16 @@ impl Core {
             let takes = slot.shared.cost.predict(rows);
             let stands = slot.stands;
             self.stand(id, stands);
+            if takes >= WORTH_GIVING_AWAY
+                && taken.batch.len() > 1
+                && let Some(peer) = self.peers.claim()
+            {
+                if let Some(slot) = self.slots.get(&id) {
+                    slot.give(peer, taken);
+                }
+                now = Instant::now();
+                continue;
+            }
             if takes >= WORTH_HANDING_OVER && !self.turns.is_empty() {
                 self.hand_over(now);
             }
@@ -163,8 +176,7 @@ impl Core {
             {
                 let fits = slot.shared.cost.rows_within(self.loop_budget, slot.shared.manifest.max_batch_size);
                 let taken = slot.take(now, fits.max(1));
-                slot.shared.metrics.handed_over.inc();
-                peer.hand(Handed { shared: slot.shared.clone(), taken });
+                slot.give(peer, taken);
             }
             let stands = self.slots.get(&id).map_or(Stands::Rests, |slot| slot.stands);
             self.stand(id, stands);
@@ -226,6 +238,11 @@ impl Slot {
             (false, Some(until)) => Stands::Waits(until),
         };
         taken
+    }
+
+    fn give(&self, peer: Claimed<'_>, taken: Taken<Pending>) {
+        self.shared.metrics.handed_over.inc();
+        peer.hand(Handed { shared: self.shared.clone(), taken });
     }
 
     fn answer(&mut self, taken: Taken<Pending>, seat: &Arc<Seat>) {
