@@ -24,15 +24,16 @@ mkdir -p "$work/store/tiny/1"
 cp tests/fixtures/onnx/tiny.onnx "$work/store/tiny/1/model.onnx"
 cp tests/fixtures/onnx/tiny.json "$work/store/tiny/1/example.json"
 taskset -c 0 "$sconce" serve --model-store "$work/store" --cores 1 --grpc-port 0 --grpc-admin-port 0 --http-port 0 \
-    --metrics-port 0 --log-level warn --ports-file "$work/ports.json" > /dev/null &
+    --metrics-port 0 --log-level warn --ports-file "$work/ports.json" > "$work/banner.txt" &
 server=$!
-while [ ! -s "$work/ports.json" ]; do
+# It says so when its models are ready.
+while [ ! -s "$work/banner.txt" ]; do
     kill -0 "$server"
     sleep 0.1
 done
 port=$(sed 's/.*"grpc":\([0-9]*\).*/\1/' "$work/ports.json")
 
-taskset -c 1 "$sconce" bench tiny --server "127.0.0.1:$port" --protocol oip --concurrency "$in_flight" \
+taskset -c 1 "$sconce" bench tiny --server "127.0.0.1:$port" --protocol oip --model-store "$work/store" --concurrency "$in_flight" \
     --duration "$((seconds + 4))s" > "$work/bench.txt" &
 load=$!
 sleep 3
