@@ -24,6 +24,8 @@ mod report;
 #[allow(dead_code, reason = "the other benches use the rest")]
 #[path = "../parts/served.rs"]
 mod served;
+#[path = "../parts/verdicts.rs"]
+mod verdicts;
 #[allow(dead_code, reason = "the integration tests use the rest")]
 #[path = "../../tests/it/harness/wire.rs"]
 mod wire;

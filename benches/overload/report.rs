@@ -14,6 +14,7 @@ use crate::{
     machine::{Machine, commit},
     measure::Overload,
     process::Cpus,
+    verdicts::Verdicts,
 };
 
 /// One run of the bench.
@@ -25,17 +26,7 @@ pub struct Report {
     cpus: Cpus,
     seconds: f64,
     pub models: Vec<Overload>,
-    verdicts: Vec<Verdict>,
-}
-
-/// A promise and whether it was kept.
-#[derive(Debug, Serialize)]
-struct Verdict {
-    promise: &'static str,
-    model: String,
-    value: f64,
-    limit: f64,
-    kept: bool,
+    verdicts: Verdicts,
 }
 
 const GOODPUT_MIN: f64 = 0.9;
@@ -59,13 +50,16 @@ impl Report {
             cpus,
             seconds,
             models: Vec::new(),
-            verdicts: Vec::new(),
+            verdicts: Verdicts::default(),
         }
     }
 
     /// Holds what was measured against the promises.
     pub fn judge(&mut self) {
-        self.verdicts = self.models.iter().flat_map(Overload::verdicts).collect();
+        self.verdicts = Verdicts::default();
+        for model in &self.models {
+            model.judge(&mut self.verdicts);
+        }
     }
 
     pub fn head(&self) -> String {
@@ -81,19 +75,7 @@ impl Report {
             text += &format!("\n{head}\n");
             text += &self.models.iter().map(row).collect::<String>();
         }
-        text + &self.models.iter().map(Overload::notes).collect::<String>() + &self.verdict_text()
-    }
-
-    fn verdict_text(&self) -> String {
-        let lines = self.verdicts.iter().map(|Verdict { promise, model, value, limit, kept }| {
-            let word = if *kept { "PASS" } else { "MISS" };
-            format!("| {word} | {promise:51} | {model:9} | {value:>8.2} | {limit:>8.2} |\n")
-        });
-        let head = format!(
-            "\n|      | {:51} | {:9} | {:>8} | {:>8} |\n|---|---|---|--:|--:|\n",
-            "promise", "model", "is", "limit"
-        );
-        head + &lines.collect::<String>()
+        text + &self.models.iter().map(Overload::notes).collect::<String>() + &self.verdicts.text()
     }
 
     pub fn write_json(&self, file: &Path) -> Result<()> {
@@ -125,12 +107,8 @@ impl Overload {
         self.answered_per_s / self.capacity_per_s
     }
 
-    fn verdicts(&self) -> Vec<Verdict> {
-        let mut verdicts = Vec::new();
-        let mut judge = |promise, value: f64, limit: f64, kept: bool| {
-            verdicts.push(Verdict { promise, model: self.name.clone(), value, limit, kept });
-        };
-        let mut at_most = |promise, value: f64, limit: f64| judge(promise, value, limit, value <= limit);
+    fn judge(&self, verdicts: &mut Verdicts) {
+        let mut at_most = |promise, value: f64, limit: f64| verdicts.at_most(promise, &self.name, value, limit);
         at_most("calls that ended otherwise than answered or refused", self.broken.len() as f64, 0.0);
         at_most("p99 of accepted calls, ms", self.accepted.p99_ms, ACCEPTED_P99_MS_MAX);
         at_most(
@@ -142,12 +120,9 @@ impl Overload {
         at_most("p99 from 1 s after it on / p99 before it", self.after.p99_ms / self.before.p99_ms, P99_RATIO_MAX);
         at_most("calls that the server still counts at the end", self.queue_rows + self.in_flight, 0.0);
         if self.dear {
-            let refused = self.refused.p99_ms;
-            judge("p99 of refusals, ms", refused, REFUSED_P99_MS_MAX, refused <= REFUSED_P99_MS_MAX);
-            let goodput = self.goodput();
-            judge("goodput / capacity, at least", goodput, GOODPUT_MIN, goodput >= GOODPUT_MIN);
+            at_most("p99 of refusals, ms", self.refused.p99_ms, REFUSED_P99_MS_MAX);
+            verdicts.at_least("goodput / capacity", &self.name, self.goodput(), GOODPUT_MIN);
         }
-        verdicts
     }
 
     fn load_row(&self) -> String {

@@ -12,6 +12,8 @@ mod generator;
 #[path = "../parts/http_get.rs"]
 mod http_get;
 mod kept;
+#[path = "../parts/interrupt.rs"]
+mod interrupt;
 #[path = "../parts/machine.rs"]
 mod machine;
 #[path = "../parts/mlp.rs"]
@@ -21,6 +23,8 @@ mod open;
 mod process;
 mod report;
 mod server;
+#[path = "../parts/verdicts.rs"]
+mod verdicts;
 #[allow(dead_code, reason = "the integration tests use the rest")]
 #[path = "../../tests/it/harness/wire.rs"]
 mod wire;
@@ -36,11 +40,11 @@ use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use sconce::cli::bench::wire::frame;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     cases::{Case, repository},
     generator::{Load, Window, closed_loop},
+    interrupt::unless_interrupted,
     process::Cpus,
     report::{CaseReport, Cell, HEAD, Report, Served},
     server::{Folder, Server},
@@ -129,21 +133,7 @@ fn main() -> Result<ExitCode> {
         Some(Role::Echo { answer, ports }) => echo::serve(answer, ports)?,
         None => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            // Returning early drops the children, which ends them.
-            let interrupted = || async {
-                let mut terminated = signal(SignalKind::terminate())?;
-                tokio::select! {
-                    _ = terminated.recv() => {}
-                    pressed = tokio::signal::ctrl_c() => pressed?,
-                }
-                bail!("interrupted")
-            };
-            runtime.block_on(async {
-                tokio::select! {
-                    done = Bench::new(args)?.run() => done,
-                    never = interrupted() => never,
-                }
-            })?;
+            runtime.block_on(unless_interrupted(async { Bench::new(args)?.run().await }))?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -213,7 +203,7 @@ impl Bench {
         }
         self.progress.finish_and_clear();
         report.judge();
-        print!("{}", report.verdict_text());
+        print!("{}", report.verdicts.text());
         let json = repository("target/bench/serving.json");
         report.write_json(&json)?;
         println!("\nwritten: {}", json.display());

@@ -19,6 +19,7 @@ use crate::{
     machine::{Machine, commit},
     open::Half,
     process::Cpus,
+    verdicts::Verdicts,
 };
 
 /// One run of the bench.
@@ -36,7 +37,7 @@ pub struct Report {
     pub both: Vec<Both>,
     /// What kept answers are worth; `None` where it was not measured.
     pub kept: Option<KeptReport>,
-    pub verdicts: Vec<Verdict>,
+    pub verdicts: Verdicts,
 }
 
 /// One model, called in one way.
@@ -70,16 +71,6 @@ pub struct Served {
     pub cpu_ratio: f64,
     pub p99_ratio: f64,
     pub throughput_ratio: f64,
-}
-
-/// A target and whether it was met.
-#[derive(Debug, Serialize)]
-pub struct Verdict {
-    pub target: String,
-    pub cell: String,
-    pub value: f64,
-    pub limit: f64,
-    pub met: bool,
 }
 
 const CPU_RATIO_MAX: f64 = 1.3;
@@ -134,53 +125,38 @@ impl Report {
             half: Vec::new(),
             both: Vec::new(),
             kept: None,
-            verdicts: Vec::new(),
+            verdicts: Verdicts::default(),
         }
     }
 
     /// Holds what was measured against the targets.
     pub fn judge(&mut self) {
-        let mut verdicts = Vec::new();
-        let mut judge = |target: &str, cell: String, value: f64, limit: f64| {
-            verdicts.push(Verdict { target: target.into(), cell, value, limit, met: value <= limit });
-        };
+        let mut verdicts = Verdicts::default();
         if let Some(&slowest) = self.startup_ms.last() {
-            judge("startup with an empty store, ms", "startup".into(), slowest, STARTUP_MS_MAX);
+            verdicts.at_most("startup with an empty store, ms", "startup", slowest, STARTUP_MS_MAX);
         }
         for case in &self.cases {
-            for cell in &case.cells {
-                let Some(server) = &cell.server else { continue };
-                let name = format!("{}, {}", case.name, cell.load);
-                let in_flight = cell.load.in_flight;
-                judge("CPU a request / (echo + library)", name.clone(), server.cpu_ratio, CPU_RATIO_MAX);
-                let p99 = P99_RATIO_MAX.iter().find(|(at, _)| *at == in_flight).filter(|_| case.name != MLP);
-                if let Some((_, limit)) = p99 {
-                    judge("p99 / echo's p99", name.clone(), server.p99_ratio, *limit);
-                }
-                if case.name == TINY && in_flight == 64 {
-                    judge("echo's req/s / req/s", name.clone(), 1.0 / server.throughput_ratio, 1.0 / THROUGHPUT_MIN);
-                }
-                if case.name == MLP {
-                    let possible = 1e6 / (cell.echo.cpu_us + case.library.best_row_us());
-                    let share = possible / server.measured.requests_per_s;
-                    judge("req/s at best / req/s", name, share, 1.0 / POSSIBLE_MIN);
-                }
-            }
+            case.judge(&mut verdicts);
         }
         if let (Some(on), Some(off)) = (self.alone(TINY), self.alone(UNBATCHED)) {
-            judge("CPU with batching / without", "tiny ONNX, 1 in flight over 1".into(), on / off, BATCHING_COST_MAX);
+            verdicts.at_most(
+                "CPU with batching / without",
+                "tiny ONNX, 1 in flight over 1",
+                on / off,
+                BATCHING_COST_MAX,
+            );
         }
         for half in &self.half {
-            let cell = format!("{}, half of capacity", half.name);
-            judge("p99/p50 / echo's p99/p50", cell, half.tail_ratio(), TAIL_RATIO_MAX);
+            let place = format!("{}, half of capacity", half.name);
+            verdicts.at_most("p99/p50 / echo's p99/p50", &place, half.tail_ratio(), TAIL_RATIO_MAX);
         }
         for both in &self.both {
-            let cell = format!("{}, both CPUs", both.name);
-            let one = both.eight_per_s() / both.one_per_s();
-            judge("req/s over 8 connections / over 1", cell.clone(), one, 1.0 / ONE_CONNECTION_MIN);
+            let place = format!("{}, both CPUs", both.name);
+            let one = both.one_per_s() / both.eight_per_s();
+            verdicts.at_least("req/s over 1 connection / over 8", &place, one, ONE_CONNECTION_MIN);
             if both.name == MLP {
                 let wanted = BOTH_PER_S * both.echo_per_s / BOTH_ECHO_PER_S;
-                judge("wanted req/s / req/s", cell, wanted / both.eight_per_s(), 1.0);
+                verdicts.at_least("req/s", &place, both.eight_per_s(), wanted);
             }
         }
         self.verdicts = verdicts;
@@ -218,26 +194,7 @@ impl Report {
         text.extend(self.half.iter().map(Half::text));
         text.extend(self.both.iter().map(Both::text));
         text += &self.kept.as_ref().map(KeptReport::text).unwrap_or_default();
-        text + &self.verdict_text()
-    }
-
-    /// The targets, one a line.
-    pub fn verdict_text(&self) -> String {
-        if self.verdicts.is_empty() {
-            return String::new();
-        }
-        let lines = self.verdicts.iter().map(|verdict| {
-            let word = if verdict.met { "PASS" } else { "MISS" };
-            format!(
-                "| {word} | {:32} | {:38} | {:>7.2} | {:>7.2} |\n",
-                verdict.target, verdict.cell, verdict.value, verdict.limit
-            )
-        });
-        let head = format!(
-            "\n|      | {:32} | {:38} | {:>7} | {:>7} |\n|---|---|---|--:|--:|\n",
-            "target", "where", "is", "at most"
-        );
-        head + &lines.collect::<String>()
+        text + &self.verdicts.text()
     }
 
     pub fn write_json(&self, file: &Path) -> Result<()> {
@@ -256,6 +213,25 @@ impl Report {
 // === impl CaseReport ===
 
 impl CaseReport {
+    fn judge(&self, verdicts: &mut Verdicts) {
+        for cell in &self.cells {
+            let Some(server) = &cell.server else { continue };
+            let (place, in_flight) = (format!("{}, {}", self.name, cell.load), cell.load.in_flight);
+            verdicts.at_most("CPU a request / (echo + library)", &place, server.cpu_ratio, CPU_RATIO_MAX);
+            let p99 = P99_RATIO_MAX.iter().find(|(at, _)| *at == in_flight).filter(|_| self.name != MLP);
+            if let Some((_, limit)) = p99 {
+                verdicts.at_most("p99 / echo's p99", &place, server.p99_ratio, *limit);
+            }
+            if self.name == TINY && in_flight == 64 {
+                verdicts.at_least("req/s / echo's req/s", &place, server.throughput_ratio, THROUGHPUT_MIN);
+            }
+            if self.name == MLP {
+                let possible = 1e6 / (cell.echo.cpu_us + self.library.best_row_us());
+                verdicts.at_least("req/s / at best", &place, server.measured.requests_per_s / possible, POSSIBLE_MIN);
+            }
+        }
+    }
+
     pub fn heading(&self) -> String {
         let calls = self
             .library

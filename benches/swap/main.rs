@@ -24,6 +24,9 @@ mod report;
 mod served;
 mod store;
 mod swaps;
+#[allow(dead_code, reason = "the other benches use the rest")]
+#[path = "../parts/verdicts.rs"]
+mod verdicts;
 #[path = "../../tests/it/harness/versions.rs"]
 mod versions;
 #[allow(dead_code, reason = "the integration tests use the rest")]
@@ -153,7 +156,7 @@ async fn measure(args: &Args, cpus: Cpus) -> Result<ExitCode> {
         print!("{}", report.store_text());
     }
     report.judge();
-    print!("{}", report.verdict_text());
+    print!("{}", report.verdicts.text());
     let json = repository("target/bench/swap.json");
     report.write_json(&json)?;
     println!("\nwritten: {}", json.display());

@@ -15,6 +15,7 @@ use crate::{
     machine::{Machine, commit},
     store::{Large, Listing},
     swaps::{Swap, Swaps},
+    verdicts::Verdicts,
 };
 
 /// One run of the bench.
@@ -28,16 +29,7 @@ pub struct Report {
     pub large: Option<Large>,
     /// Where an S3 server can be had.
     pub bucket: Option<Polled>,
-    verdicts: Vec<Verdict>,
-}
-
-/// A promise and whether it was kept.
-#[derive(Debug, Serialize)]
-struct Verdict {
-    promise: String,
-    value: f64,
-    limit: f64,
-    kept: bool,
+    pub verdicts: Verdicts,
 }
 
 const P99_RATIO_MAX: f64 = 1.5;
@@ -60,27 +52,32 @@ impl Report {
             stores: Vec::new(),
             large: None,
             bucket: None,
-            verdicts: Vec::new(),
+            verdicts: Verdicts::default(),
         }
     }
 
     /// Holds what was measured against the promises.
     pub fn judge(&mut self) {
-        let mut verdicts = Vec::new();
-        let mut judge = |promise: &str, value: f64, limit: f64| {
-            verdicts.push(Verdict { promise: promise.into(), value, limit, kept: value <= limit });
-        };
+        let mut verdicts = Verdicts::default();
+        let mut judge =
+            |promise: &str, place: &str, value: f64, limit: f64| verdicts.at_most(promise, place, value, limit);
         if let Some(swaps) = &self.swaps {
             let visible = Spread::of(swaps.swaps.iter().map(Swap::visible_after_ms));
-            judge("failed calls", swaps.failed.len() as f64, 0.0);
-            judge("visible after complete, the slowest, ms", visible.worst, VISIBLE_MS_MAX);
+            judge("failed calls", "swaps", swaps.failed.len() as f64, 0.0);
+            judge("visible after complete, the slowest, ms", "swaps", visible.worst, VISIBLE_MS_MAX);
             let (before, meanwhile) = swaps.p99_of_pieces();
-            judge("p99 of a swap / of as long before, median", meanwhile.median / before.median, P99_RATIO_MAX);
-            judge("the same, nine of ten", meanwhile.nine_of_ten / before.nine_of_ten, P99_RATIO_MAX);
+            judge(
+                "p99 of a swap / of as long before, median",
+                "swaps",
+                meanwhile.median / before.median,
+                P99_RATIO_MAX,
+            );
+            judge("the same, nine of ten", "swaps", meanwhile.nine_of_ten / before.nine_of_ten, P99_RATIO_MAX);
         }
         if let Some(large) = &self.large {
-            judge(&format!("start with {} models, s", large.models), large.start_s, START_S_MAX);
-            judge("idle with them, % of a CPU", large.idle_percent, IDLE_PERCENT_MAX);
+            let place = format!("{} models", large.models);
+            judge("start, s", &place, large.start_s, START_S_MAX);
+            judge("idle, % of a CPU", &place, large.idle_percent, IDLE_PERCENT_MAX);
         }
         self.verdicts = verdicts;
     }
@@ -114,16 +111,6 @@ impl Report {
             .map_or_else(|| "\nNo S3 server here: buckets are not measured\n".to_owned(), Polled::text)
     }
 
-    /// The promises, one a line.
-    pub fn verdict_text(&self) -> String {
-        let lines = self.verdicts.iter().map(|Verdict { promise, value, limit, kept }| {
-            let word = if *kept { "PASS" } else { "MISS" };
-            format!("| {word} | {promise:40} | {value:>8.2} | {limit:>8.2} |\n")
-        });
-        let head = format!("\n|      | {:40} | {:>8} | {:>8} |\n|---|---|--:|--:|\n", "promise", "is", "at most");
-        head + &lines.collect::<String>()
-    }
-
     pub fn write_json(&self, file: &Path) -> Result<()> {
         fs::create_dir_all(file.parent().context("a file in a folder")?)?;
         let text = serde_json::to_string_pretty(self)?;
@@ -134,7 +121,7 @@ impl Report {
     pub fn record(&self, file: &Path) -> Result<()> {
         let mut record = OpenOptions::new().append(true).open(file)?;
         let (head, swaps, stores) = (self.head(), self.swap_text(), self.store_text());
-        write!(record, "\n## {}\n\n{head}{swaps}{stores}{}", self.when, self.verdict_text())?;
+        write!(record, "\n## {}\n\n{head}{swaps}{stores}{}", self.when, self.verdicts.text())?;
         Ok(())
     }
 }

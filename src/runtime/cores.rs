@@ -34,9 +34,6 @@ pub struct Cores {
     next: AtomicUsize,
 }
 
-/// Short beside the deadlines of calls, and nothing beside what an idle process may use.
-const TICK: Duration = Duration::from_millis(100);
-
 /// How the rest of the process speaks to one core.
 struct Inbox {
     jobs: Mutex<Vec<Job>>,
@@ -59,6 +56,9 @@ enum Job {
     Retire(u64),
     Stop,
 }
+
+/// Short beside the deadlines of calls, and nothing beside what an idle process may use.
+const TICK: Duration = Duration::from_millis(100);
 
 thread_local! {
     /// The state of this core; `None` on threads that are none.

@@ -13,7 +13,6 @@ use std::{
 };
 
 use smallvec::{SmallVec, smallvec};
-use tokio::sync::oneshot;
 
 use super::{
     Mark, Runtime,
@@ -163,9 +162,8 @@ impl Servable {
             return Ok(Running::other(async move { self.run_in_parts(work).await }));
         }
         let deadline = work.deadline;
-        let (reply, answer) = oneshot::channel();
-        let (enqueued, reply) = (Instant::now(), Reply::new(reply));
-        let pending = Pending { work, enqueued, goes_on: false, reply, shared: self.shared.clone() };
+        let (reply, answer) = Reply::channel();
+        let pending = Pending { work, enqueued: Instant::now(), goes_on: false, reply, shared: self.shared.clone() };
         runtime.cores().submit(smallvec![pending])?;
         Ok(Running::Queued { answer: Answering::new(answer, deadline), servable: self })
     }
@@ -184,9 +182,8 @@ impl Servable {
         let mut pendings = Pendings::new();
         let mut answers: SmallVec<[_; 1]> = SmallVec::new();
         for work in works {
-            let (reply, answer) = oneshot::channel();
+            let (reply, answer) = Reply::channel();
             let goes_on = !pendings.is_empty();
-            let reply = Reply::new(reply);
             pendings.push(Pending { work, enqueued, goes_on, reply, shared: self.shared.clone() });
             answers.push(answer);
         }
@@ -220,8 +217,7 @@ impl Servable {
     pub async fn run_on_threads(&self, work: Work) -> Result<Done> {
         let runtime = self.runtime.upgrade().ok_or_else(draining)?;
         let (deadline, enqueued) = (work.deadline, Instant::now());
-        let (reply, answer) = oneshot::channel();
-        let reply = Reply::new(reply);
+        let (reply, answer) = Reply::channel();
         let pending = Pending { work, enqueued, goes_on: true, reply, shared: self.shared.clone() };
         let threads = self.threads(&runtime);
         let ticket = threads.submit(smallvec![pending])?.pop().ok_or_else(draining)?;

@@ -49,8 +49,7 @@ pub struct Seat {
     /// The `since` of the last run that was found to hold up the core.
     held: AtomicU64,
     sitting: Mutex<HashMap<u64, Sitting>>,
-    /// Who waits for the run that is going on. Not on a core: what holds that up is ended soon enough, and callers who live there
-    /// cannot go meanwhile.
+    /// Who waits for the run that is going on. Not on a core, where what takes long is ended soon enough.
     callers: Mutex<Vec<Caller>>,
 }
 
@@ -277,10 +276,7 @@ mod tests {
     fn a_run_is_late_once_the_last_of_its_callers_has_gone() {
         let epoch = Instant::now();
         let seat = Seat::new(epoch, false);
-        let (mut replies, mut answers): (Vec<_>, Vec<_>) = (0..2)
-            .map(|_| tokio::sync::oneshot::channel())
-            .map(|(caller, answer)| (Reply::new(caller), answer))
-            .unzip();
+        let (mut replies, mut answers): (Vec<_>, Vec<_>) = (0..2).map(|_| Reply::channel()).unzip();
         seat.lend(replies.iter_mut());
         seat.begin(1, epoch, None);
         assert_eq!(seat.wrong(5 * MS), None);
@@ -296,10 +292,7 @@ mod tests {
     #[test]
     fn callers_get_their_own_replies_back() {
         let seat = Seat::new(Instant::now(), false);
-        let (mut replies, answers): (Vec<_>, Vec<_>) = (0..3)
-            .map(|_| tokio::sync::oneshot::channel())
-            .map(|(caller, answer)| (Reply::new(caller), answer))
-            .unzip();
+        let (mut replies, answers): (Vec<_>, Vec<_>) = (0..3).map(|_| Reply::channel()).unzip();
         seat.lend(replies.iter_mut());
         seat.take_back(replies.iter_mut());
         for (place, reply) in replies.into_iter().enumerate() {

@@ -46,8 +46,10 @@ pub type Caller = oneshot::Sender<Result<Outcome>>;
 // === impl Reply ===
 
 impl Reply {
-    pub fn new(caller: Caller) -> Self {
-        Self(Some(caller))
+    /// And where it comes out.
+    pub fn channel() -> (Self, oneshot::Receiver<Result<Outcome>>) {
+        let (caller, answer) = oneshot::channel();
+        (Self(Some(caller)), answer)
     }
 
     /// Whether somebody waited for it.

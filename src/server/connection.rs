@@ -44,6 +44,9 @@ pub struct OpenCall {
 /// The server is full: this replica soon has room again, another one may have it now.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
+/// Of a frame that clients may send: those that send large ones have large messages copied less often on the way.
+const FRAME_BYTES_MAX: u32 = 256 << 10;
+
 // === impl ConnectionState ===
 
 impl ConnectionState {
@@ -135,9 +138,6 @@ async fn run(mut stream: TcpStream, shared: Arc<Shared>, services: Services) -> 
         Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "calls outlived the grace of a closing connection")),
     }
 }
-
-/// Of a frame that clients may send: those that send large ones have large messages copied less often on the way.
-const FRAME_BYTES_MAX: u32 = 256 << 10;
 
 fn builder(config: &Config) -> http2::Builder<TokioExecutor> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
