@@ -19,6 +19,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     std::fs::write(out_dir.join("descriptors.bin"), descriptors.encode_to_vec())?;
     // Bytes instead of vectors, so that a raw tensor is a slice of the message and not a copy of it.
     // Whoever includes the protocols says what they are decoded with: the server counts first, the bench's echo does not.
-    tonic_prost_build::configure().bytes(".").codec_path("super::Codec").compile_fds(descriptors)?;
+    tonic_prost_build::configure()
+        .bytes(".")
+        .btree_map(".inference")
+        .codec_path("super::Codec")
+        .compile_fds(descriptors)?;
     Ok(())
 }

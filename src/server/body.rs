@@ -2,13 +2,14 @@
 //! So here each claim is held against the limit and the budget first, and a body that stops is ended.
 
 use std::{
+    future::poll_fn,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
@@ -16,8 +17,8 @@ use tonic::Status;
 
 use super::{
     budget::Ledger,
-    frames::{Frames, Header},
-    grpc::status::message_too_large,
+    frames::{Frames, HEADER_BYTES, Header},
+    grpc::status::{malformed, message_too_large},
     method::Shape,
 };
 use crate::error::{Code, Error, Result};
@@ -30,6 +31,8 @@ pub struct RequestBody {
     /// What the messages claim; shared with those who work on them.
     ledger: Arc<Ledger>,
     messages: usize,
+    /// Bytes of the latest one.
+    claimed: usize,
     /// What came with the header of a large message and is handed on after it.
     rest: Bytes,
     patience: Patience,
@@ -55,9 +58,6 @@ struct Patience {
     bytes: usize,
 }
 
-/// The compressed flag, and the length.
-const HEADER_BYTES: usize = 5;
-
 /// A half message earns more time with each so many bytes: one byte a second is not progress.
 const PROGRESS_BYTES: usize = 64 << 10;
 
@@ -77,15 +77,36 @@ impl RequestBody {
             rules,
             ledger,
             messages: 0,
+            claimed: 0,
             rest: Bytes::new(),
             patience: Patience::default(),
         }
     }
 
+    /// The one message of a call that is not compressed, once nothing more can come: each byte copied once, into a buffer of
+    /// its own, so that a small message holds on to no large piece of what was read.
+    pub async fn message(mut self) -> Result<Bytes, Status> {
+        let mut message = Vec::new();
+        while let Some(frame) = poll_fn(|cx| Pin::new(&mut self).poll_frame(cx)).await {
+            let Ok(data) = frame?.into_data() else { continue };
+            if self.messages > 0 && message.capacity() < HEADER_BYTES + self.claimed {
+                message.reserve_exact(HEADER_BYTES + self.claimed - message.len());
+            }
+            message.extend_from_slice(&data);
+        }
+        if self.messages == 0 || !self.frames.between_messages() {
+            return Err(malformed().into());
+        }
+        let mut message = Bytes::from(message);
+        message.advance(HEADER_BYTES);
+        Ok(message)
+    }
+
     fn take_in(&mut self, bytes: &Bytes) -> Result<()> {
-        let Self { frames, rules, ledger, messages, .. } = self;
+        let Self { frames, rules, ledger, messages, claimed, .. } = self;
         frames.walk(bytes, |header| {
             *messages += 1;
+            *claimed = header.length;
             rules.check(*messages, header)?;
             if ledger.take(rules.claim(header)) {
                 return Ok(());
@@ -175,7 +196,7 @@ impl Rules {
             return Err(message_too_large(Some(self.message_bytes_max)).with("claimed_bytes", header.length));
         }
         if header.compressed > 1 || (message > 1 && self.shape == Shape::One) {
-            return Err(Error::invalid("MALFORMED_REQUEST", "the body is not one whole message of this method's type"));
+            return Err(malformed());
         }
         if header.compressed == 1 && !self.encoded {
             // gRPC's specification asks for this code.

@@ -2,7 +2,9 @@
 //! included, the caller gets a status of ours.
 
 use std::{
+    borrow::Cow,
     convert::Infallible,
+    mem,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::Arc,
@@ -11,14 +13,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Response};
+use http::{HeaderMap, HeaderValue, Response, header::CONTENT_TYPE};
 use http_body::{Body, Frame, SizeHint};
 use tonic::Status;
 
 use super::{
     budget::Ledger,
     connection::{ConnectionState, OpenCall},
-    grpc::status,
+    grpc::{Answered, Answering, Unary, status},
     method::Method,
     trace::Trace,
 };
@@ -55,9 +57,16 @@ pub struct About {
 /// The answer to come.
 pub struct Call(Step);
 
+/// What came of the work.
+enum Outcome {
+    Answered(Answered),
+    Refused(Status),
+    Library(Response<tonic::body::Body>),
+}
+
 /// The answer, and the call's place among the open ones, until it is sent.
 pub struct ResponseBody {
-    inner: tonic::body::Body,
+    content: Content,
     /// `None` where the answer is complete in its headers.
     ending: Option<Ending>,
 }
@@ -75,7 +84,22 @@ enum Step {
     Answered(Option<Response<ResponseBody>>),
 }
 
-type Work = Pin<Box<dyn Future<Output = Result<Response<tonic::body::Body>, Infallible>> + Send>>;
+/// Who works on the answer.
+pub enum Work {
+    Ours(Unary),
+    Library(Answering),
+}
+
+/// What is left to send.
+enum Content {
+    /// One message, and after it the status.
+    Message(Bytes),
+    Ok,
+    Nothing,
+    Library(tonic::body::Body),
+}
+
+const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 
 // === impl Call ===
 
@@ -86,7 +110,7 @@ impl Call {
 
     /// An answer without a handler; it is complete in its headers.
     pub fn answered(response: Response<tonic::body::Body>) -> Self {
-        let response = response.map(|inner| ResponseBody { inner, ending: None });
+        let response = response.map(|body| ResponseBody { content: Content::Library(body), ending: None });
         Self(Step::Answered(Some(response)))
     }
 }
@@ -98,21 +122,35 @@ impl Future for Call {
         match &mut self.get_mut().0 {
             Step::Answered(response) => Poll::Ready(Ok(response.take().expect("polled after its end: this is a bug"))),
             Step::Working { work, ending } => {
-                let response = match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
-                    Ok(polled) => match ready!(polled) {
-                        Ok(response) => response,
-                        Err(never) => match never {},
-                    },
+                let outcome = match catch_unwind(AssertUnwindSafe(|| work.poll(cx))) {
+                    Ok(polled) => ready!(polled),
                     Err(_) => {
                         if let Some(ending) = ending {
                             ending.open.connection().count_panic();
                         }
-                        Status::from(panicked()).into_http()
+                        Outcome::Refused(panicked().into())
                     }
                 };
                 let ending = ending.take().expect("polled after its end: this is a bug");
-                Poll::Ready(Ok(ending.finish(response)))
+                Poll::Ready(Ok(ending.finish(outcome)))
             }
+        }
+    }
+}
+
+// === impl Work ===
+
+impl Work {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
+        match self {
+            Work::Ours(work) => work.as_mut().poll(cx).map(|answered| match answered {
+                Ok(answered) => Outcome::Answered(answered),
+                Err(status) => Outcome::Refused(status),
+            }),
+            Work::Library(work) => work.as_mut().poll(cx).map(|response| match response {
+                Ok(response) => Outcome::Library(response),
+                Err(never) => match never {},
+            }),
         }
     }
 }
@@ -120,28 +158,54 @@ impl Future for Call {
 // === impl Ending ===
 
 impl Ending {
-    fn finish(self, mut response: Response<tonic::body::Body>) -> Response<ResponseBody> {
-        // A failed call is complete in its headers; the library leaves the status itself beside them.
-        if let Some(status) = response.extensions_mut().remove::<Status>() {
-            let status = self.settle(&status, response.headers_mut());
-            self.log(&status);
-        } else if let Some(About { model, version, request_id }) = response.extensions_mut().remove() {
-            let (trace_id, parent_id) = self.trace.ids().unzip();
-            let (method, millis) = (self.method.path, milliseconds_since(self.arrived));
-            tracing::debug!(method, model, version, request_id, millis, trace_id, parent_id, "a call was answered");
-        }
-        response.map(|inner| ResponseBody { inner, ending: Some(self) })
+    fn finish(self, outcome: Outcome) -> Response<ResponseBody> {
+        let response = match outcome {
+            Outcome::Answered(Answered { frame, about }) => {
+                if let Some(about) = about {
+                    self.log_answered(about);
+                }
+                let mut response = Response::new(Content::Message(frame));
+                response.headers_mut().insert(CONTENT_TYPE, GRPC);
+                response
+            }
+            Outcome::Refused(status) => {
+                let mut response = Response::new(Content::Nothing);
+                response.headers_mut().insert(CONTENT_TYPE, GRPC);
+                // Adding fails only for bytes that no header may hold; the message is percent-encoded.
+                let _ = status.add_header(response.headers_mut());
+                let status = self.settle(&status, response.headers_mut());
+                self.log(&status);
+                response
+            }
+            Outcome::Library(mut response) => {
+                // A failed call is complete in its headers; the library leaves the status itself beside them.
+                if let Some(status) = response.extensions_mut().remove::<Status>() {
+                    let status = self.settle(&status, response.headers_mut());
+                    self.log(&status);
+                } else if let Some(about) = response.extensions_mut().remove() {
+                    self.log_answered(about);
+                }
+                response.map(Content::Library)
+            }
+        };
+        response.map(|content| ResponseBody { content, ending: Some(self) })
+    }
+
+    fn log_answered(&self, About { model, version, request_id }: About) {
+        let (trace_id, parent_id) = self.trace.ids().unzip();
+        let (method, millis) = (self.method.path, milliseconds_since(self.arrived));
+        tracing::debug!(method, model, version, request_id, millis, trace_id, parent_id, "a call was answered");
     }
 
     /// Gives a status of the library's own our code, in the headers or trailers that carry it.
-    fn settle(&self, status: &Status, headers: &mut HeaderMap) -> Status {
+    fn settle<'a>(&self, status: &'a Status, headers: &mut HeaderMap) -> Cow<'a, Status> {
         let Some(error) = status::of_library(status) else {
-            return status.clone();
+            return Cow::Borrowed(status);
         };
         let ours = Status::from(error);
         // Adding fails only for bytes that no header may hold; the message is percent-encoded.
         let _ = ours.add_header(headers);
-        ours
+        Cow::Owned(ours)
     }
 
     /// One line, only where it is asked for. Texts of errors hold no input value.
@@ -216,7 +280,7 @@ impl ResponseBody {
             ending.open.connection().count_panic();
             ending.log(&status);
         }
-        self.inner = tonic::body::Body::empty();
+        self.content = Content::Nothing;
         trailers
     }
 }
@@ -227,8 +291,12 @@ impl Body for ResponseBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = self.get_mut();
+        let body = match &mut this.content {
+            Content::Library(body) => body,
+            ours => return Poll::Ready(ours.next().map(Ok)),
+        };
         // The handlers of streams run here.
-        let polled = catch_unwind(AssertUnwindSafe(|| Pin::new(&mut this.inner).poll_frame(cx)));
+        let polled = catch_unwind(AssertUnwindSafe(|| Pin::new(body).poll_frame(cx)));
         let Ok(polled) = polled else {
             return Poll::Ready(Some(Ok(Frame::trailers(this.panic_trailers()))));
         };
@@ -242,11 +310,38 @@ impl Body for ResponseBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        match &self.content {
+            Content::Message(_) | Content::Ok => false,
+            Content::Nothing => true,
+            Content::Library(body) => body.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        match &self.content {
+            Content::Library(body) => body.size_hint(),
+            _ => SizeHint::default(),
+        }
+    }
+}
+
+// === impl Content ===
+
+impl Content {
+    /// The next piece of what is ours.
+    fn next(&mut self) -> Option<Frame<Bytes>> {
+        match mem::replace(self, Content::Nothing) {
+            Content::Message(message) => {
+                *self = Content::Ok;
+                Some(Frame::data(message))
+            }
+            Content::Ok => {
+                let mut trailers = HeaderMap::with_capacity(1);
+                trailers.insert(Status::GRPC_STATUS, HeaderValue::from_static("0"));
+                Some(Frame::trailers(trailers))
+            }
+            Content::Nothing | Content::Library(_) => None,
+        }
     }
 }
 
@@ -258,10 +353,10 @@ mod tests {
         telemetry::Metrics,
     };
 
-    fn call(connection: &Arc<ConnectionState>, work: Work) -> Call {
+    fn call(connection: &Arc<ConnectionState>, work: Unary) -> Call {
         let method = method::find("/sconce.v1.Inference/Predict").expect("it is in the table");
         let open = OpenCall::enter(connection.clone(), true).expect("there is room");
-        Call::working(work, Ending { method, trace: Trace::default(), open, arrived: Instant::now() })
+        Call::working(Work::Ours(work), Ending { method, trace: Trace::default(), open, arrived: Instant::now() })
     }
 
     #[tokio::test]
@@ -286,7 +381,7 @@ mod tests {
         drop(response);
         assert_eq!((metrics.panics.get(), metrics.requests_in_flight.get()), (1, 0), "its place is free again");
 
-        let Ok(next) = call(&connection, Box::pin(async { Ok(Response::new(tonic::body::Body::empty())) })).await;
+        let Ok(next) = call(&connection, Box::pin(async { Ok(Answered { frame: Bytes::new(), about: None }) })).await;
         assert!(Status::from_header_map(next.headers()).is_none(), "the next call works");
         assert_eq!(metrics.panics.get(), 1);
     }

@@ -2,7 +2,7 @@
 
 use std::{any::TypeId, marker::PhantomData};
 
-use bytes::Buf;
+use bytes::{Buf, BufMut, Bytes};
 use prost::Message;
 use tonic::{
     Status,
@@ -12,11 +12,14 @@ use tonic_prost::ProstDecoder;
 
 use super::{
     fields::{self, Layout},
+    frames::HEADER_BYTES,
+    grpc::status::malformed,
     proto::{
         inference::{ModelInferRequest, RepositoryModelLoadRequest, RepositoryModelUnloadRequest},
         sconce::v1::{PredictRequest, SetLabelsRequest},
     },
 };
+use crate::error::{Code, Error, Result};
 
 /// What the generated services and clients encode and decode with.
 pub struct Codec<T, U>(PhantomData<(T, U)>);
@@ -34,6 +37,31 @@ const UNCOUNTED_BYTES: usize = 4 << 10;
 const BUFFER_BYTES: usize = 512;
 /// A stream's messages are sent together up to here.
 const TOGETHER_BYTES: usize = 32 << 10;
+
+/// A question that came whole, without its header.
+pub fn read<Q: Message + Default + 'static>(question: Bytes) -> Result<Q> {
+    count::<Q>(&question)?;
+    Q::decode(question).map_err(|_| malformed())
+}
+
+/// An answer, with the header in front.
+pub fn frame(answer: &impl Message) -> Result<Bytes> {
+    let length = answer.encoded_len();
+    let Ok(claim) = u32::try_from(length) else {
+        return Err(Error::new(
+            Code::ResourceExhausted,
+            "ANSWER_TOO_LARGE",
+            format!(
+                "a message of gRPC holds less than 4 GiB, the answer has {length} bytes; ask about fewer rows at once"
+            ),
+        ));
+    };
+    let mut frame = Vec::with_capacity(HEADER_BYTES + length);
+    frame.put_u8(0);
+    frame.put_u32(claim);
+    answer.encode_raw(&mut frame);
+    Ok(frame.into())
+}
 
 // === impl Codec ===
 
@@ -86,12 +114,8 @@ impl<U: Message + Default + 'static> Decoder for CountingDecoder<U> {
     type Error = Status;
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
-        if buffer.remaining() > UNCOUNTED_BYTES
-            && let Some(layout) = layout::<U>()
-        {
-            // The library assembles a message in one piece.
-            fields::check(buffer.chunk(), layout)?;
-        }
+        // The library assembles a message in one piece.
+        count::<U>(buffer.chunk())?;
         self.0.decode(buffer)
     }
 
@@ -102,6 +126,13 @@ impl<U: Message + Default + 'static> Decoder for CountingDecoder<U> {
 
 fn buffers() -> BufferSettings {
     BufferSettings::new(BUFFER_BYTES, TOGETHER_BYTES)
+}
+
+fn count<U: 'static>(message: &[u8]) -> Result<()> {
+    match layout::<U>() {
+        Some(layout) if message.len() > UNCOUNTED_BYTES => fields::check(message, layout),
+        _ => Ok(()),
+    }
 }
 
 /// `None` where nothing in such a message is repeated, and for answers, which the commands read.

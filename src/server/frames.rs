@@ -16,7 +16,8 @@ pub struct Header {
     pub length: usize,
 }
 
-const HEADER_BYTES: usize = 5;
+/// The compressed flag, and the length.
+pub const HEADER_BYTES: usize = 5;
 
 // === impl Frames ===
 

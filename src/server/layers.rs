@@ -13,7 +13,7 @@ use tonic::Status;
 use super::{
     body::{RequestBody, Rules},
     budget::{Budget, Ledger},
-    call::{self, Arrival, Call, CallContext, Ending, ResponseBody},
+    call::{self, Arrival, Call, CallContext, Ending, ResponseBody, Work},
     config::Config,
     connection::{ConnectionState, OpenCall},
     grpc::Services,
@@ -69,19 +69,28 @@ impl Edge {
     ) -> Result<Call> {
         // Here a caller will be authenticated, authorised and held to a quota, by `method`.
         self.refuse_when_closing()?;
-        let open = OpenCall::enter(self.connection.clone(), method.work)?;
+        let open = OpenCall::enter(self.connection.clone(), method.prediction.is_some())?;
         let deadline = timeout::deadline(request.headers(), arrived)?;
 
         let ledger = Ledger::new(self.shared().budget.clone());
         let rules = self.rules(method, request.headers(), deadline);
-        let mut request = request.map(|body| RequestBody::new(body, rules, ledger.clone()));
-        request.extensions_mut().insert(CallContext {
+        let context = CallContext {
             arrival: Arrival { at: arrived, deadline },
-            ledger,
+            ledger: ledger.clone(),
             trace: trace.clone(),
             connection: self.connection.clone(),
-        });
-        let work = self.services.dispatch(method.service, rules.encoded, request);
+        };
+        let work = match method.prediction {
+            Some(prediction) if !rules.encoded => {
+                let body = RequestBody::new(request.into_body(), rules, ledger);
+                Work::Ours(self.services.predict(prediction, body, context))
+            }
+            _ => {
+                let mut request = request.map(|body| RequestBody::new(body, rules, ledger));
+                request.extensions_mut().insert(context);
+                Work::Library(self.services.dispatch(method.service, rules.encoded, request))
+            }
+        };
         let ending = Ending { method, trace, open, arrived };
         Ok(Call::working(work, ending))
     }

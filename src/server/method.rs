@@ -8,9 +8,16 @@ pub struct Method {
     pub path: &'static str,
     pub service: Service,
     pub shape: Shape,
-    /// Whether a call counts as work: it has a place among those in flight, or is shed. Health and reflection are answered
-    /// under any load.
-    pub work: bool,
+    /// A prediction counts as work: it has a place among those in flight, or is shed. Health and reflection are answered under
+    /// any load.
+    pub prediction: Option<Prediction>,
+}
+
+/// One question and its answer, of which most calls are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prediction {
+    ModelInfer,
+    Predict,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,8 +49,8 @@ pub enum Door {
 /// The frequent ones first: the table is walked.
 #[rustfmt::skip]
 const METHODS: [Method; 32] = [
-    work("/inference.GRPCInferenceService/ModelInfer", Service::OpenInference),
-    work("/sconce.v1.Inference/Predict", Service::Inference),
+    prediction("/inference.GRPCInferenceService/ModelInfer", Service::OpenInference, Prediction::ModelInfer),
+    prediction("/sconce.v1.Inference/Predict", Service::Inference, Prediction::Predict),
     stream("/inference.GRPCInferenceService/ModelStreamInfer", Service::OpenInference),
     plain("/grpc.health.v1.Health/Check", Service::Health),
     plain("/grpc.health.v1.Health/Watch", Service::Health),
@@ -82,16 +89,16 @@ pub fn find(path: &str) -> Option<&'static Method> {
 
 // === impl Method ===
 
-const fn work(path: &'static str, service: Service) -> Method {
-    Method { path, service, shape: Shape::One, work: true }
+const fn prediction(path: &'static str, service: Service, prediction: Prediction) -> Method {
+    Method { path, service, shape: Shape::One, prediction: Some(prediction) }
 }
 
 const fn plain(path: &'static str, service: Service) -> Method {
-    Method { path, service, shape: Shape::One, work: false }
+    Method { path, service, shape: Shape::One, prediction: None }
 }
 
 const fn stream(path: &'static str, service: Service) -> Method {
-    Method { path, service, shape: Shape::Stream, work: false }
+    Method { path, service, shape: Shape::Stream, prediction: None }
 }
 
 // === impl Service ===

@@ -15,8 +15,9 @@ mod stream;
 
 use std::{convert::Infallible, pin::Pin, sync::Arc};
 
+use bytes::Bytes;
 use http::{Request, Response};
-use tonic::{codec::CompressionEncoding, codegen::Service as _};
+use tonic::{Status, codec::CompressionEncoding, codegen::Service as _};
 use tonic_health::pb::health_server::HealthServer;
 
 use self::{
@@ -26,9 +27,10 @@ use self::{
 use super::{
     body::RequestBody,
     call::{About, CallContext},
+    codec,
     config::Config,
     control::Control,
-    method::Service,
+    method::{Prediction, Service},
     phase::Phases,
     proto::{
         inference::grpc_inference_service_server::GrpcInferenceServiceServer,
@@ -44,8 +46,8 @@ use crate::{
 #[derive(Clone)]
 pub struct Services {
     parts: Parts,
-    open_inference: GrpcInferenceServiceServer<OpenInference>,
-    inference: InferenceServer<Predict>,
+    open_inference: Arc<OpenInference>,
+    predict: Arc<Predict>,
 }
 
 /// What they are made of.
@@ -61,6 +63,16 @@ struct Parts {
 
 /// The answer to come of any service.
 pub type Answering = Pin<Box<dyn Future<Output = Result<Response<tonic::body::Body>, Infallible>> + Send>>;
+
+/// The answer to come of a call that is read and written here.
+pub type Unary = Pin<Box<dyn Future<Output = Result<Answered, Status>> + Send>>;
+
+/// An answer as it leaves.
+pub struct Answered {
+    pub frame: Bytes,
+    /// `None` where nobody asked for it.
+    pub about: Option<About>,
+}
 
 /// A request or a stream of health or admin is a name or two.
 const SMALL_MESSAGE_BYTES_MAX: usize = 1 << 20;
@@ -90,30 +102,49 @@ impl Services {
             phases: parts.phases.clone(),
             open: parts.repository_api,
         });
-        let limit = parts.message_bytes_max;
-        Self {
-            open_inference: GrpcInferenceServiceServer::new(open_inference)
-                .accept_compressed(CompressionEncoding::Gzip)
-                .max_decoding_message_size(limit),
-            inference: InferenceServer::new(Predict::new(parts.engine.clone()))
-                .accept_compressed(CompressionEncoding::Gzip)
-                .max_decoding_message_size(limit),
-            parts,
+        Self { open_inference: Arc::new(open_inference), predict: Arc::new(Predict::new(parts.engine.clone())), parts }
+    }
+
+    /// A prediction that is not compressed: read and written without the library's streams, which cost as much as all the rest
+    /// of a small call.
+    pub fn predict(&self, prediction: Prediction, body: RequestBody, context: CallContext) -> Unary {
+        match prediction {
+            Prediction::ModelInfer => {
+                let service = self.open_inference.clone();
+                Box::pin(async move {
+                    let question = codec::read(body.message().await?)?;
+                    let answer = service.infer(question, context).await?;
+                    Ok(Answered { frame: codec::frame(&answer)?, about: logged(|| open_inference::about(&answer)) })
+                })
+            }
+            Prediction::Predict => {
+                let service = self.predict.clone();
+                Box::pin(async move {
+                    let question = codec::read(body.message().await?)?;
+                    let answer = service.answer(question, context).await?;
+                    Ok(Answered { frame: codec::frame(&answer)?, about: logged(|| predict::about(&answer)) })
+                })
+            }
         }
     }
 
     /// Hands the request to its service. Answers are compressed only for a caller who compresses: most clients announce that
     /// they could unpack gzip, and few want to wait for it.
     pub fn dispatch(&self, service: Service, compress: bool, request: Request<RequestBody>) -> Answering {
+        let limit = self.parts.message_bytes_max;
         match service {
-            Service::OpenInference if compress => {
-                self.open_inference.clone().send_compressed(CompressionEncoding::Gzip).call(request)
+            Service::OpenInference => {
+                let server = GrpcInferenceServiceServer::from_arc(self.open_inference.clone())
+                    .accept_compressed(CompressionEncoding::Gzip)
+                    .max_decoding_message_size(limit);
+                if compress { server.send_compressed(CompressionEncoding::Gzip) } else { server }.call(request)
             }
-            Service::OpenInference => self.open_inference.clone().call(request),
-            Service::Inference if compress => {
-                self.inference.clone().send_compressed(CompressionEncoding::Gzip).call(request)
+            Service::Inference => {
+                let server = InferenceServer::from_arc(self.predict.clone())
+                    .accept_compressed(CompressionEncoding::Gzip)
+                    .max_decoding_message_size(limit);
+                if compress { server.send_compressed(CompressionEncoding::Gzip) } else { server }.call(request)
             }
-            Service::Inference => self.inference.clone().call(request),
             Service::Admin => AdminServer::new(Console {
                 catalog: self.parts.engine.catalog().clone(),
                 control: self.parts.control.clone(),
@@ -131,9 +162,13 @@ impl Services {
     }
 }
 
+fn logged(about: impl FnOnce() -> About) -> Option<About> {
+    tracing::enabled!(tracing::Level::DEBUG).then(about)
+}
+
 /// An answer, and with it what the log is to say of it where debugging is on.
 fn answered<T>(message: T, about: impl FnOnce(&T) -> About) -> tonic::Response<T> {
-    let about = tracing::enabled!(tracing::Level::DEBUG).then(|| about(&message));
+    let about = logged(|| about(&message));
     let mut response = tonic::Response::new(message);
     if let Some(about) = about {
         response.extensions_mut().insert(about);

@@ -1,6 +1,6 @@
 //! The Open Inference Protocol, `inference.GRPCInferenceService`.
 
-use std::{pin::Pin, sync::Arc};
+use std::sync::Arc;
 
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
@@ -23,7 +23,7 @@ use crate::{
     model::{Answer, Served, TensorSpec},
     runtime::Servable,
     server::{
-        call::About,
+        call::{About, CallContext},
         phase::Phases,
         proto::inference::{
             ModelConfigRequest, ModelConfigResponse, ModelInferRequest, ModelInferResponse, ModelMetadataRequest,
@@ -51,6 +51,26 @@ const EXTENSIONS: [&str; 2] = ["classification", "model_configuration"];
 impl OpenInference {
     pub fn new(repository: Repository) -> Self {
         Self { engine: repository.engine.clone(), phases: repository.phases.clone(), repository }
+    }
+
+    /// Not an async function, so that the future holds what it waits for and not the request.
+    pub fn infer(
+        &self,
+        question: ModelInferRequest,
+        context: CallContext,
+    ) -> impl Future<Output = Result<ModelInferResponse>> + Send {
+        let asked = converted(oip::request(question, context.arrival), &context);
+        let begun = asked.map(|(question, reply)| (self.engine.begin(question), reply));
+        let ledger = context.ledger;
+        async move {
+            let (begun, reply) = begun?;
+            let answer = match begun {
+                Ok(predicting) => predicting.await,
+                Err(error) => Err(error),
+            };
+            drop(ledger);
+            respond(&self.engine, answer, reply)
+        }
     }
 
     fn find(&self, model: &str, version: String) -> Result<(Served, Arc<Servable>)> {
@@ -151,29 +171,10 @@ impl GrpcInferenceService for OpenInference {
         Ok(Response::new(ModelConfigResponse { config }))
     }
 
-    /// Written out, so that the future holds what it waits for and not the request.
-    fn model_infer<'a, 'answer>(
-        &'a self,
-        request: Request<ModelInferRequest>,
-    ) -> Pin<Box<dyn Future<Output = Result<Response<ModelInferResponse>, Status>> + Send + 'answer>>
-    where
-        'a: 'answer,
-        Self: 'answer,
-    {
+    async fn model_infer(&self, request: Request<ModelInferRequest>) -> Result<Response<ModelInferResponse>, Status> {
         let context = context(&request);
-        let asked = converted(oip::request(request.into_inner(), context.arrival), &context);
-        let begun = asked.map(|(question, reply)| (self.engine.begin(question), reply));
-        let ledger = context.ledger;
-        Box::pin(async move {
-            let (begun, reply) = begun?;
-            let answer = match begun {
-                Ok(predicting) => predicting.await,
-                Err(error) => Err(error),
-            };
-            let answer = respond(&self.engine, answer, reply)?;
-            drop(ledger);
-            Ok(answered(answer, about))
-        })
+        let answer = self.infer(request.into_inner(), context).await?;
+        Ok(answered(answer, about))
     }
 
     type ModelStreamInferStream = Answers;
@@ -219,7 +220,7 @@ impl GrpcInferenceService for OpenInference {
     }
 }
 
-fn about(answer: &ModelInferResponse) -> About {
+pub fn about(answer: &ModelInferResponse) -> About {
     About { model: answer.model_name.clone(), version: answer.model_version.clone(), request_id: answer.id.clone() }
 }
 

@@ -1,14 +1,13 @@
 //! `sconce.v1.Inference`.
 
-use std::pin::Pin;
-
 use tonic::{Request, Response, Status, async_trait};
 
 use super::{answered, context, convert::sconce, converted, of_request};
 use crate::{
     engine::Engine,
+    error::Result,
     server::{
-        call::About,
+        call::{About, CallContext},
         proto::sconce::v1::{PredictRequest, PredictResponse, inference_server::Inference},
     },
 };
@@ -23,24 +22,17 @@ impl Predict {
     pub fn new(engine: Engine) -> Self {
         Self { engine }
     }
-}
 
-#[async_trait]
-impl Inference for Predict {
-    /// Written out, so that the future holds what it waits for and not the request.
-    fn predict<'a, 'answer>(
-        &'a self,
-        request: Request<PredictRequest>,
-    ) -> Pin<Box<dyn Future<Output = Result<Response<PredictResponse>, Status>> + Send + 'answer>>
-    where
-        'a: 'answer,
-        Self: 'answer,
-    {
-        let context = context(&request);
-        let asked = converted(sconce::request(request.into_inner(), context.arrival), &context);
+    /// Not an async function, so that the future holds what it waits for and not the request.
+    pub fn answer(
+        &self,
+        question: PredictRequest,
+        context: CallContext,
+    ) -> impl Future<Output = Result<PredictResponse>> + Send {
+        let asked = converted(sconce::request(question, context.arrival), &context);
         let begun = asked.map(|(question, reply)| (self.engine.begin(question), reply));
         let ledger = context.ledger;
-        Box::pin(async move {
+        async move {
             let (begun, reply) = begun?;
             let answer = match begun {
                 Ok(predicting) => predicting.await,
@@ -48,14 +40,23 @@ impl Inference for Predict {
             };
             drop(ledger);
             match answer {
-                Ok(answer) => Ok(answered(sconce::response(answer, reply), about)),
-                Err(error) => Err(of_request(error, &reply.request_id).into()),
+                Ok(answer) => Ok(sconce::response(answer, reply)),
+                Err(error) => Err(of_request(error, &reply.request_id)),
             }
-        })
+        }
     }
 }
 
-fn about(answer: &PredictResponse) -> About {
+#[async_trait]
+impl Inference for Predict {
+    async fn predict(&self, request: Request<PredictRequest>) -> Result<Response<PredictResponse>, Status> {
+        let context = context(&request);
+        let answer = self.answer(request.into_inner(), context).await?;
+        Ok(answered(answer, about))
+    }
+}
+
+pub fn about(answer: &PredictResponse) -> About {
     let served = answer.served.clone().unwrap_or_default();
     About { model: served.model, version: served.version, request_id: answer.request_id.clone() }
 }

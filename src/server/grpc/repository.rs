@@ -2,7 +2,7 @@
 //! loaded and unloaded there as Triton's explicit mode has it; here that is a route which is enabled or disabled, so it
 //! outlives the server and holds for every replica.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use super::admin::{Order, carry_out, patience};
 use crate::{
@@ -162,7 +162,7 @@ fn standing(model: &ModelEntry, entry: &VersionEntry) -> (&'static str, String) 
 }
 
 fn refuse_parameters(
-    parameters: &HashMap<String, ModelRepositoryParameter>,
+    parameters: &BTreeMap<String, ModelRepositoryParameter>,
     is_known: impl Fn(&str) -> bool,
 ) -> Result<()> {
     match parameters.keys().all(|name| is_known(name)) {
@@ -210,12 +210,12 @@ mod tests {
     fn overrides_are_refused_and_dependents_are_none() {
         let parameter = |name: &str| {
             let choice = Some(ParameterChoice::BoolParam(true));
-            HashMap::from([(name.to_owned(), ModelRepositoryParameter { parameter_choice: choice })])
+            BTreeMap::from([(name.to_owned(), ModelRepositoryParameter { parameter_choice: choice })])
         };
         let unload = |name: &str| refuse_parameters(&parameter(name), |name| name == UNLOAD_DEPENDENTS);
         assert!(unload("unload_dependents").is_ok());
         assert_eq!(unload("config").expect_err("an override").reason(), "OVERRIDE_REFUSED");
-        assert!(refuse_parameters(&HashMap::new(), |_| false).is_ok());
+        assert!(refuse_parameters(&BTreeMap::new(), |_| false).is_ok());
     }
 
     #[test]

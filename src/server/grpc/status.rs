@@ -40,9 +40,7 @@ pub fn of_library(status: &Status) -> Option<Error> {
         return None;
     }
     match status.code() {
-        tonic::Code::Internal => {
-            Some(Error::invalid("MALFORMED_REQUEST", "the body is not one whole message of this method's type"))
-        }
+        tonic::Code::Internal => Some(malformed()),
         tonic::Code::OutOfRange | tonic::Code::ResourceExhausted => Some(message_too_large(None)),
         tonic::Code::Unimplemented => Some(Error::new(
             Code::Unimplemented,
@@ -51,6 +49,11 @@ pub fn of_library(status: &Status) -> Option<Error> {
         )),
         _ => None,
     }
+}
+
+/// The one error of a body that is not what the method takes.
+pub fn malformed() -> Error {
+    Error::invalid("MALFORMED_REQUEST", "the body is not one whole message of this method's type")
 }
 
 /// The one error of a message over the limit; `limit` where it is at hand.

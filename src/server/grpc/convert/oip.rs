@@ -1,6 +1,6 @@
 //! The Open Inference Protocol: raw or typed contents, Triton's reserved parameters, classification.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{Form, check_request_id, dims, earlier, elements, shape, with_name};
 use crate::{
@@ -34,7 +34,7 @@ pub struct Reply {
 /// Names of outputs, and how many classes of each are wanted.
 type Classifications = Vec<(String, usize)>;
 
-type InferParameters = HashMap<String, InferParameter>;
+type InferParameters = BTreeMap<String, InferParameter>;
 
 pub fn request(message: ModelInferRequest, arrival: Arrival) -> Result<(PredictRequest, Reply)> {
     check_request_id(&message.id)?;
@@ -60,7 +60,7 @@ pub fn response(answer: Answer, reply: Reply) -> ModelInferResponse {
     let only_raw = |tensor: &Tensor| matches!(tensor.dtype, DType::Fp16 | DType::Bf16);
     let raw = reply.form == Form::Raw || answer.outputs.iter().any(only_raw);
 
-    let mut parameters = InferParameters::with_capacity(3);
+    let mut parameters = InferParameters::new();
     let mut say = |name: &str, choice: ParameterChoice| {
         parameters.insert(name.to_owned(), InferParameter { parameter_choice: Some(choice) });
     };
@@ -88,7 +88,7 @@ pub fn response(answer: Answer, reply: Reply) -> ModelInferResponse {
             name: (*tensor.name).to_owned(),
             datatype: tensor.dtype.as_str().to_owned(),
             shape: dims(&tensor.shape),
-            parameters: HashMap::new(),
+            parameters: BTreeMap::new(),
             contents: (!raw).then(|| typed_contents(&tensor)),
         });
         if raw {

@@ -58,7 +58,7 @@ fn each_mistake_has_its_own_reason() {
     assert_eq!(reason(|message| message.inputs[0].shape = vec![-1, 2]), "INVALID_SHAPE");
     assert_eq!(reason(|message| message.model_version = "1.x".into()), "INVALID_VERSION");
     let region =
-        || HashMap::from([("shared_memory_region".to_owned(), with(ParameterChoice::StringParam("r".into())))]);
+        || BTreeMap::from([("shared_memory_region".to_owned(), with(ParameterChoice::StringParam("r".into())))]);
     assert_eq!(reason(|message| message.inputs[0].parameters = region()), "SHARED_MEMORY_UNSUPPORTED");
     let typed = |message: &mut ModelInferRequest, datatype: &str| {
         message.raw_input_contents.clear();
@@ -68,7 +68,7 @@ fn each_mistake_has_its_own_reason() {
     assert_eq!(reason(|message| typed(message, "FP32")), "CONTENTS_MISMATCH");
     assert_eq!(reason(|message| typed(message, "FP16")), "CONTENTS_MISMATCH");
     for parameter in [ParameterChoice::Int64Param(-1), ParameterChoice::DoubleParam(f64::NAN)] {
-        let parameters = HashMap::from([("timeout".to_owned(), with(parameter))]);
+        let parameters = BTreeMap::from([("timeout".to_owned(), with(parameter))]);
         assert_eq!(reason(|message| message.parameters = parameters), "INVALID_PARAMETER");
     }
 }
@@ -109,7 +109,7 @@ fn a_label_never_looks_like_a_version() {
 #[test]
 fn tritons_parameters_keep_their_meaning() {
     let mut message = one_raw();
-    message.parameters = HashMap::from([
+    message.parameters = BTreeMap::from([
         ("priority".to_owned(), with(ParameterChoice::Uint64Param(1))),
         ("timeout".to_owned(), with(ParameterChoice::Int64Param(5_000))),
         ("sequence_id".to_owned(), with(ParameterChoice::Int64Param(7))),
