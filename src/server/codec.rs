@@ -2,7 +2,7 @@
 
 use std::{any::TypeId, marker::PhantomData};
 
-use bytes::{Buf, BufMut, Bytes};
+use bytes::{Buf, Bytes};
 use prost::Message;
 use tonic::{
     Status,
@@ -24,6 +24,9 @@ use crate::error::{Code, Error, Result};
 /// What the generated services and clients encode and decode with.
 pub struct Codec<T, U>(PhantomData<(T, U)>);
 
+/// An answer that leaves whole, with its header in front.
+pub struct Frame(Vec<u8>);
+
 /// Encodes into a buffer that is as large as the message.
 pub struct SizedEncoder<T>(PhantomData<T>);
 
@@ -44,23 +47,37 @@ pub fn read<Q: Message + Default + 'static>(question: Bytes) -> Result<Q> {
     Q::decode(question).map_err(|_| malformed())
 }
 
-/// An answer, with the header in front.
-pub fn frame(answer: &impl Message) -> Result<Bytes> {
-    let length = answer.encoded_len();
-    let Ok(claim) = u32::try_from(length) else {
-        return Err(Error::new(
-            Code::ResourceExhausted,
-            "ANSWER_TOO_LARGE",
-            format!(
-                "a message of gRPC holds less than 4 GiB, the answer has {length} bytes; ask about fewer rows at once"
-            ),
-        ));
-    };
-    let mut frame = Vec::with_capacity(HEADER_BYTES + length);
-    frame.put_u8(0);
-    frame.put_u32(claim);
-    answer.encode_raw(&mut frame);
-    Ok(frame.into())
+// === impl Frame ===
+
+impl Frame {
+    /// Of a message of about so many bytes.
+    pub fn with_capacity(bytes: usize) -> Self {
+        let mut frame = Vec::with_capacity(HEADER_BYTES + bytes);
+        frame.extend([0; HEADER_BYTES]);
+        Self(frame)
+    }
+
+    pub fn of(answer: &impl Message) -> Self {
+        let mut frame = Self::with_capacity(answer.encoded_len());
+        answer.encode_raw(&mut frame.0);
+        frame
+    }
+
+    /// Where its message is written.
+    pub fn message(&mut self) -> &mut Vec<u8> {
+        &mut self.0
+    }
+
+    pub fn finish(mut self) -> Result<Bytes> {
+        let length = self.0.len() - HEADER_BYTES;
+        let claim = u32::try_from(length).map_err(|_| {
+            let message =
+                format!("gRPC's messages have less than 4 GiB, the answer has {length} bytes; ask about fewer rows");
+            Error::new(Code::ResourceExhausted, "ANSWER_TOO_LARGE", message)
+        })?;
+        self.0[1..HEADER_BYTES].copy_from_slice(&claim.to_be_bytes());
+        Ok(self.0.into())
+    }
 }
 
 // === impl Codec ===

@@ -124,7 +124,8 @@ fn next_field<'a>(bytes: &mut &'a [u8]) -> Option<(u64, &'a [u8])> {
     Some((key >> 3, payload))
 }
 
-fn varint(bytes: &mut &[u8]) -> Option<u64> {
+/// Protobuf's numbers of any length.
+pub fn varint(bytes: &mut &[u8]) -> Option<u64> {
     let mut number = 0;
     for place in 0..10 {
         let byte = *bytes.split_off_first()?;

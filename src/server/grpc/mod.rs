@@ -27,7 +27,6 @@ use self::{
 use super::{
     body::RequestBody,
     call::{About, CallContext},
-    codec,
     config::Config,
     control::Control,
     method::{Prediction, Service},
@@ -40,6 +39,7 @@ use super::{
 use crate::{
     engine::Engine,
     error::{Error, Result},
+    model::{Answer, PredictRequest},
 };
 
 /// All services. A connection has its own, so that the counts of their handles are not shared between cores.
@@ -111,19 +111,11 @@ impl Services {
         match prediction {
             Prediction::ModelInfer => {
                 let service = self.open_inference.clone();
-                Box::pin(async move {
-                    let question = codec::read(body.message().await?)?;
-                    let answer = service.infer(question, context).await?;
-                    Ok(Answered { frame: codec::frame(&answer)?, about: logged(|| open_inference::about(&answer)) })
-                })
+                Box::pin(async move { Ok(service.answer(body.message().await?, context).await?) })
             }
             Prediction::Predict => {
                 let service = self.predict.clone();
-                Box::pin(async move {
-                    let question = codec::read(body.message().await?)?;
-                    let answer = service.answer(question, context).await?;
-                    Ok(Answered { frame: codec::frame(&answer)?, about: logged(|| predict::about(&answer)) })
-                })
+                Box::pin(async move { Ok(service.answer(body.message().await?, context).await?) })
             }
         }
     }
@@ -162,13 +154,17 @@ impl Services {
     }
 }
 
-fn logged(about: impl FnOnce() -> About) -> Option<About> {
-    tracing::enabled!(tracing::Level::DEBUG).then(about)
+/// What the log is to say of an answer, where debugging is on.
+fn logged(answer: &Answer, request_id: &str) -> Option<About> {
+    tracing::enabled!(tracing::Level::DEBUG).then(|| About {
+        model: answer.served.model.as_str().to_owned(),
+        version: answer.served.version.to_string(),
+        request_id: request_id.to_owned(),
+    })
 }
 
-/// An answer, and with it what the log is to say of it where debugging is on.
-fn answered<T>(message: T, about: impl FnOnce(&T) -> About) -> tonic::Response<T> {
-    let about = logged(|| about(&message));
+/// A message that the library sends, and what the log is to say of it.
+fn response<T>(message: T, about: Option<About>) -> tonic::Response<T> {
     let mut response = tonic::Response::new(message);
     if let Some(about) = about {
         response.extensions_mut().insert(about);
@@ -179,6 +175,26 @@ fn answered<T>(message: T, about: impl FnOnce(&T) -> About) -> tonic::Response<T
 /// What a protocol's message became. One that is wrong never reaches the engine, so it is counted here.
 fn converted<T>(result: Result<T>, context: &CallContext) -> Result<T> {
     result.inspect_err(|error| context.connection.shared.metrics.refused(error.reason()))
+}
+
+/// Asks the engine, and keeps the memory of the question until the answer is there. Not an async function, so that the future
+/// holds what it waits for and not the question.
+fn ask<Reply: Send>(
+    engine: &Engine,
+    asked: Result<(PredictRequest, Reply)>,
+    context: CallContext,
+) -> impl Future<Output = Result<(Result<Answer>, Reply)>> + Send {
+    let begun = converted(asked, &context).map(|(question, reply)| (engine.begin(question), reply));
+    let ledger = context.ledger;
+    async move {
+        let (begun, reply) = begun?;
+        let answer = match begun {
+            Ok(predicting) => predicting.await,
+            Err(error) => Err(error),
+        };
+        drop(ledger);
+        Ok((answer, reply))
+    }
 }
 
 /// An error that says whose call it ends, where the caller gave it an id.

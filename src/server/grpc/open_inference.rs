@@ -2,28 +2,35 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
 use super::{
+    Answered,
     admin::agent,
-    answered,
+    ask,
     classification::classify,
     context,
-    convert::oip::{self, Reply},
-    converted,
+    convert::{
+        oip::{self, Reply},
+        plain,
+    },
+    logged,
     model_config::{self, platform},
     of_request,
     repository::{self, Repository},
+    response,
     stream::Answers,
 };
 use crate::{
     catalog::Catalog,
     engine::Engine,
     error::Result,
-    model::{Answer, Served, TensorSpec},
+    model::{Answer, PredictRequest, Served, TensorSpec},
     runtime::Servable,
     server::{
-        call::{About, CallContext},
+        call::CallContext,
+        codec::{self, Frame},
         phase::Phases,
         proto::inference::{
             ModelConfigRequest, ModelConfigResponse, ModelInferRequest, ModelInferResponse, ModelMetadataRequest,
@@ -53,23 +60,27 @@ impl OpenInference {
         Self { engine: repository.engine.clone(), phases: repository.phases.clone(), repository }
     }
 
-    /// Not an async function, so that the future holds what it waits for and not the request.
-    pub fn infer(
+    /// One question that came whole; its answer, ready to leave.
+    pub async fn answer(&self, question: Bytes, context: CallContext) -> Result<Answered> {
+        let asked = match plain::read(&question, context.arrival) {
+            Some(asked) => Ok(asked),
+            None => codec::read(question).and_then(|message| oip::request(message, context.arrival)),
+        };
+        let (answer, reply) = self.ask(asked, context).await?;
+        let about = logged(&answer, &reply.id);
+        let frame = plain::write(&answer, &reply).unwrap_or_else(|| Frame::of(&oip::response(answer, reply)));
+        Ok(Answered { frame: frame.finish()?, about })
+    }
+
+    fn ask(
         &self,
-        question: ModelInferRequest,
+        asked: Result<(PredictRequest, Reply)>,
         context: CallContext,
-    ) -> impl Future<Output = Result<ModelInferResponse>> + Send {
-        let asked = converted(oip::request(question, context.arrival), &context);
-        let begun = asked.map(|(question, reply)| (self.engine.begin(question), reply));
-        let ledger = context.ledger;
+    ) -> impl Future<Output = Result<(Answer, Reply)>> + Send {
+        let asking = ask(&self.engine, asked, context);
         async move {
-            let (begun, reply) = begun?;
-            let answer = match begun {
-                Ok(predicting) => predicting.await,
-                Err(error) => Err(error),
-            };
-            drop(ledger);
-            respond(&self.engine, answer, reply)
+            let (answered, reply) = asking.await?;
+            Ok((classified(self.engine.catalog(), answered, &reply)?, reply))
         }
     }
 
@@ -78,13 +89,13 @@ impl OpenInference {
     }
 }
 
-/// The answer to one question, whichever way it came.
-pub fn respond(engine: &Engine, answered: Result<Answer>, reply: Reply) -> Result<ModelInferResponse> {
+/// The answer to one question, whichever way it came, with the classes that it asked for.
+pub fn classified(catalog: &Catalog, answered: Result<Answer>, reply: &Reply) -> Result<Answer> {
     let mut answer = answered.map_err(|error| of_request(error, &reply.id))?;
     if !reply.classifications.is_empty() {
-        classify_outputs(engine.catalog(), &mut answer, &reply)?;
+        classify_outputs(catalog, &mut answer, reply)?;
     }
-    Ok(oip::response(answer, reply))
+    Ok(answer)
 }
 
 fn classify_outputs(catalog: &Catalog, answer: &mut Answer, reply: &Reply) -> Result<()> {
@@ -173,8 +184,10 @@ impl GrpcInferenceService for OpenInference {
 
     async fn model_infer(&self, request: Request<ModelInferRequest>) -> Result<Response<ModelInferResponse>, Status> {
         let context = context(&request);
-        let answer = self.infer(request.into_inner(), context).await?;
-        Ok(answered(answer, about))
+        let asked = oip::request(request.into_inner(), context.arrival);
+        let (answer, reply) = self.ask(asked, context).await?;
+        let about = logged(&answer, &reply.id);
+        Ok(response(oip::response(answer, reply), about))
     }
 
     type ModelStreamInferStream = Answers;
@@ -218,10 +231,6 @@ impl GrpcInferenceService for OpenInference {
         self.repository.unload(request.into_inner(), arrival, caller).await?;
         Ok(Response::new(RepositoryModelUnloadResponse {}))
     }
-}
-
-pub fn about(answer: &ModelInferResponse) -> About {
-    About { model: answer.model_name.clone(), version: answer.model_version.clone(), request_id: answer.id.clone() }
 }
 
 fn metadata(spec: &TensorSpec) -> TensorMetadata {

@@ -1,13 +1,20 @@
 //! `sconce.v1.Inference`.
 
+use bytes::Bytes;
 use tonic::{Request, Response, Status, async_trait};
 
-use super::{answered, context, convert::sconce, converted, of_request};
+use super::{
+    Answered, ask, context,
+    convert::sconce::{self, Reply},
+    logged, of_request, response,
+};
 use crate::{
     engine::Engine,
     error::Result,
+    model::{self, Answer},
     server::{
-        call::{About, CallContext},
+        call::CallContext,
+        codec::{self, Frame},
         proto::sconce::v1::{PredictRequest, PredictResponse, inference_server::Inference},
     },
 };
@@ -23,25 +30,24 @@ impl Predict {
         Self { engine }
     }
 
-    /// Not an async function, so that the future holds what it waits for and not the request.
-    pub fn answer(
+    /// One question that came whole; its answer, ready to leave.
+    pub async fn answer(&self, question: Bytes, context: CallContext) -> Result<Answered> {
+        let asked = codec::read(question).and_then(|message| sconce::request(message, context.arrival));
+        let (answer, reply) = self.ask(asked, context).await?;
+        let about = logged(&answer, &reply.request_id);
+        Ok(Answered { frame: Frame::of(&sconce::response(answer, reply)).finish()?, about })
+    }
+
+    fn ask(
         &self,
-        question: PredictRequest,
+        asked: Result<(model::PredictRequest, Reply)>,
         context: CallContext,
-    ) -> impl Future<Output = Result<PredictResponse>> + Send {
-        let asked = converted(sconce::request(question, context.arrival), &context);
-        let begun = asked.map(|(question, reply)| (self.engine.begin(question), reply));
-        let ledger = context.ledger;
+    ) -> impl Future<Output = Result<(Answer, Reply)>> + Send {
+        let asking = ask(&self.engine, asked, context);
         async move {
-            let (begun, reply) = begun?;
-            let answer = match begun {
-                Ok(predicting) => predicting.await,
-                Err(error) => Err(error),
-            };
-            drop(ledger);
-            match answer {
-                Ok(answer) => Ok(sconce::response(answer, reply)),
-                Err(error) => Err(of_request(error, &reply.request_id)),
+            match asking.await? {
+                (Ok(answer), reply) => Ok((answer, reply)),
+                (Err(error), reply) => Err(of_request(error, &reply.request_id)),
             }
         }
     }
@@ -51,12 +57,9 @@ impl Predict {
 impl Inference for Predict {
     async fn predict(&self, request: Request<PredictRequest>) -> Result<Response<PredictResponse>, Status> {
         let context = context(&request);
-        let answer = self.answer(request.into_inner(), context).await?;
-        Ok(answered(answer, about))
+        let asked = sconce::request(request.into_inner(), context.arrival);
+        let (answer, reply) = self.ask(asked, context).await?;
+        let about = logged(&answer, &reply.request_id);
+        Ok(response(sconce::response(answer, reply), about))
     }
-}
-
-pub fn about(answer: &PredictResponse) -> About {
-    let served = answer.served.clone().unwrap_or_default();
-    About { model: served.model, version: served.version, request_id: answer.request_id.clone() }
 }

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio_stream::Stream;
 use tonic::{Status, Streaming};
 
-use super::{convert::oip, converted, open_inference::respond};
+use super::{convert::oip, converted, open_inference::classified};
 use crate::{
     engine::Engine,
     error::{Error, Result},
@@ -89,8 +89,12 @@ impl Answers {
         let engine = self.engine.clone();
         Open::Running(tokio::spawn(async move {
             let _place = place;
-            match respond(&engine, engine.predict(question).await, reply) {
-                Ok(answer) => ModelStreamInferResponse { error_message: String::new(), infer_response: Some(answer) },
+            let answered = engine.predict(question).await;
+            match classified(engine.catalog(), answered, &reply) {
+                Ok(answer) => ModelStreamInferResponse {
+                    error_message: String::new(),
+                    infer_response: Some(oip::response(answer, reply)),
+                },
                 Err(error) => failed(error, id, &trace, arrival),
             }
         }))

@@ -4,6 +4,7 @@
 //! protocol can get wrong.
 
 pub mod oip;
+pub mod plain;
 pub mod sconce;
 
 use std::time::{Duration, Instant};
@@ -62,6 +63,11 @@ pub fn earlier(arrival: Arrival, timeout: Option<Duration>) -> Option<Instant> {
         (Some(deadline), Some(own)) => Some(deadline.min(own)),
         (deadline, own) => deadline.or(own),
     }
+}
+
+/// Two types have no typed field, and an answer is raw or typed as a whole.
+pub fn only_raw(tensor: &Tensor) -> bool {
+    matches!(tensor.dtype, DType::Fp16 | DType::Bf16)
 }
 
 /// The elements of a tensor whose type is `T`; the bytes may lie at any address.

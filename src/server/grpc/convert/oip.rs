@@ -1,8 +1,10 @@
 //! The Open Inference Protocol: raw or typed contents, Triton's reserved parameters, classification.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
-use super::{Form, check_request_id, dims, earlier, elements, shape, with_name};
+use smallvec::SmallVec;
+
+use super::{Form, check_request_id, dims, earlier, elements, only_raw, shape, with_name};
 use crate::{
     backend::is_parameter,
     error::{Error, Result},
@@ -31,6 +33,13 @@ pub struct Reply {
     pub mark_final: bool,
 }
 
+/// The value of a parameter of an answer.
+pub enum Said<'a> {
+    Text(Cow<'a, str>),
+    Int(i64),
+    Flag(bool),
+}
+
 /// Names of outputs, and how many classes of each are wanted.
 type Classifications = Vec<(String, usize)>;
 
@@ -56,30 +65,16 @@ pub fn request(message: ModelInferRequest, arrival: Arrival) -> Result<(PredictR
 }
 
 pub fn response(answer: Answer, reply: Reply) -> ModelInferResponse {
-    // Two types have no typed field, and an answer is raw or typed as a whole.
-    let only_raw = |tensor: &Tensor| matches!(tensor.dtype, DType::Fp16 | DType::Bf16);
     let raw = reply.form == Form::Raw || answer.outputs.iter().any(only_raw);
-
-    let mut parameters = InferParameters::new();
-    let mut say = |name: &str, choice: ParameterChoice| {
-        parameters.insert(name.to_owned(), InferParameter { parameter_choice: Some(choice) });
-    };
-    if let Some(id) = answer.prediction_ids.into_iter().next() {
-        say("prediction_id", ParameterChoice::StringParam(id));
-    }
-    say("variant", ParameterChoice::StringParam((*answer.served.variant).to_owned()));
-    if !answer.degraded.is_empty() {
-        say("degraded", ParameterChoice::StringParam(answer.degraded.join(",")));
-    }
-    if let Some(cache) = answer.cache {
-        say("cache", ParameterChoice::StringParam(cache.as_str().to_owned()));
-        if let CacheUse::Hit { age } = cache {
-            say("cache_age_ms", ParameterChoice::Int64Param(i64::try_from(age.as_millis()).unwrap_or(i64::MAX)));
-        }
-    }
-    if reply.mark_final {
-        say("triton_final_response", ParameterChoice::BoolParam(true));
-    }
+    let parameters = said(&answer, &reply).into_iter().map(|(name, value)| {
+        let choice = match value {
+            Said::Text(text) => ParameterChoice::StringParam(text.into_owned()),
+            Said::Int(number) => ParameterChoice::Int64Param(number),
+            Said::Flag(flag) => ParameterChoice::BoolParam(flag),
+        };
+        (name.to_owned(), InferParameter { parameter_choice: Some(choice) })
+    });
+    let parameters = parameters.collect();
 
     let mut raw_output_contents = Vec::new();
     let mut outputs = Vec::with_capacity(answer.outputs.len());
@@ -88,7 +83,7 @@ pub fn response(answer: Answer, reply: Reply) -> ModelInferResponse {
             name: (*tensor.name).to_owned(),
             datatype: tensor.dtype.as_str().to_owned(),
             shape: dims(&tensor.shape),
-            parameters: BTreeMap::new(),
+            parameters: InferParameters::new(),
             contents: (!raw).then(|| typed_contents(&tensor)),
         });
         if raw {
@@ -103,6 +98,28 @@ pub fn response(answer: Answer, reply: Reply) -> ModelInferResponse {
         outputs,
         raw_output_contents,
     }
+}
+
+/// What an answer says beside its outputs, in the order of the names.
+pub fn said<'a>(answer: &'a Answer, reply: &Reply) -> SmallVec<[(&'static str, Said<'a>); 4]> {
+    let mut said = SmallVec::new();
+    if let Some(cache) = answer.cache {
+        said.push(("cache", Said::Text(cache.as_str().into())));
+        if let CacheUse::Hit { age } = cache {
+            said.push(("cache_age_ms", Said::Int(i64::try_from(age.as_millis()).unwrap_or(i64::MAX))));
+        }
+    }
+    if !answer.degraded.is_empty() {
+        said.push(("degraded", Said::Text(answer.degraded.join(",").into())));
+    }
+    if let Some(id) = answer.prediction_ids.first() {
+        said.push(("prediction_id", Said::Text(id.into())));
+    }
+    if reply.mark_final {
+        said.push(("triton_final_response", Said::Flag(true)));
+    }
+    said.push(("variant", Said::Text((&*answer.served.variant).into())));
+    said
 }
 
 /// A version or a label: what begins with a digit, or with `v` and a digit, can only be a version.
@@ -376,4 +393,4 @@ fn typed_contents(tensor: &Tensor) -> InferTensorContents {
 
 #[cfg(test)]
 #[path = "oip_tests.rs"]
-mod tests;
+pub mod tests;

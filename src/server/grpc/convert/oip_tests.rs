@@ -129,7 +129,7 @@ fn tritons_parameters_keep_their_meaning() {
     assert_eq!(request.attributes.len(), 3);
 }
 
-fn answer(outputs: Vec<Tensor>) -> Answer {
+pub fn answer(outputs: Vec<Tensor>) -> Answer {
     Answer {
         served: Served {
             model: ModelName::new("m").expect("a name"),
@@ -147,7 +147,7 @@ fn answer(outputs: Vec<Tensor>) -> Answer {
     }
 }
 
-fn reply(form: Form) -> Reply {
+pub fn reply(form: Form) -> Reply {
     Reply { id: "id".into(), form, classifications: vec![], mark_final: false }
 }
 
