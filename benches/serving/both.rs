@@ -18,8 +18,8 @@ use crate::{
 pub struct Both {
     pub name: String,
     pub loads: Vec<(Load, Measured)>,
-    /// Requests a second of the bare echo, one thread, 8 connections, its generator on the other CPU.
-    pub echo_per_s: f64,
+    /// Requests a second of the bare echo, one thread, its generator on the other CPU: over 8 connections, and over 1.
+    pub echo_per_s: [f64; 2],
 }
 
 const LOADS: [Load; 2] = [Load { in_flight: 64, connections: 8 }, Load { in_flight: 64, connections: 1 }];
@@ -34,7 +34,10 @@ impl Bench {
         for case in cases::all()?.iter().filter(|case| [cases::TINY, cases::MLP].contains(&case.name)) {
             let answer = server.first_answer(case).await?;
             let echo = Server::echo(&answer, self.cpus.server, &self.folder).await?;
-            let echo_per_s = self.load(&echo, case, LOADS[0]).await?.requests_per_s;
+            let mut echo_per_s = [0.0; 2];
+            for (per_s, load) in echo_per_s.iter_mut().zip(LOADS) {
+                *per_s = self.load(&echo, case, load).await?.requests_per_s;
+            }
             drop(echo);
             process::pin(&cpus)?;
             let mut both = Both { name: case.name.into(), loads: Vec::new(), echo_per_s };
@@ -66,7 +69,13 @@ impl Both {
     }
 
     pub fn text(&self) -> String {
-        let mut text = format!("\n{} on both CPUs, which the generator shares\n\n", self.name);
+        let [eight, one] = self.echo_per_s;
+        let mut text = format!(
+            "\n{} on both CPUs, which the generator shares; the echo on one CPU, its generator on the other: {eight:.0} req/s over 8 \
+             connections, {one:.0} over 1 ({:.2} of it)\n\n",
+            self.name,
+            one / eight
+        );
         text += "| in flight | conn. | req/s | CPU µs | p50 µs | p99 µs |\n|--:|--:|--:|--:|--:|--:|\n";
         for (Load { in_flight, connections }, measured) in &self.loads {
             let Measured { requests_per_s, cpu_us, p50_us, p99_us, .. } = measured;

@@ -155,7 +155,7 @@ impl Report {
             let one = both.one_per_s() / both.eight_per_s();
             verdicts.at_least("req/s over 1 connection / over 8", &place, one, ONE_CONNECTION_MIN);
             if both.name == MLP {
-                let wanted = BOTH_PER_S * both.echo_per_s / BOTH_ECHO_PER_S;
+                let wanted = BOTH_PER_S * both.echo_per_s[0] / BOTH_ECHO_PER_S;
                 verdicts.at_least("req/s", &place, both.eight_per_s(), wanted);
             }
         }

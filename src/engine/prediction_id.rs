@@ -4,10 +4,14 @@
 //! the score, the version, the model and variant by name, and at the end 8 bytes of SipHash-2-4 over all that, keyed. So any
 //! replica that has the key can read it, at any age, with nothing kept for it, and a forged one is seen.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    ops::Range,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use siphasher::sip::SipHasher24;
+use smallvec::SmallVec;
 
 use crate::{
     error::{Error, Result},
@@ -19,6 +23,9 @@ use crate::{
 pub struct IdKey([u8; 16]);
 
 const FORMAT: u8 = 1;
+/// Where they stand: the rest is the same for all rows of an answer.
+const ROW: Range<usize> = 17..21;
+const SCORE: Range<usize> = 29..33;
 /// Ids of one answer: a caller of a million rows gets the ids of the first ones, and no answer of fifty megabytes.
 const IDS_MAX: usize = 1024;
 
@@ -43,20 +50,23 @@ impl IdKey {
         // It only tells apart ids of the same microsecond, and callers read it: so it comes from a generator that never made
         // a key, and one who works that generator's state out learns nothing about the key.
         let random = fastrand::u64(..);
-        let mut record = Vec::with_capacity(96);
+        let mut record: SmallVec<[u8; 128]> = SmallVec::new();
+        record.push(FORMAT);
+        record.extend_from_slice(&micros.to_le_bytes());
+        record.extend_from_slice(&random.to_le_bytes());
+        record.extend_from_slice(&[0; 4]);
+        record.extend_from_slice(&served.revision.to_le_bytes());
+        record.extend_from_slice(&[0; 4]);
+        put_version(&mut record, served.version);
+        for name in [served.model.as_str(), &served.variant] {
+            record.push(name.len() as u8);
+            record.extend_from_slice(&name.as_bytes()[..name.len().min(255)]);
+        }
+        let body = record.len();
         let ids = (0..rows.min(IDS_MAX)).map(|row| {
-            record.clear();
-            record.push(FORMAT);
-            record.extend_from_slice(&micros.to_le_bytes());
-            record.extend_from_slice(&random.to_le_bytes());
-            record.extend_from_slice(&(row as u32).to_le_bytes());
-            record.extend_from_slice(&served.revision.to_le_bytes());
-            record.extend_from_slice(&score(output, row, rows).to_le_bytes());
-            put_version(&mut record, served.version);
-            for name in [served.model.as_str(), &served.variant] {
-                record.push(name.len() as u8);
-                record.extend_from_slice(&name.as_bytes()[..name.len().min(255)]);
-            }
+            record.truncate(body);
+            record[ROW].copy_from_slice(&(row as u32).to_le_bytes());
+            record[SCORE].copy_from_slice(&score(output, row, rows).to_le_bytes());
             let checksum = SipHasher24::new_with_key(&self.0).hash(&record);
             record.extend_from_slice(&checksum.to_le_bytes());
             BASE64_URL_SAFE_NO_PAD.encode(&record)
@@ -66,7 +76,7 @@ impl IdKey {
 }
 
 /// Four numbers of at most ten bytes each: small ones take one.
-fn put_version(record: &mut Vec<u8>, version: Version) {
+fn put_version(record: &mut SmallVec<[u8; 128]>, version: Version) {
     for mut number in version.numbers() {
         while number >= 0x80 {
             record.push(number as u8 | 0x80);
@@ -120,7 +130,8 @@ mod tests {
         let (body, checksum) = record.split_at(record.len() - 8);
         assert_eq!(SipHasher24::new_with_key(&[7; 16]).hash(body).to_le_bytes(), checksum);
         assert_ne!(SipHasher24::new_with_key(&[8; 16]).hash(body).to_le_bytes(), checksum);
-        assert_eq!(body[29..33], 0.75f32.to_le_bytes());
+        assert_eq!((&body[ROW], &body[SCORE]), (&1u32.to_le_bytes()[..], &0.75f32.to_le_bytes()[..]));
+        assert_eq!(body[21..29], 7u64.to_le_bytes(), "the revision");
     }
 
     #[test]

@@ -2,10 +2,10 @@
 //! So here each claim is held against the limit and the budget first, and a body that stops is ended.
 
 use std::{
-    future::poll_fn,
+    mem,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
@@ -36,6 +36,8 @@ pub struct RequestBody {
     /// What came with the header of a large message and is handed on after it.
     rest: Bytes,
     patience: Patience,
+    /// The one message, as far as it came, for who asks for it whole.
+    gathered: Vec<u8>,
 }
 
 /// What one body may do.
@@ -80,26 +82,27 @@ impl RequestBody {
             claimed: 0,
             rest: Bytes::new(),
             patience: Patience::default(),
+            gathered: Vec::new(),
         }
     }
 
     /// The one message of a call that is not compressed, once nothing more can come: each byte copied once, into a buffer of
     /// its own, so that a small message holds on to no large piece of what was read.
-    pub async fn message(mut self) -> Result<Bytes, Status> {
-        let mut message = Vec::new();
-        while let Some(frame) = poll_fn(|cx| Pin::new(&mut self).poll_frame(cx)).await {
+    pub fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Status>> {
+        while let Some(frame) = ready!(Pin::new(&mut *self).poll_frame(cx)) {
             let Ok(data) = frame?.into_data() else { continue };
-            if self.messages > 0 && message.capacity() < HEADER_BYTES + self.claimed {
-                message.reserve_exact(HEADER_BYTES + self.claimed - message.len());
+            let whole = HEADER_BYTES + self.claimed;
+            if self.messages > 0 && self.gathered.capacity() < whole {
+                self.gathered.reserve_exact(whole - self.gathered.len());
             }
-            message.extend_from_slice(&data);
+            self.gathered.extend_from_slice(&data);
         }
         if self.messages == 0 || !self.frames.between_messages() {
-            return Err(malformed().into());
+            return Poll::Ready(Err(malformed().into()));
         }
-        let mut message = Bytes::from(message);
+        let mut message = Bytes::from(mem::take(&mut self.gathered));
         message.advance(HEADER_BYTES);
-        Ok(message)
+        Poll::Ready(Ok(message))
     }
 
     fn take_in(&mut self, bytes: &Bytes) -> Result<()> {
@@ -137,7 +140,7 @@ impl RequestBody {
             let until = rules.deadline.map_or(given_up, |deadline| deadline.min(given_up));
             Box::pin(tokio::time::sleep_until(until.into()))
         });
-        std::task::ready!(sleep.as_mut().poll(cx));
+        ready!(sleep.as_mut().poll(cx));
         let expired = rules.deadline.is_some_and(|deadline| deadline <= Instant::now());
         Poll::Ready(Status::from(if expired {
             Error::deadline_exceeded("while the request was being read")
@@ -158,7 +161,7 @@ impl Body for RequestBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = self.get_mut();
         if !this.rest.is_empty() {
-            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut this.rest)))));
+            return Poll::Ready(Some(Ok(Frame::data(mem::take(&mut this.rest)))));
         }
         match Pin::new(&mut this.inner).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => match frame.into_data() {

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{HeaderMap, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use tonic::Status;
 
@@ -44,6 +44,9 @@ pub struct Edge {
     connection: Arc<ConnectionState>,
     services: Services,
 }
+
+// Made once: a name given as text is parsed at each look.
+static GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 
 /// When this server is full or going away, the next moment or the next replica may do.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
@@ -121,7 +124,7 @@ impl Edge {
         Rules {
             shape: method.shape,
             message_bytes_max: config.max_message_bytes,
-            encoded: headers.get("grpc-encoding").is_some_and(|encoding| encoding != "identity"),
+            encoded: headers.get(&GRPC_ENCODING).is_some_and(|encoding| encoding != "identity"),
             timeout: config.body_timeout,
             deadline,
         }

@@ -2,14 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 
 use crate::error::{Error, Result};
+
+static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// The moment after which the caller no longer waits. INVALID_ARGUMENT where the header is not what gRPC says,
 /// DEADLINE_EXCEEDED where there was no time from the start.
 pub fn deadline(headers: &HeaderMap, now: Instant) -> Result<Option<Instant>> {
-    let Some(value) = headers.get("grpc-timeout") else {
+    let Some(value) = headers.get(&GRPC_TIMEOUT) else {
         return Ok(None);
     };
     let timeout = value.to_str().ok().and_then(parse).ok_or_else(|| {

@@ -1,6 +1,6 @@
 //! `traceparent`: read only when a log line is written.
 
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 use opentelemetry::{
     propagation::{Extractor, TextMapPropagator},
     trace::TraceContextExt,
@@ -17,7 +17,7 @@ struct OneHeader<'a>(&'a str);
 
 impl Trace {
     pub fn of(headers: &http::HeaderMap) -> Self {
-        Self(headers.get(TRACEPARENT).cloned())
+        Self(headers.get(&TRACEPARENT_HEADER).cloned())
     }
 
     /// The trace and the caller's span in hexadecimal; `None` where there is no valid header.
@@ -30,6 +30,7 @@ impl Trace {
 }
 
 const TRACEPARENT: &str = "traceparent";
+static TRACEPARENT_HEADER: HeaderName = HeaderName::from_static(TRACEPARENT);
 
 // === impl OneHeader ===
 

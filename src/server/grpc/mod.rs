@@ -13,7 +13,7 @@ mod repository;
 pub mod status;
 mod stream;
 
-use std::{convert::Infallible, pin::Pin, sync::Arc};
+use std::{convert::Infallible, future::poll_fn, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -26,7 +26,7 @@ use self::{
 };
 use super::{
     body::RequestBody,
-    call::{About, CallContext},
+    call::{About, Arrival, CallContext},
     config::Config,
     control::Control,
     method::{Prediction, Service},
@@ -74,6 +74,16 @@ pub struct Answered {
     pub about: Option<About>,
 }
 
+/// A protocol's way to put one question and its answer.
+trait Dialect: Send + Sync + 'static {
+    /// What of the question the answer needs.
+    type Reply: Send;
+
+    fn engine(&self) -> &Engine;
+    fn read(&self, question: Bytes, arrival: Arrival) -> Result<(PredictRequest, Self::Reply)>;
+    fn write(&self, answered: Result<Answer>, reply: Self::Reply) -> Result<Answered>;
+}
+
 /// A request or a stream of health or admin is a name or two.
 const SMALL_MESSAGE_BYTES_MAX: usize = 1 << 20;
 
@@ -109,14 +119,8 @@ impl Services {
     /// of a small call.
     pub fn predict(&self, prediction: Prediction, body: RequestBody, context: CallContext) -> Unary {
         match prediction {
-            Prediction::ModelInfer => {
-                let service = self.open_inference.clone();
-                Box::pin(async move { Ok(service.answer(body.message().await?, context).await?) })
-            }
-            Prediction::Predict => {
-                let service = self.predict.clone();
-                Box::pin(async move { Ok(service.answer(body.message().await?, context).await?) })
-            }
+            Prediction::ModelInfer => unary(self.open_inference.clone(), body, context),
+            Prediction::Predict => unary(self.predict.clone(), body, context),
         }
     }
 
@@ -154,6 +158,20 @@ impl Services {
     }
 }
 
+/// One call of Predict, in whichever protocol. The future keeps what it waits for, and the context, with which the memory of the
+/// question is given back; not the question.
+fn unary<D: Dialect>(dialect: Arc<D>, mut body: RequestBody, context: CallContext) -> Unary {
+    Box::pin(async move {
+        let question = poll_fn(|cx| body.poll_message(cx)).await?;
+        let (question, reply) = converted(dialect.read(question, context.arrival), &context)?;
+        let answered = match dialect.engine().begin(question) {
+            Ok(predicting) => predicting.await,
+            Err(error) => Err(error),
+        };
+        Ok(dialect.write(answered, reply)?)
+    })
+}
+
 /// What the log is to say of an answer, where debugging is on.
 fn logged(answer: &Answer, request_id: &str) -> Option<About> {
     tracing::enabled!(tracing::Level::DEBUG).then(|| About {
@@ -175,26 +193,6 @@ fn response<T>(message: T, about: Option<About>) -> tonic::Response<T> {
 /// What a protocol's message became. One that is wrong never reaches the engine, so it is counted here.
 fn converted<T>(result: Result<T>, context: &CallContext) -> Result<T> {
     result.inspect_err(|error| context.connection.shared.metrics.refused(error.reason()))
-}
-
-/// Asks the engine, and keeps the memory of the question until the answer is there. Not an async function, so that the future
-/// holds what it waits for and not the question.
-fn ask<Reply: Send>(
-    engine: &Engine,
-    asked: Result<(PredictRequest, Reply)>,
-    context: CallContext,
-) -> impl Future<Output = Result<(Result<Answer>, Reply)>> + Send {
-    let begun = converted(asked, &context).map(|(question, reply)| (engine.begin(question), reply));
-    let ledger = context.ledger;
-    async move {
-        let (begun, reply) = begun?;
-        let answer = match begun {
-            Ok(predicting) => predicting.await,
-            Err(error) => Err(error),
-        };
-        drop(ledger);
-        Ok((answer, reply))
-    }
 }
 
 /// An error that says whose call it ends, where the caller gave it an id.

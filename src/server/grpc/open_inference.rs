@@ -6,16 +6,15 @@ use bytes::Bytes;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
 use super::{
-    Answered,
+    Answered, Dialect,
     admin::agent,
-    ask,
     classification::classify,
     context,
     convert::{
         oip::{self, Reply},
         plain,
     },
-    logged,
+    converted, logged,
     model_config::{self, platform},
     of_request,
     repository::{self, Repository},
@@ -29,7 +28,7 @@ use crate::{
     model::{Answer, PredictRequest, Served, TensorSpec},
     runtime::Servable,
     server::{
-        call::CallContext,
+        call::Arrival,
         codec::{self, Frame},
         phase::Phases,
         proto::inference::{
@@ -60,32 +59,30 @@ impl OpenInference {
         Self { engine: repository.engine.clone(), phases: repository.phases.clone(), repository }
     }
 
-    /// One question that came whole; its answer, ready to leave.
-    pub async fn answer(&self, question: Bytes, context: CallContext) -> Result<Answered> {
-        let asked = match plain::read(&question, context.arrival) {
-            Some(asked) => Ok(asked),
-            None => codec::read(question).and_then(|message| oip::request(message, context.arrival)),
-        };
-        let (answer, reply) = self.ask(asked, context).await?;
-        let about = logged(&answer, &reply.id);
-        let frame = plain::write(&answer, &reply).unwrap_or_else(|| Frame::of(&oip::response(answer, reply)));
-        Ok(Answered { frame: frame.finish()?, about })
+    fn find(&self, model: &str, version: String) -> Result<(Served, Arc<Servable>)> {
+        self.engine.find(model, &oip::select(version)?)
+    }
+}
+
+impl Dialect for OpenInference {
+    type Reply = Reply;
+
+    fn engine(&self) -> &Engine {
+        &self.engine
     }
 
-    fn ask(
-        &self,
-        asked: Result<(PredictRequest, Reply)>,
-        context: CallContext,
-    ) -> impl Future<Output = Result<(Answer, Reply)>> + Send {
-        let asking = ask(&self.engine, asked, context);
-        async move {
-            let (answered, reply) = asking.await?;
-            Ok((classified(self.engine.catalog(), answered, &reply)?, reply))
+    fn read(&self, question: Bytes, arrival: Arrival) -> Result<(PredictRequest, Reply)> {
+        match plain::read(&question, arrival) {
+            Some(asked) => Ok(asked),
+            None => oip::request(codec::read(question)?, arrival),
         }
     }
 
-    fn find(&self, model: &str, version: String) -> Result<(Served, Arc<Servable>)> {
-        self.engine.find(model, &oip::select(version)?)
+    fn write(&self, answered: Result<Answer>, reply: Reply) -> Result<Answered> {
+        let answer = classified(self.engine.catalog(), answered, &reply)?;
+        let about = logged(&answer, &reply.id);
+        let frame = plain::write(&answer, &reply).unwrap_or_else(|| Frame::of(&oip::response(answer, reply)));
+        Ok(Answered { frame: frame.finish()?, about })
     }
 }
 
@@ -185,7 +182,8 @@ impl GrpcInferenceService for OpenInference {
     async fn model_infer(&self, request: Request<ModelInferRequest>) -> Result<Response<ModelInferResponse>, Status> {
         let context = context(&request);
         let asked = oip::request(request.into_inner(), context.arrival);
-        let (answer, reply) = self.ask(asked, context).await?;
+        let (question, reply) = converted(asked, &context)?;
+        let answer = classified(self.engine.catalog(), self.engine.predict(question).await, &reply)?;
         let about = logged(&answer, &reply.id);
         Ok(response(oip::response(answer, reply), about))
     }

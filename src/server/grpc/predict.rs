@@ -4,16 +4,16 @@ use bytes::Bytes;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::{
-    Answered, ask, context,
+    Answered, Dialect, context,
     convert::sconce::{self, Reply},
-    logged, of_request, response,
+    converted, logged, of_request, response,
 };
 use crate::{
     engine::Engine,
     error::Result,
     model::{self, Answer},
     server::{
-        call::CallContext,
+        call::Arrival,
         codec::{self, Frame},
         proto::sconce::v1::{PredictRequest, PredictResponse, inference_server::Inference},
     },
@@ -29,27 +29,23 @@ impl Predict {
     pub fn new(engine: Engine) -> Self {
         Self { engine }
     }
+}
 
-    /// One question that came whole; its answer, ready to leave.
-    pub async fn answer(&self, question: Bytes, context: CallContext) -> Result<Answered> {
-        let asked = codec::read(question).and_then(|message| sconce::request(message, context.arrival));
-        let (answer, reply) = self.ask(asked, context).await?;
-        let about = logged(&answer, &reply.request_id);
-        Ok(Answered { frame: Frame::of(&sconce::response(answer, reply)).finish()?, about })
+impl Dialect for Predict {
+    type Reply = Reply;
+
+    fn engine(&self) -> &Engine {
+        &self.engine
     }
 
-    fn ask(
-        &self,
-        asked: Result<(model::PredictRequest, Reply)>,
-        context: CallContext,
-    ) -> impl Future<Output = Result<(Answer, Reply)>> + Send {
-        let asking = ask(&self.engine, asked, context);
-        async move {
-            match asking.await? {
-                (Ok(answer), reply) => Ok((answer, reply)),
-                (Err(error), reply) => Err(of_request(error, &reply.request_id)),
-            }
-        }
+    fn read(&self, question: Bytes, arrival: Arrival) -> Result<(model::PredictRequest, Reply)> {
+        sconce::request(codec::read(question)?, arrival)
+    }
+
+    fn write(&self, answered: Result<Answer>, reply: Reply) -> Result<Answered> {
+        let answer = answered.map_err(|error| of_request(error, &reply.request_id))?;
+        let about = logged(&answer, &reply.request_id);
+        Ok(Answered { frame: Frame::of(&sconce::response(answer, reply)).finish()?, about })
     }
 }
 
@@ -58,7 +54,8 @@ impl Inference for Predict {
     async fn predict(&self, request: Request<PredictRequest>) -> Result<Response<PredictResponse>, Status> {
         let context = context(&request);
         let asked = sconce::request(request.into_inner(), context.arrival);
-        let (answer, reply) = self.ask(asked, context).await?;
+        let (question, reply) = converted(asked, &context)?;
+        let answer = self.engine.predict(question).await.map_err(|error| of_request(error, &reply.request_id))?;
         let about = logged(&answer, &reply.request_id);
         Ok(response(sconce::response(answer, reply), about))
     }
