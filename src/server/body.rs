@@ -1,5 +1,5 @@
-//! A request's body on its way to the gRPC library, which reserves what a message claims and waits for it for ever.
-//! So here each claim is held against the limit and the budget first, and a body that stops is ended.
+//! A request's body: the one message of a prediction, whole, or what the gRPC library is handed of any other call. Whoever reads
+//! reserves what a message claims, so each claim is held against the limit and the budget first; and a body that stops is ended.
 
 use std::{
     mem,
@@ -17,6 +17,7 @@ use tonic::Status;
 
 use super::{
     budget::Ledger,
+    connection::ConnectionState,
     frames::{Frames, HEADER_BYTES, Header},
     grpc::status::{malformed, message_too_large},
     method::Shape,
@@ -30,8 +31,11 @@ pub struct RequestBody {
     rules: Rules,
     /// What the messages claim; shared with those who work on them.
     ledger: Arc<Ledger>,
+    connection: Arc<ConnectionState>,
     messages: usize,
-    /// Bytes of the latest one.
+    /// Nothing comes any more.
+    ended: bool,
+    /// Bytes of the latest message.
     claimed: usize,
     /// What came with the header of a large message and is handed on after it.
     rest: Bytes,
@@ -72,13 +76,15 @@ const RETRY_AFTER: Duration = Duration::from_millis(100);
 // === impl RequestBody ===
 
 impl RequestBody {
-    pub fn new(inner: Incoming, rules: Rules, ledger: Arc<Ledger>) -> Self {
+    pub fn new(inner: Incoming, rules: Rules, ledger: Arc<Ledger>, connection: Arc<ConnectionState>) -> Self {
         Self {
             inner,
             frames: Frames::default(),
             rules,
             ledger,
+            connection,
             messages: 0,
+            ended: false,
             claimed: 0,
             rest: Bytes::new(),
             patience: Patience::default(),
@@ -98,7 +104,7 @@ impl RequestBody {
             self.gathered.extend_from_slice(&data);
         }
         if self.messages == 0 || !self.frames.between_messages() {
-            return Poll::Ready(Err(malformed().into()));
+            return Poll::Ready(Err(self.refuse(malformed())));
         }
         let mut message = Bytes::from(mem::take(&mut self.gathered));
         message.advance(HEADER_BYTES);
@@ -125,9 +131,17 @@ impl RequestBody {
         Ok(())
     }
 
-    /// Whether somebody waits for the next byte: within a message, and for the one message of a unary call.
+    /// Whether somebody waits for what comes next: within a message, and in a unary call until its end, for which all wait.
     fn awaited(&self) -> bool {
-        !self.frames.between_messages() || (self.rules.shape == Shape::One && self.messages == 0)
+        match self.rules.shape {
+            Shape::One => !self.ended,
+            Shape::Stream => !self.frames.between_messages(),
+        }
+    }
+
+    fn refuse(&self, error: Error) -> Status {
+        self.connection.shared.metrics.refused(error.reason());
+        error.into()
     }
 
     fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
@@ -142,13 +156,13 @@ impl RequestBody {
         });
         ready!(sleep.as_mut().poll(cx));
         let expired = rules.deadline.is_some_and(|deadline| deadline <= Instant::now());
-        Poll::Ready(Status::from(if expired {
+        Poll::Ready(self.refuse(if expired {
             Error::deadline_exceeded("while the request was being read")
         } else {
             Error::new(
                 Code::DeadlineExceeded,
                 "BODY_TIMEOUT",
-                format!("the rest of the message did not come within {:?}", rules.timeout),
+                format!("the rest of the request did not come within {:?}", rules.timeout),
             )
         }))
     }
@@ -172,12 +186,15 @@ impl Body for RequestBody {
                     if begins && !this.frames.between_messages() && bytes.len() > HEADER_BYTES {
                         this.rest = bytes.split_off(HEADER_BYTES);
                     }
-                    Poll::Ready(Some(taken.map(|()| Frame::data(bytes)).map_err(Status::from)))
+                    Poll::Ready(Some(taken.map(|()| Frame::data(bytes)).map_err(|error| this.refuse(error))))
                 }
                 Err(frame) => Poll::Ready(Some(Ok(frame))),
             },
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(Status::from_error(Box::new(error))))),
-            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Ready(None) => {
+                this.ended = true;
+                Poll::Ready(None)
+            }
             Poll::Pending => this.poll_patience(cx).map(|status| Some(Err(status))),
         }
     }
@@ -211,7 +228,7 @@ impl Rules {
         Ok(())
     }
 
-    /// The most memory that the message can make the library reserve.
+    /// The most memory that the message can make its reader reserve.
     fn claim(&self, header: Header) -> usize {
         if header.compressed == 0 {
             return header.length;

@@ -57,6 +57,12 @@ pub struct About {
 /// The answer to come.
 pub struct Call(Step);
 
+/// Who works on the answer.
+pub enum Work {
+    Ours(Unary),
+    Library(Answering),
+}
+
 /// What came of the work.
 enum Outcome {
     Answered(Answered),
@@ -84,17 +90,12 @@ enum Step {
     Answered(Option<Response<ResponseBody>>),
 }
 
-/// Who works on the answer.
-pub enum Work {
-    Ours(Unary),
-    Library(Answering),
-}
-
 /// What is left to send.
 enum Content {
     /// One message, and after it the status.
     Message(Bytes),
-    Ok,
+    /// OK, and nothing before it any more.
+    Status,
     Nothing,
     Library(tonic::body::Body),
 }
@@ -197,11 +198,12 @@ impl Ending {
         tracing::debug!(method, model, version, request_id, millis, trace_id, parent_id, "a call was answered");
     }
 
-    /// Gives a status of the library's own our code, in the headers or trailers that carry it.
+    /// Gives a status of the library's own our code, in the headers or trailers that carry it, and counts it as our own are.
     fn settle<'a>(&self, status: &'a Status, headers: &mut HeaderMap) -> Cow<'a, Status> {
         let Some(error) = status::of_library(status) else {
             return Cow::Borrowed(status);
         };
+        self.open.connection().shared.metrics.refused(error.reason());
         let ours = Status::from(error);
         // Adding fails only for bytes that no header may hold; the message is percent-encoded.
         let _ = ours.add_header(headers);
@@ -311,7 +313,7 @@ impl Body for ResponseBody {
 
     fn is_end_stream(&self) -> bool {
         match &self.content {
-            Content::Message(_) | Content::Ok => false,
+            Content::Message(_) | Content::Status => false,
             Content::Nothing => true,
             Content::Library(body) => body.is_end_stream(),
         }
@@ -332,10 +334,10 @@ impl Content {
     fn next(&mut self) -> Option<Frame<Bytes>> {
         match mem::replace(self, Content::Nothing) {
             Content::Message(message) => {
-                *self = Content::Ok;
+                *self = Content::Status;
                 Some(Frame::data(message))
             }
-            Content::Ok => {
+            Content::Status => {
                 let mut trailers = HeaderMap::with_capacity(1);
                 trailers.insert(Status::GRPC_STATUS, HeaderValue::from_static("0"));
                 Some(Frame::trailers(trailers))

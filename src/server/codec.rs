@@ -1,4 +1,4 @@
-//! prost, and before it the count of a request's parts.
+//! Messages to bytes and back: prost, and before it the count of a request's parts; whole ones with gRPC's header in front.
 
 use std::{any::TypeId, marker::PhantomData};
 
@@ -25,7 +25,7 @@ use crate::error::{Code, Error, Result};
 pub struct Codec<T, U>(PhantomData<(T, U)>);
 
 /// An answer that leaves whole, with its header in front.
-pub struct Frame(Vec<u8>);
+pub struct Framed(Vec<u8>);
 
 /// Encodes into a buffer that is as large as the message.
 pub struct SizedEncoder<T>(PhantomData<T>);
@@ -47,9 +47,9 @@ pub fn read<Q: Message + Default + 'static>(question: Bytes) -> Result<Q> {
     Q::decode(question).map_err(|_| malformed())
 }
 
-// === impl Frame ===
+// === impl Framed ===
 
-impl Frame {
+impl Framed {
     /// Of a message of about so many bytes.
     pub fn with_capacity(bytes: usize) -> Self {
         let mut frame = Vec::with_capacity(HEADER_BYTES + bytes);

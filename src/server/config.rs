@@ -31,7 +31,7 @@ pub struct Config {
     /// The largest message, compressed or not, in bytes. `--max-message-bytes`
     pub max_message_bytes: usize,
     /// What all messages that are being read or worked on may claim together, in bytes. Five bytes of a header are enough to
-    /// make the gRPC library reserve a whole message, so the claim is what counts, not what has come.
+    /// make whoever reads them reserve a whole message, so the claim is what counts, not what has come.
     pub request_memory: usize,
     /// Calls on one connection at a time; further ones wait at the client.
     pub max_concurrent_streams: u32,
@@ -64,7 +64,7 @@ pub struct Config {
 }
 
 /// Tensors, parameters, attributes and names of outputs in one message. The largest signatures have hundreds; each may take
-/// three hundred bytes once decoded, so these are three megabytes.
+/// half a kilobyte once decoded, so these are five megabytes.
 pub const MESSAGE_PARTS_MAX: usize = 10_000;
 /// Rows, values of rows, names of columns, and texts in one message: fifty thousand rows of twenty features, a hundred
 /// megabytes once decoded.

@@ -1,6 +1,6 @@
-//! How many parts a message has, counted before the gRPC library builds them.
+//! How many parts a message has, counted before they are built.
 //!
-//! Two bytes on the wire, an empty tensor or an empty text, become thirty to three hundred in memory, so the length of a
+//! Two bytes on the wire, an empty tensor or an empty text, become thirty to five hundred in memory, so the length of a
 //! message says little of what it will take. The walk reads tags and lengths alone: a large tensor costs it one step.
 
 use super::config::{MESSAGE_PARTS_MAX, MESSAGE_VALUES_MAX};
@@ -129,6 +129,10 @@ pub fn varint(bytes: &mut &[u8]) -> Option<u64> {
     let mut number = 0;
     for place in 0..10 {
         let byte = *bytes.split_off_first()?;
+        // The tenth has room for one bit.
+        if place == 9 && byte > 1 {
+            return None;
+        }
         number |= u64::from(byte & 0x7f) << (7 * place);
         if byte < 0x80 {
             return Some(number);

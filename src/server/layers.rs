@@ -85,11 +85,11 @@ impl Edge {
         };
         let work = match method.prediction {
             Some(prediction) if !rules.encoded => {
-                let body = RequestBody::new(request.into_body(), rules, ledger);
+                let body = RequestBody::new(request.into_body(), rules, ledger, self.connection.clone());
                 Work::Ours(self.services.predict(prediction, body, context))
             }
             _ => {
-                let mut request = request.map(|body| RequestBody::new(body, rules, ledger));
+                let mut request = request.map(|body| RequestBody::new(body, rules, ledger, self.connection.clone()));
                 request.extensions_mut().insert(context);
                 Work::Library(self.services.dispatch(method.service, rules.encoded, request))
             }

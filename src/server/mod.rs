@@ -4,7 +4,8 @@
 //! first bytes and `connection` keeps to its age and its silence. A call's life: `layers` admits it by the table in
 //! `method` before anything is decoded, `body` holds each message against the limit and the `budget`, `codec` counts
 //! its parts (`fields`), a service in `grpc` answers, and `call` sees to it that the caller gets a status of ours whatever
-//! happens.
+//! happens. A prediction, of which most calls are, is read and answered here from the first byte to the last; compressed ones and
+//! all other calls go through the gRPC library's streams.
 //!
 //! Knows the engine, the catalog and the operator's door (`control`); knows nothing of the store's files, of the lifecycle or
 //! of libraries. `app` makes the one

@@ -163,6 +163,7 @@ impl Services {
 fn unary<D: Dialect>(dialect: Arc<D>, mut body: RequestBody, context: CallContext) -> Unary {
     Box::pin(async move {
         let question = poll_fn(|cx| body.poll_message(cx)).await?;
+        drop(body);
         let (question, reply) = converted(dialect.read(question, context.arrival), &context)?;
         let answered = match dialect.engine().begin(question) {
             Ok(predicting) => predicting.await,

@@ -29,7 +29,7 @@ use crate::{
     runtime::Servable,
     server::{
         call::Arrival,
-        codec::{self, Frame},
+        codec::{self, Framed},
         phase::Phases,
         proto::inference::{
             ModelConfigRequest, ModelConfigResponse, ModelInferRequest, ModelInferResponse, ModelMetadataRequest,
@@ -81,7 +81,7 @@ impl Dialect for OpenInference {
     fn write(&self, answered: Result<Answer>, reply: Reply) -> Result<Answered> {
         let answer = classified(self.engine.catalog(), answered, &reply)?;
         let about = logged(&answer, &reply.id);
-        let frame = plain::write(&answer, &reply).unwrap_or_else(|| Frame::of(&oip::response(answer, reply)));
+        let frame = plain::write(&answer, &reply).unwrap_or_else(|| Framed::of(&oip::response(answer, reply)));
         Ok(Answered { frame: frame.finish()?, about })
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     model::{self, Answer},
     server::{
         call::Arrival,
-        codec::{self, Frame},
+        codec::{self, Framed},
         proto::sconce::v1::{PredictRequest, PredictResponse, inference_server::Inference},
     },
 };
@@ -45,7 +45,7 @@ impl Dialect for Predict {
     fn write(&self, answered: Result<Answer>, reply: Reply) -> Result<Answered> {
         let answer = answered.map_err(|error| of_request(error, &reply.request_id))?;
         let about = logged(&answer, &reply.request_id);
-        Ok(Answered { frame: Frame::of(&sconce::response(answer, reply)).finish()?, about })
+        Ok(Answered { frame: Framed::of(&sconce::response(answer, reply)).finish()?, about })
     }
 }
 

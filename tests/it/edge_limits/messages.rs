@@ -1,19 +1,23 @@
 //! How large a message may be, and how large it may claim to be.
 
+use std::time::Duration;
+
+use ::http::{HeaderName, HeaderValue};
 use bytes::Bytes;
 use futures_util::future::select_all;
+use prost::Message;
 use sconce::model::DType;
 use tonic::{
-    Code::{DeadlineExceeded, ResourceExhausted, Unavailable},
+    Code::{DeadlineExceeded, InvalidArgument, NotFound, ResourceExhausted, Unavailable},
     codec::CompressionEncoding,
 };
 
 use super::{assert_serves, assert_unharmed, store, tiny};
 use crate::{
     harness::{
-        PATIENCE, Server, Store, assert_refused, call, eventually, fixture,
+        PATIENCE, Server, Store, assert_refused, call, eventually, fixture, http,
         process::resident_bytes,
-        raw::{Connection, INFER, PREDICT, header},
+        raw::{Connection, INFER, PREDICT, frame, header},
         tensors::{Form, Values},
     },
     proto::*,
@@ -147,4 +151,111 @@ async fn half_a_message_is_not_waited_for_longer_than_allowed() {
         }
     }
     assert_unharmed(&server, &mut connection).await;
+}
+
+fn infer() -> oip::ModelInferRequest {
+    let inputs = ["INPUT0", "INPUT1"].map(|name| oip::model_infer_request::InferInputTensor {
+        name: name.into(),
+        datatype: "FP32".into(),
+        shape: vec![1, 16],
+        ..Default::default()
+    });
+    let raw = Bytes::from(1.0_f32.to_le_bytes().repeat(16));
+    oip::ModelInferRequest {
+        model_name: "tiny".into(),
+        id: "mine".into(),
+        inputs: inputs.into(),
+        raw_input_contents: vec![raw; 2],
+        ..Default::default()
+    }
+}
+
+#[tokio::test]
+async fn a_message_comes_in_pieces_of_any_size() {
+    let server = Server::start(store(), &[]).await;
+    let mut connection = Connection::open(server.ports.grpc).await;
+    for (path, whole) in [(PREDICT, super::tiny_frame()), (INFER, frame(&infer().encode_to_vec()))] {
+        let cuts = (1..10).chain([whole.len() / 2, whole.len() - 1]).map(|cut| vec![cut, whole.len() - cut]);
+        for pieces in cuts.chain([vec![1; whole.len()], vec![0, 3, 0, whole.len() - 3, 0]]) {
+            for trailers in [false, true] {
+                let mut call = connection.begin(path, &[]).await.expect("a stream");
+                let mut rest = whole.clone();
+                for &piece in &pieces {
+                    call.body.send_data(rest.split_to(piece), false).expect("a piece");
+                    if pieces.len() < 10 {
+                        // So that the server sees each by itself.
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                    }
+                }
+                match trailers {
+                    false => call.body.send_data(Bytes::new(), true).expect("the end"),
+                    true => call
+                        .body
+                        .send_trailers(
+                            [(HeaderName::from_static("x"), HeaderValue::from_static("y"))].into_iter().collect(),
+                        )
+                        .expect("the end"),
+                }
+                let answer = call.answer().await.expect("an answer");
+                let came = (answer.http, answer.content_type.as_str(), answer.in_headers);
+                assert_eq!(came, (200, "application/grpc", false), "{path} {pieces:?} {answer:?}");
+                answer.result().unwrap_or_else(|status| panic!("{path} {pieces:?}: {status:?}"));
+            }
+        }
+        // The header of another message, of which no more comes.
+        let mut call = connection.begin(path, &[]).await.expect("a stream");
+        call.body.send_data(whole, false).expect("a message");
+        call.body.send_data(header(0, 1).slice(..2), true).expect("two bytes");
+        let answer = call.answer().await.expect("an answer");
+        assert_eq!((answer.http, answer.content_type.as_str(), answer.in_headers), (200, "application/grpc", true));
+        assert_refused("a second header", answer.result(), InvalidArgument, "MALFORMED_REQUEST");
+        let nothing = connection.call(path, &[], frame(b"")).await;
+        assert_refused("an empty message", nothing.result(), NotFound, "MODEL_NOT_FOUND");
+    }
+    assert_unharmed(&server, &mut connection).await;
+}
+
+#[tokio::test]
+async fn a_call_that_does_not_end_has_a_clock() {
+    let server = Server::start(store(), &["--body-timeout=300ms"]).await;
+    let mut connection = Connection::open(server.ports.grpc).await;
+    for (path, whole) in [(PREDICT, super::tiny_frame()), (INFER, frame(&infer().encode_to_vec()))] {
+        for (headers, reason) in [(&[][..], "BODY_TIMEOUT"), (&[("grpc-timeout", "50m")], "DEADLINE_EXCEEDED")] {
+            let mut call = connection.begin(path, headers).await.expect("a stream");
+            call.body.send_data(whole.clone(), false).expect("a message");
+            let answer = call.answer().await.expect("an answer");
+            assert_refused(path, answer.result(), DeadlineExceeded, reason);
+        }
+    }
+    let (_, metrics) = http::get(server.ports.metrics, "/metrics").await.expect("metrics");
+    for counted in ["{reason=\"BODY_TIMEOUT\"} 2", "{reason=\"DEADLINE_EXCEEDED\"} 2"] {
+        assert!(metrics.contains(&format!("sconce_refused_total{counted}")), "{metrics}");
+    }
+    assert_unharmed(&server, &mut connection).await;
+}
+
+/// Compressed calls go through the gRPC library, plain ones do not.
+#[tokio::test]
+async fn compressed_or_not_the_answer_is_the_same() {
+    let server = Server::start(store(), &[]).await;
+    let plain = server.oip().await;
+    let zipped = plain.clone().send_compressed(CompressionEncoding::Gzip).accept_compressed(CompressionEncoding::Gzip);
+    let broken = oip::ModelInferRequest { raw_input_contents: vec![], ..infer() };
+    let unknown = oip::ModelInferRequest { model_name: "nobody".into(), ..infer() };
+    let parts = oip::ModelInferRequest { outputs: vec![Default::default(); 10_001], ..infer() };
+    for question in [infer(), broken, unknown, parts] {
+        let mut came = Vec::new();
+        for mut client in [plain.clone(), zipped.clone()] {
+            came.push(match client.model_infer(call(question.clone())).await {
+                Ok(answer) => {
+                    let mut answer = answer.into_inner();
+                    // Each has its own.
+                    answer.parameters.remove("prediction_id").expect("an id");
+                    format!("{answer:?}")
+                }
+                Err(status) => format!("{:?} {} {:?}", status.code(), status.message(), status.details()),
+            });
+        }
+        assert_eq!(came[0], came[1]);
+    }
 }

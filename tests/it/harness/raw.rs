@@ -32,6 +32,10 @@ pub struct Answer {
     pub http: u16,
     /// Of the headers or of the trailers; OK for gRPC's 0.
     pub grpc: Option<Status>,
+    /// Empty where there is none.
+    pub content_type: String,
+    /// Whether the status stood in the headers, as it does where there is no message.
+    pub in_headers: bool,
     pub body: Bytes,
 }
 
@@ -108,6 +112,12 @@ impl OpenCall {
             Ok(Answer {
                 http: head.status.as_u16(),
                 grpc: status(&head.headers).or_else(|| status(&trailers)),
+                content_type: head
+                    .headers
+                    .get("content-type")
+                    .map_or("", |kind| kind.to_str().expect("a text"))
+                    .to_owned(),
+                in_headers: status(&head.headers).is_some(),
                 body: body.into(),
             })
         };

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     model::{Answer, Contents, DType, Data, Parameters, PredictRequest, Priority, Shape, Tensor, TensorInput},
-    server::{call::Arrival, codec::Frame, fields::varint},
+    server::{call::Arrival, codec::Framed, fields::varint},
 };
 
 /// More tensors are for the generated code, which counts them first.
@@ -113,11 +113,11 @@ fn text(bytes: &[u8]) -> Option<&str> {
 }
 
 /// `None` where the answer is not plain.
-pub fn write(answer: &Answer, reply: &Reply) -> Option<Frame> {
+pub fn write(answer: &Answer, reply: &Reply) -> Option<Framed> {
     if reply.form != Form::Raw && !answer.outputs.iter().any(only_raw) {
         return None;
     }
-    let mut frame = Frame::with_capacity(room(answer, reply));
+    let mut frame = Framed::with_capacity(room(answer, reply));
     let out = frame.message();
     write_text(out, ANSWER_MODEL_NAME, answer.served.model.as_str());
     write_nested(out, ANSWER_MODEL_VERSION, |out| write_version(out, answer.served.version.numbers()));
@@ -156,12 +156,19 @@ const BOOL_PARAM: u8 = key(1, VARINT);
 const INT64_PARAM: u8 = key(2, VARINT);
 const STRING_PARAM: u8 = key(3, BYTES);
 
-/// Enough, or nearly so: a buffer that is too small grows.
+/// The version, names of parameters, keys and lengths.
+const REST: usize = 320;
+
+/// Enough, so that the buffer does not grow around large contents.
 fn room(answer: &Answer, reply: &Reply) -> usize {
     let tensors =
         answer.outputs.iter().map(|tensor| tensor.name.len() + 10 * tensor.shape.len() + tensor.data.len() + 32);
-    let ids = answer.prediction_ids.first().map_or(0, String::len);
-    answer.served.model.as_str().len() + reply.id.len() + ids + 192 + tensors.sum::<usize>()
+    let texts = [answer.served.model.as_str(), &answer.served.variant, &reply.id];
+    let texts = texts
+        .into_iter()
+        .chain(answer.prediction_ids.first().map(String::as_str))
+        .chain(answer.degraded.iter().copied());
+    texts.map(str::len).sum::<usize>() + tensors.sum::<usize>() + REST
 }
 
 fn write_value(out: &mut Vec<u8>, value: &Said) {
@@ -215,18 +222,18 @@ fn write_nested(out: &mut Vec<u8>, key: u8, write: impl FnOnce(&mut Vec<u8>)) {
     if length < 0x80 {
         out[begin - 1] = length as u8;
     } else {
-        let mut prefix = Vec::with_capacity(10);
+        let mut prefix = SmallVec::<[u8; 10]>::new();
         write_varint(&mut prefix, length as u64);
         out.splice(begin - 1..begin, prefix);
     }
 }
 
-fn write_varint(out: &mut Vec<u8>, mut number: u64) {
+fn write_varint(out: &mut impl Extend<u8>, mut number: u64) {
     while number >= 0x80 {
-        out.push(number as u8 | 0x80);
+        out.extend([number as u8 | 0x80]);
         number >>= 7;
     }
-    out.push(number as u8);
+    out.extend([number as u8]);
 }
 
 #[cfg(test)]

@@ -4,9 +4,10 @@ use super::*;
 use crate::{
     model::{CacheUse, ModelName, bytes_from},
     server::{
+        frames::HEADER_BYTES,
         grpc::convert::oip::{self, tests as answers},
         proto::inference::{
-            InferParameter, ModelInferRequest, ModelInferResponse,
+            InferParameter, ModelInferRequest,
             infer_parameter::ParameterChoice,
             model_infer_request::{InferInputTensor, InferRequestedOutputTensor},
         },
@@ -112,16 +113,17 @@ proptest! {
 
     #[test]
     fn an_answer_is_written_as_the_generated_code_writes_it(
-        model in "[a-z]{1,128}", version in prop::array::uniform4(0..2000u64), id in "[a-z]{0,200}", variant in "[a-z]{0,200}",
-        prediction_id in prop::option::of("[a-z]{0,300}"), values in prop::collection::vec(prop::collection::vec(any::<f32>(), 0..300), 0..4),
+        model in "[a-z]{1,128}", numbers in prop::array::uniform4(0..2000u64), build in any::<bool>(), id in "[a-z]{0,200}",
+        variant in "[a-z]{0,200}", prediction_id in prop::option::of("[a-z]{1,300}"),
+        outputs in prop::collection::vec(("[a-z]{1,200}", prop::collection::vec(0..20usize, 0..5)), 0..4),
         cache in prop::option::of(0..3u64), degraded in any::<bool>(), mark_final in any::<bool>(),
     ) {
-        let [major, minor, patch, build] = version;
-        let version = format!("{major}.{minor}.{patch}.{build}").parse().expect("a version");
+        let [major, minor, patch, last] = numbers;
+        let version = format!("{major}.{minor}.{patch}.{}", if build { last } else { 0 }).parse().expect("a version");
         let answer = || {
-            let outputs = values.iter().map(|values| {
-                let shape = [values.len()].as_slice().into();
-                Tensor::new("output".into(), DType::Fp32, shape, bytes_from(values.clone())).expect("right")
+            let outputs = outputs.iter().map(|(name, shape)| {
+                let values = vec![0.5_f32; shape.iter().product()];
+                Tensor::new(name.as_str().into(), DType::Fp32, shape.as_slice().into(), bytes_from(values)).expect("right")
             });
             let mut answer = answers::answer(outputs.collect());
             answer.served.model = ModelName::new(&model).expect("a name");
@@ -133,15 +135,17 @@ proptest! {
                 1 => CacheUse::Bypass,
                 _ => CacheUse::Hit { age: Duration::from_millis(123_456) },
             });
-            answer.degraded = if degraded { vec!["reason"] } else { vec![] };
+            answer.degraded = if degraded { vec!["a reason", "another"] } else { vec![] };
             answer
         };
         let reply = || Reply { id: id.clone(), mark_final, ..answers::reply(Form::Raw) };
-        let frame = write(&answer(), &reply()).expect("it is raw").finish().expect("it is small");
+        let mut frame = write(&answer(), &reply()).expect("it is raw");
+        let room = HEADER_BYTES + room(&answer(), &reply());
+        prop_assert!(frame.message().len() <= room, "{} bytes, room for {room}", frame.message().len());
+        let frame = frame.finish().expect("it is small");
         prop_assert_eq!(frame[0], 0);
         prop_assert_eq!(u32::from_be_bytes(frame[1..5].try_into().expect("four")) as usize, frame.len() - 5);
-        let read = ModelInferResponse::decode(&frame[5..]).expect("a message");
-        prop_assert_eq!(format!("{read:?}"), format!("{:?}", oip::response(answer(), reply())));
+        prop_assert_eq!(&frame[5..], &oip::response(answer(), reply()).encode_to_vec()[..]);
     }
 }
 
@@ -160,10 +164,27 @@ fn contents_are_a_part_of_the_message_that_came() {
 }
 
 #[test]
-fn many_tensors_of_two_bytes_are_not_built_before_they_are_counted() {
-    let inputs = Bytes::from([INPUTS, 0].repeat(1_000_000));
-    let contents = Bytes::from([RAW_INPUT_CONTENTS, 0].repeat(1_000_000));
-    assert!(read(&inputs, arrival()).is_none() && read(&contents, arrival()).is_none());
+fn many_tensors_are_left_to_who_counts_them() {
+    let plain = |inputs, contents| {
+        let input = InferInputTensor { datatype: "FP32".into(), ..Default::default() };
+        let question = ModelInferRequest {
+            inputs: vec![input; inputs],
+            raw_input_contents: vec![Bytes::new(); contents],
+            ..ModelInferRequest::default()
+        };
+        read(&question.encode_to_vec().into(), arrival()).is_some()
+    };
+    assert!(plain(TENSORS_MAX, TENSORS_MAX));
+    assert!(!plain(TENSORS_MAX + 1, TENSORS_MAX + 1), "inputs are not bounded");
+}
+
+#[test]
+fn a_number_too_large_is_no_length() {
+    // Ten bytes, of which the last has room for one bit: cut to 64 bits it would be 1.
+    let name = [&[MODEL_NAME, 0x81][..], &[0x80; 8], &[0x02], b"m"].concat();
+    let question = Bytes::from(name);
+    assert!(ModelInferRequest::decode(question.clone()).is_err());
+    assert!(read(&question, arrival()).is_none());
 }
 
 #[test]
