@@ -20,10 +20,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Bytes instead of vectors, so that a raw tensor is a slice of the message and not a copy of it.
     // Maps of few entries, mostly none: an ordered one hashes nothing, and is written in one order.
     // Whoever includes the protocols says what they are decoded with: the server counts first, the bench's echo does not.
-    tonic_prost_build::configure()
-        .bytes(".")
-        .btree_map(".inference")
-        .codec_path("super::Codec")
-        .compile_fds(descriptors)?;
+    tonic_prost_build::configure().bytes(".").btree_map(".").codec_path("super::Codec").compile_fds(descriptors)?;
     Ok(())
 }

@@ -6,9 +6,8 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::{
-    Bench,
-    cases::{self, Case},
-    generator::{Load, Measured, closed_loop},
+    Bench, cases,
+    generator::{Load, Measured, Target, in_turns},
     process,
     server::Server,
 };
@@ -34,26 +33,20 @@ impl Bench {
         for case in cases::all()?.iter().filter(|case| [cases::TINY, cases::MLP].contains(&case.name)) {
             let answer = server.first_answer(case).await?;
             let echo = Server::echo(&answer, self.cpus.server, &self.folder).await?;
-            let mut echo_per_s = [0.0; 2];
-            for (per_s, load) in echo_per_s.iter_mut().zip(LOADS) {
-                *per_s = self.load(&echo, case, load).await?.requests_per_s;
-            }
+            self.progress.set_message(format!("both CPUs, {}", case.name));
+            let (traffic, measured) = (case.traffic(), self.window.measured);
+            let targets = LOADS.map(|load| Target { server: &echo, load });
+            let echo_per_s = in_turns(targets, &traffic, measured).await?.map(|measured| measured.requests_per_s);
             drop(echo);
             process::pin(&cpus)?;
-            let mut both = Both { name: case.name.into(), loads: Vec::new(), echo_per_s };
-            for load in LOADS {
-                self.progress.set_message(format!("both CPUs, {}, {load}", case.name));
-                both.loads.push((load, self.load(&server, case, load).await?));
-            }
+            let targets = LOADS.map(|load| Target { server: &server, load });
+            let loads = LOADS.into_iter().zip(in_turns(targets, &traffic, measured).await?).collect();
+            let both = Both { name: case.name.into(), loads, echo_per_s };
             process::pin(&[self.cpus.generator])?;
             self.progress.suspend(|| print!("{}", both.text()));
             all.push(both);
         }
         Ok(all)
-    }
-
-    async fn load(&self, server: &Server, case: &Case, load: Load) -> Result<Measured> {
-        closed_loop(server.ports.grpc_address(), &server.running, &case.traffic(), load, self.window).await
     }
 }
 

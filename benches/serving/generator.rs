@@ -18,7 +18,10 @@ use sconce::cli::bench::wire::{Answer, MODEL_INFER, call, connect, head};
 use serde::Serialize;
 use tokio::task::JoinSet;
 
-use crate::process::{CpuUse, Running, own_cpu};
+use crate::{
+    process::{CpuUse, Running, own_cpu},
+    server::Server,
+};
 
 /// How many requests wait for an answer at any time, over how many connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -32,6 +35,12 @@ pub struct Load {
 pub struct Window {
     pub warm_up: Duration,
     pub measured: Duration,
+}
+
+/// What is measured beside something else.
+pub struct Target<'a> {
+    pub server: &'a Server,
+    pub load: Load,
 }
 
 /// Says what is wrong with an encoded answer.
@@ -75,6 +84,27 @@ const OVER: u8 = 2;
 const LATENCY_MAX: Duration = Duration::from_secs(60);
 /// What is still in flight when the window ends must be answered within this time.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
+
+/// A figure is the median of so many windows, which the targets have in turns: an hour in which the machine is slower, or a moment
+/// in which something else runs, is the same for all of them.
+pub const TURNS: u32 = 5;
+const TURN_WARM_UP: Duration = Duration::from_millis(300);
+
+/// Closed loops against several targets in turns, `measured` each in all.
+pub async fn in_turns<const N: usize>(
+    targets: [Target<'_>; N],
+    traffic: &Arc<Traffic>,
+    measured: Duration,
+) -> Result<[Measured; N]> {
+    let window = Window { warm_up: TURN_WARM_UP, measured: measured / TURNS };
+    let mut turns = [const { Vec::new() }; N];
+    for _ in 0..TURNS {
+        for (turns, Target { server, load }) in turns.iter_mut().zip(&targets) {
+            turns.push(closed_loop(server.ports.grpc_address(), &server.running, traffic, *load, window).await?);
+        }
+    }
+    Ok(turns.map(|turns| Measured::median(&turns)))
+}
 
 /// Runs one closed loop against `address`, whose process is `server`.
 pub async fn closed_loop(
@@ -127,6 +157,29 @@ pub async fn closed_loop(
     tokio::time::timeout(DRAIN_MAX, drain).await.context("requests were left without an answer")??;
     let latencies = shared.latencies_ns.lock().expect("no worker panics while it records");
     summary(&latencies, wall, server_cpu, own_cpu)
+}
+
+// === impl Measured ===
+
+impl Measured {
+    /// Each figure's own.
+    fn median(turns: &[Self]) -> Self {
+        let median = |figure: fn(&Self) -> f64| {
+            let mut figures: Vec<f64> = turns.iter().map(figure).collect();
+            figures.sort_unstable_by(f64::total_cmp);
+            figures[figures.len() / 2]
+        };
+        Self {
+            requests_per_s: median(|turn| turn.requests_per_s),
+            p50_us: median(|turn| turn.p50_us),
+            p99_us: median(|turn| turn.p99_us),
+            cpu_us: median(|turn| turn.cpu_us),
+            server_busy: median(|turn| turn.server_busy),
+            generator_busy: median(|turn| turn.generator_busy),
+            server_waited: median(|turn| turn.server_waited),
+            generator_waited: median(|turn| turn.generator_waited),
+        }
+    }
 }
 
 // === the inside ===

@@ -43,7 +43,7 @@ use sconce::cli::bench::wire::frame;
 
 use crate::{
     cases::{Case, repository},
-    generator::{Load, Window, closed_loop},
+    generator::{Load, Target, Window, in_turns},
     interrupt::unless_interrupted,
     process::Cpus,
     report::{CaseReport, Cell, HEAD, Report, Served},
@@ -70,8 +70,8 @@ struct Args {
     /// Only what has this in its name: `startup`, `cache`, or a cell as in `tiny ONNX, 8 in flight over 1`
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
-    /// Measured seconds a cell, after one second of warm-up
-    #[arg(long, default_value_t = 3.0)]
+    /// Measured seconds a cell, in five turns with the echo
+    #[arg(long, default_value_t = 5.0)]
     seconds: f64,
     /// The floors alone, without the server
     #[arg(long)]
@@ -253,19 +253,17 @@ impl Bench {
         report: &CaseReport,
     ) -> Result<Cell> {
         let traffic = case.traffic();
-        let measure = async |whose: &str, server: &Server| {
-            self.progress.set_message(format!("{}, {load}: {whose}", case.name));
-            closed_loop(server.ports.grpc_address(), &server.running, &traffic, load, self.window).await
-        };
-        let echoed = measure("echo", echo).await.context("echo")?;
+        self.progress.set_message(format!("{}, {load}", case.name));
         let Some(server) = server else {
-            return Ok(Cell { load, echo: echoed, server: None });
+            let [echo] = in_turns([Target { server: echo, load }], &traffic, self.window.measured).await?;
+            return Ok(Cell { load, echo, server: None });
         };
         let before = server.batches(case.model)?;
-        let measured = measure("server", server).await.context("server")?;
+        let targets = [Target { server: echo, load }, Target { server, load }];
+        let [echo, measured] = in_turns(targets, &traffic, self.window.measured).await?;
         let batch = server.batches(case.model)?.mean_since(before);
         let batch_rows = batch.context("the server's metrics count no batch")?;
-        Ok(Cell { load, server: Some(Served::new(measured, &echoed, batch_rows, &report.library)), echo: echoed })
+        Ok(Cell { load, server: Some(Served::new(measured, &echo, batch_rows, &report.library)), echo })
     }
 
     fn selects(&self, name: &str) -> bool {

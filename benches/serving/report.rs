@@ -14,7 +14,7 @@ use crate::{
     both::Both,
     cases::{MLP, TINY, UNBATCHED},
     floors::LibraryFloor,
-    generator::{Load, Measured},
+    generator::{Load, Measured, TURNS},
     kept::KeptReport,
     machine::{Machine, commit},
     open::Half,
@@ -173,7 +173,7 @@ impl Report {
     pub fn head(&self) -> String {
         let Machine { processor, kernel } = &self.machine;
         let seconds = self.seconds_a_cell;
-        let mut head = format!("{processor}, {kernel}, commit {}, {seconds} s a cell\n", self.commit);
+        let mut head = format!("{processor}, {kernel}, commit {}, {seconds} s a cell in {TURNS} turns\n", self.commit);
         if let Some(slowest) = self.startup_ms.last() {
             let median = self.startup_ms[self.startup_ms.len() / 2];
             head += &format!("\nStartup with an empty store: {median:.0} ms (median), {slowest:.0} ms (slowest)\n");

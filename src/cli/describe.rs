@@ -2,7 +2,7 @@
 
 mod route;
 
-use std::{collections::BTreeMap, fmt::Write as _, process::ExitCode, time::SystemTime};
+use std::{fmt::Write as _, process::ExitCode, time::SystemTime};
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -92,7 +92,7 @@ fn version_for_people(version: &VersionStatus) -> String {
         }
     }
     if !version.metrics.is_empty() {
-        let metrics = sorted(&version.metrics).into_iter().map(|(name, value)| format!("{name} {value}"));
+        let metrics = version.metrics.iter().map(|(name, value)| format!("{name} {value}"));
         line(format!("metrics: {}", metrics.collect::<Vec<_>>().join(", ")));
     }
     if !version.settings.is_empty() {
@@ -173,10 +173,6 @@ fn since(version: &VersionStatus) -> String {
     time.map_or(String::new(), |time| format!(" since {}", humantime::format_rfc3339_seconds(time)))
 }
 
-fn sorted<T>(map: &std::collections::HashMap<String, T>) -> BTreeMap<&String, &T> {
-    map.iter().collect()
-}
-
 /// The keys of the protocol; states and types by name.
 fn to_json(model: &DescribeModelResponse) -> Value {
     let specs = |specs: &[TensorSpec]| -> Value {
@@ -204,7 +200,7 @@ fn to_json(model: &DescribeModelResponse) -> Value {
             "inputs": specs(&version.inputs),
             "outputs": specs(&version.outputs),
             "execution": version.execution.as_ref().map(execution_json),
-            "metrics": sorted(&version.metrics),
+            "metrics": version.metrics,
             "digest": version.digest,
             "settings": settings_json(&version.settings),
         })

@@ -143,10 +143,10 @@ fn begin(servable: &Arc<Servable>, request: PredictRequest, now: Instant) -> Res
 
 impl Call<'_> {
     fn failed(&self, error: Error) -> Error {
-        let (model, version) = (self.served.model.as_str(), self.served.version.to_string());
-        self.servable.metrics().request_duration.observe(self.started.elapsed().as_secs_f64());
-        self.engine.0.metrics.request(model, &version, error.code().as_str()).inc();
-        error.with("model", model).with("version", version)
+        let metrics = self.servable.metrics();
+        metrics.request_duration.observe(self.started.elapsed().as_secs_f64());
+        metrics.failed(error.code()).inc();
+        error.with("model", self.served.model.as_str()).with("version", self.served.version)
     }
 
     /// 5. The answer, and ids of its own by which its outcomes can be reported later.

@@ -140,7 +140,7 @@ impl Shared {
                  (batching.queue_timeout: {queue_timeout:?}, or its deadline)"
             ),
         };
-        Error::unavailable("QUEUE_FULL", message, RETRY_AFTER).with("model", &self.model)
+        Error::unavailable("QUEUE_FULL", message, RETRY_AFTER)
     }
 
     pub fn queue_timeout(&self) -> Error {
@@ -148,7 +148,7 @@ impl Shared {
             "waited longer than batching.queue_timeout ({:?}) of model '{}'; it was not run",
             self.manifest.queue_timeout, self.model
         );
-        Error::unavailable("QUEUE_TIMEOUT", message, RETRY_AFTER).with("model", &self.model)
+        Error::unavailable("QUEUE_TIMEOUT", message, RETRY_AFTER)
     }
 }
 

@@ -37,8 +37,6 @@ pub struct RequestBody {
     ended: bool,
     /// Bytes of the latest message.
     claimed: usize,
-    /// What came with the header of a large message and is handed on after it.
-    rest: Bytes,
     patience: Patience,
     /// The one message, as far as it came, for who asks for it whole.
     gathered: Vec<u8>,
@@ -86,7 +84,6 @@ impl RequestBody {
             messages: 0,
             ended: false,
             claimed: 0,
-            rest: Bytes::new(),
             patience: Patience::default(),
             gathered: Vec::new(),
         }
@@ -174,18 +171,10 @@ impl Body for RequestBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = self.get_mut();
-        if !this.rest.is_empty() {
-            return Poll::Ready(Some(Ok(Frame::data(mem::take(&mut this.rest)))));
-        }
         match Pin::new(&mut this.inner).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                Ok(mut bytes) => {
-                    let begins = this.frames.between_messages();
+                Ok(bytes) => {
                     let taken = this.take_in(&bytes);
-                    // The library makes room for a message once it has seen its header, and would then copy again what came with it.
-                    if begins && !this.frames.between_messages() && bytes.len() > HEADER_BYTES {
-                        this.rest = bytes.split_off(HEADER_BYTES);
-                    }
                     Poll::Ready(Some(taken.map(|()| Frame::data(bytes)).map_err(|error| this.refuse(error))))
                 }
                 Err(frame) => Poll::Ready(Some(Ok(frame))),
@@ -200,11 +189,11 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest.is_empty() && self.inner.is_end_stream()
+        self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        if self.rest.is_empty() { self.inner.size_hint() } else { SizeHint::default() }
+        self.inner.size_hint()
     }
 }
 

@@ -6,9 +6,9 @@ use bytes::{Buf, Bytes};
 use prost::Message;
 use tonic::{
     Status,
-    codec::{BufferSettings, DecodeBuf, Decoder, EncodeBuf, Encoder},
+    codec::{BufferSettings, DecodeBuf, Decoder},
 };
-use tonic_prost::ProstDecoder;
+use tonic_prost::{ProstDecoder, ProstEncoder};
 
 use super::{
     fields::{self, Layout},
@@ -27,19 +27,11 @@ pub struct Codec<T, U>(PhantomData<(T, U)>);
 /// An answer that leaves whole, with its header in front.
 pub struct Framed(Vec<u8>);
 
-/// Encodes into a buffer that is as large as the message.
-pub struct SizedEncoder<T>(PhantomData<T>);
-
 /// Decodes what is not made of too many parts.
 pub struct CountingDecoder<U>(ProstDecoder<U>);
 
 /// Whatever so small a message holds, it stays within a megabyte.
 const UNCOUNTED_BYTES: usize = 4 << 10;
-
-/// What each message's buffer begins with: most messages are small. A larger one's buffer is made to its size.
-const BUFFER_BYTES: usize = 512;
-/// A stream's messages are sent together up to here.
-const TOGETHER_BYTES: usize = 32 << 10;
 
 /// A question that came whole, without its header.
 pub fn read<Q: Message + Default + 'static>(question: Bytes) -> Result<Q> {
@@ -95,32 +87,15 @@ where
 {
     type Encode = T;
     type Decode = U;
-    type Encoder = SizedEncoder<T>;
+    type Encoder = ProstEncoder<T>;
     type Decoder = CountingDecoder<U>;
 
     fn encoder(&mut self) -> Self::Encoder {
-        SizedEncoder(PhantomData)
+        ProstEncoder::new(BufferSettings::default())
     }
 
     fn decoder(&mut self) -> Self::Decoder {
-        CountingDecoder(ProstDecoder::new(buffers()))
-    }
-}
-
-// === impl SizedEncoder ===
-
-impl<T: Message> Encoder for SizedEncoder<T> {
-    type Item = T;
-    type Error = Status;
-
-    fn encode(&mut self, message: T, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        buffer.reserve(message.encoded_len());
-        message.encode_raw(buffer);
-        Ok(())
-    }
-
-    fn buffer_settings(&self) -> BufferSettings {
-        buffers()
+        CountingDecoder(ProstDecoder::new(BufferSettings::default()))
     }
 }
 
@@ -135,14 +110,6 @@ impl<U: Message + Default + 'static> Decoder for CountingDecoder<U> {
         count::<U>(buffer.chunk())?;
         self.0.decode(buffer)
     }
-
-    fn buffer_settings(&self) -> BufferSettings {
-        buffers()
-    }
-}
-
-fn buffers() -> BufferSettings {
-    BufferSettings::new(BUFFER_BYTES, TOGETHER_BYTES)
 }
 
 fn count<U: 'static>(message: &[u8]) -> Result<()> {

@@ -64,6 +64,8 @@ pub struct VersionMetrics {
     /// In the order of `Closed::ALL`.
     batches: [Counter; Closed::ALL.len()],
     pub ok: Counter,
+    /// In the order of `Code::ALL`; a version that never failed with a code has no such series.
+    failed: [OnceLock<Counter>; Code::ALL.len()],
     cache: OnceLock<Arc<CacheMetrics>>,
     padding: OnceLock<Histogram>,
 }
@@ -218,6 +220,7 @@ impl Metrics {
             handed_over: self.handed_over.get_or_create(&labels).clone(),
             batches: Closed::ALL.map(|reason| self.batches.get_or_create(&labels.of(reason)).clone()),
             ok: self.request(model, version, OK),
+            failed: [const { OnceLock::new() }; Code::ALL.len()],
             cache: OnceLock::new(),
             padding: OnceLock::new(),
             labels: labels.clone(),
@@ -259,7 +262,7 @@ impl Metrics {
         }
     }
 
-    /// The counter of one ending; the endings that are not OK are looked up as they come.
+    /// The counter of one ending.
     pub fn request(&self, model: &str, version: &str, code: &str) -> Counter {
         let labels = RequestLabels { model: model.into(), version: version.into(), code: code.into() };
         self.requests.get_or_create(&labels).clone()
@@ -294,6 +297,14 @@ impl VersionMetrics {
         let made =
             || Arc::new(self.metrics.upgrade().map_or_else(CacheMetrics::default, |all| all.cache(&self.labels)));
         self.cache.get_or_init(made).clone()
+    }
+
+    /// The counter of calls that ended so. Under overload most do, so it is looked up once.
+    pub fn failed(&self, code: Code) -> &Counter {
+        let VersionLabels { model, version } = &self.labels;
+        let of_version = |all: Arc<Metrics>| all.request(model, version, code.as_str());
+        let made = || self.metrics.upgrade().map_or_else(Counter::default, of_version);
+        self.failed[code as usize].get_or_init(made)
     }
 
     /// Only of versions that pad: the others have no such series.
@@ -371,6 +382,18 @@ fn rows() -> Histogram {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_failure_is_counted_by_its_own_code() {
+        let metrics = Metrics::new();
+        let version = metrics.version("m", "1.0.0");
+        for (times, code) in (1..).zip(Code::ALL) {
+            version.failed(code).inc_by(times);
+        }
+        for (times, code) in (1..).zip(Code::ALL) {
+            assert_eq!(metrics.request("m", "1.0.0", code.as_str()).get(), times, "{code:?}");
+        }
+    }
 
     #[test]
     fn the_series_of_a_version_go_with_its_last_user_and_come_back_with_the_next() {

@@ -1,7 +1,7 @@
 //! `cache:` of model.yaml: an equal request gets the answer again and is told so, equal requests at once run once, and no answer
 //! is ever another version's.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use tonic::Code;
 
@@ -32,7 +32,7 @@ fn question(values: &[f32]) -> PredictRequest {
     PredictRequest { model: ADDER.into(), inputs, ..Default::default() }
 }
 
-fn attributes<const N: usize>(said: [(&str, &str); N]) -> HashMap<String, String> {
+fn attributes<const N: usize>(said: [(&str, &str); N]) -> BTreeMap<String, String> {
     said.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
 }
 

@@ -115,8 +115,8 @@ impl Services {
         Self { open_inference: Arc::new(open_inference), predict: Arc::new(Predict::new(parts.engine.clone())), parts }
     }
 
-    /// A prediction that is not compressed: read and written without the library's streams, which cost as much as all the rest
-    /// of a small call.
+    /// A prediction that is not compressed: read and written without the library's streams, which would be a seventh of all that a
+    /// small call costs.
     pub fn predict(&self, prediction: Prediction, body: RequestBody, context: CallContext) -> Unary {
         match prediction {
             Prediction::ModelInfer => unary(self.open_inference.clone(), body, context),

@@ -1,6 +1,6 @@
 //! `Error` to gRPC status, and the statuses that the gRPC library makes by itself to ours.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use prost::Message;
 use prost_types::Any;
@@ -91,7 +91,7 @@ fn tonic_code(code: Code) -> tonic::Code {
 }
 
 fn details(error: &Error) -> Vec<Any> {
-    let metadata: HashMap<String, String> = error
+    let metadata: BTreeMap<String, String> = error
         .metadata()
         .iter()
         .map(|(key, value)| ((*key).to_owned(), cut(value, METADATA_BYTES_MAX).to_owned()))
