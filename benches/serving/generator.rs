@@ -96,7 +96,7 @@ pub async fn in_turns<const N: usize>(
     traffic: &Arc<Traffic>,
     measured: Duration,
 ) -> Result<[Measured; N]> {
-    let window = Window { warm_up: TURN_WARM_UP, measured: measured / TURNS };
+    let window = Window::of_a_turn(measured);
     let mut turns = [const { Vec::new() }; N];
     for _ in 0..TURNS {
         for (turns, Target { server, load }) in turns.iter_mut().zip(&targets) {
@@ -159,16 +159,28 @@ pub async fn closed_loop(
     summary(&latencies, wall, server_cpu, own_cpu)
 }
 
+/// The middle one, or the higher of the two.
+pub fn median(figures: impl Iterator<Item = f64>) -> f64 {
+    let mut figures: Vec<f64> = figures.collect();
+    figures.sort_unstable_by(f64::total_cmp);
+    figures[figures.len() / 2]
+}
+
+// === impl Window ===
+
+impl Window {
+    /// One of `TURNS` that measure so long together.
+    pub fn of_a_turn(measured: Duration) -> Self {
+        Self { warm_up: TURN_WARM_UP, measured: measured / TURNS }
+    }
+}
+
 // === impl Measured ===
 
 impl Measured {
     /// Each figure's own.
     fn median(turns: &[Self]) -> Self {
-        let median = |figure: fn(&Self) -> f64| {
-            let mut figures: Vec<f64> = turns.iter().map(figure).collect();
-            figures.sort_unstable_by(f64::total_cmp);
-            figures[figures.len() / 2]
-        };
+        let median = |figure: fn(&Self) -> f64| median(turns.iter().map(figure));
         Self {
             requests_per_s: median(|turn| turn.requests_per_s),
             p50_us: median(|turn| turn.p50_us),

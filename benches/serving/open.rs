@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 use crate::{
     Bench,
     cases::Case,
-    generator::{Load, Traffic, Window, closed_loop},
+    generator::{Load, TURNS, Traffic, Window, closed_loop, median},
     server::Server,
 };
 
@@ -58,8 +58,17 @@ impl Bench {
             capacity = capacity.min(measured.requests_per_s);
         }
         let rate_per_s = capacity / 2.0;
-        let echo = open_loop(echo.ports.grpc_address(), &traffic, rate_per_s, self.window).await?;
-        let server = open_loop(server.ports.grpc_address(), &traffic, rate_per_s, self.window).await?;
+        let window = Window::of_a_turn(self.window.measured);
+        let mut turns = [Vec::new(), Vec::new()];
+        for _ in 0..TURNS {
+            for (turns, server) in turns.iter_mut().zip([&echo, server]) {
+                turns.push(open_loop(server.ports.grpc_address(), &traffic, rate_per_s, window).await?);
+            }
+        }
+        let [echo, server] = turns.map(|turns| Latencies {
+            p50_us: median(turns.iter().map(|turn| turn.p50_us)),
+            p99_us: median(turns.iter().map(|turn| turn.p99_us)),
+        });
         let half = Half { name: case.name.into(), rate_per_s, echo, server };
         self.progress.suspend(|| print!("{}", half.text()));
         Ok(half)
