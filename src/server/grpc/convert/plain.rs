@@ -15,8 +15,8 @@ use crate::{
     server::{call::Arrival, codec::Framed, fields::varint},
 };
 
-/// More tensors are for the generated code, which counts them first.
-const TENSORS_MAX: usize = 64;
+/// Of inputs and contents together: more are for the generated code, before which they are counted.
+const PARTS_MAX: usize = 128;
 
 /// A field's number and how it is written, in one byte: all of ours are below sixteen.
 const fn key(number: u8, written: u8) -> u8 {
@@ -37,8 +37,9 @@ pub fn read(message: &Bytes, arrival: Arrival) -> Option<(PredictRequest, Reply)
             MODEL_NAME => model = text(field)?,
             MODEL_VERSION => version = text(field)?,
             ID => id = text(field)?,
-            INPUTS if inputs.len() < TENSORS_MAX => inputs.push(input(field)?),
-            RAW_INPUT_CONTENTS if raw.len() < TENSORS_MAX => raw.push(field),
+            INPUTS | RAW_INPUT_CONTENTS if inputs.len() + raw.len() == PARTS_MAX => return None,
+            INPUTS => inputs.push(input(field)?),
+            RAW_INPUT_CONTENTS => raw.push(field),
             _ => return None,
         }
     }
