@@ -202,6 +202,10 @@ async fn a_message_comes_in_pieces_of_any_size() {
                 answer.result().unwrap_or_else(|status| panic!("{path} {pieces:?}: {status:?}"));
             }
         }
+        // It ends early, where a message could have ended.
+        let claims_more = header(0, u32::try_from(whole.len()).expect("a short message"));
+        let early = connection.call(path, &[], [&claims_more[..], &whole[5..]].concat().into()).await;
+        assert_refused("an early end", early.result(), InvalidArgument, "MALFORMED_REQUEST");
         // The header of another message, of which no more comes.
         let mut call = connection.begin(path, &[]).await.expect("a stream");
         call.body.send_data(whole, false).expect("a message");
