@@ -83,13 +83,12 @@ impl Edge {
             trace: trace.clone(),
             connection: self.connection.clone(),
         };
+        let (parts, body) = request.into_parts();
+        let body = RequestBody::new(body, rules, ledger, self.connection.clone());
         let work = match method.prediction {
-            Some(prediction) if !rules.encoded => {
-                let body = RequestBody::new(request.into_body(), rules, ledger, self.connection.clone());
-                Work::Ours(self.services.predict(prediction, body, context))
-            }
+            Some(prediction) if !rules.encoded => Work::Ours(self.services.predict(prediction, body, context)),
             _ => {
-                let mut request = request.map(|body| RequestBody::new(body, rules, ledger, self.connection.clone()));
+                let mut request = Request::from_parts(parts, body);
                 request.extensions_mut().insert(context);
                 Work::Library(self.services.dispatch(method.service, rules.encoded, request))
             }

@@ -133,9 +133,7 @@ pub fn write(answer: &Answer, reply: &Reply) -> Option<Framed> {
         write_nested(out, ANSWER_OUTPUTS, |out| write_tensor(out, tensor));
     }
     for tensor in &answer.outputs {
-        out.push(ANSWER_RAW_OUTPUT_CONTENTS);
-        write_varint(out, tensor.data.len() as u64);
-        out.put_slice(&tensor.data);
+        write_bytes(out, ANSWER_RAW_OUTPUT_CONTENTS, &tensor.data);
     }
     Some(frame)
 }
@@ -174,11 +172,7 @@ fn room(answer: &Answer, reply: &Reply) -> usize {
 
 fn write_value(out: &mut Vec<u8>, value: &Said) {
     match value {
-        Said::Text(text) => {
-            out.push(STRING_PARAM);
-            write_varint(out, text.len() as u64);
-            out.put_slice(text.as_bytes());
-        }
+        Said::Text(text) => write_bytes(out, STRING_PARAM, text.as_bytes()),
         Said::Int(number) => {
             out.push(INT64_PARAM);
             write_varint(out, *number as u64);
@@ -208,10 +202,14 @@ fn write_version(out: &mut Vec<u8>, [major, minor, patch, build]: [u64; 4]) {
 /// An empty text is not written.
 fn write_text(out: &mut Vec<u8>, key: u8, text: &str) {
     if !text.is_empty() {
-        out.push(key);
-        write_varint(out, text.len() as u64);
-        out.put_slice(text.as_bytes());
+        write_bytes(out, key, text.as_bytes());
     }
+}
+
+fn write_bytes(out: &mut Vec<u8>, key: u8, bytes: &[u8]) {
+    out.push(key);
+    write_varint(out, bytes.len() as u64);
+    out.put_slice(bytes);
 }
 
 /// What `write` writes, and its length before it: mostly one byte, for which there is room.
