@@ -10,6 +10,7 @@ use std::{
 };
 
 use super::{
+    answers::Answers,
     joining::{Cutter, Filled, join},
     queue::{Queued, Taken},
     shared::Shared,
@@ -55,12 +56,12 @@ impl Instance {
     }
 
     /// Answers everything that was taken.
-    pub fn run(&mut self, shared: &Arc<Shared>, taken: Taken<Pending>) {
+    pub fn run(&mut self, shared: &Arc<Shared>, taken: Taken<Pending>, answers: &mut Answers) {
         for pending in taken.expired {
-            let _ = pending.reply.send(Err(Error::deadline_exceeded("while the request waited; it was not run")));
+            answers.give(pending.reply, Err(Error::deadline_exceeded("while the request waited; it was not run")));
         }
         for pending in taken.overdue {
-            let _ = pending.reply.send(Err(shared.queue_timeout()));
+            answers.give(pending.reply, Err(shared.queue_timeout()));
         }
         let mut batch = taken.batch;
         if !batch.is_empty() {
@@ -73,7 +74,7 @@ impl Instance {
             let joined = self.run_joined(shared, &batch, rows, started);
             self.seat.take_back(batch.iter_mut().map(|pending| &mut pending.reply));
             match joined {
-                Ok(joined) => return deliver(shared, batch, joined, started, rows),
+                Ok(joined) => return deliver(shared, batch, joined, started, rows, answers),
                 Err(error) => {
                     tracing::debug!(model = %shared.model, version = %shared.version, error = error.message(),
                         "a batch failed; its requests are run again one by one");
@@ -86,13 +87,13 @@ impl Instance {
                 continue;
             }
             if pending.deadline().is_some_and(|deadline| deadline <= started) {
-                let _ = pending.reply.send(Err(Error::deadline_exceeded("while its batch ran")));
+                answers.give(pending.reply, Err(Error::deadline_exceeded("while its batch ran")));
                 continue;
             }
             let mut outputs = self.run_watched(shared, &mut pending, started);
             if was_stopped(&outputs) && self.seat.is_core() {
                 // It was ended for the sake of the others on this core: it may take its time elsewhere.
-                let _ = pending.reply.send(Ok(Outcome::Elsewhere(Box::new(pending.work))));
+                answers.give(pending.reply, Ok(Outcome::Elsewhere(Box::new(pending.work))));
                 continue;
             }
             let waits = !pending.gone() && pending.deadline().is_none_or(|deadline| deadline > Instant::now());
@@ -100,7 +101,8 @@ impl Instance {
                 // Somebody still waits for it: the stop was meant for the run before, and came too late for that.
                 outputs = self.run_watched(shared, &mut pending, Instant::now());
             }
-            finish(shared, pending, outputs, started);
+            let answer = finish(shared, &pending, outputs, started);
+            answers.give(pending.reply, answer);
         }
     }
 
@@ -300,7 +302,7 @@ fn wanted_by_any(batch: &[Pending]) -> Vec<usize> {
 }
 
 /// Gives each caller its rows.
-fn deliver(shared: &Shared, batch: Vec<Pending>, joined: Joined, started: Instant, rows: usize) {
+fn deliver(shared: &Shared, batch: Vec<Pending>, joined: Joined, started: Instant, rows: usize, answers: &mut Answers) {
     let took = started.elapsed();
     shared.observe(rows, took);
     let mut cutters: Vec<Cutter> = joined.outputs.into_iter().map(|output| Cutter::new(output, rows)).collect();
@@ -314,19 +316,19 @@ fn deliver(shared: &Shared, batch: Vec<Pending>, joined: Joined, started: Instan
         let outputs = outputs.collect();
         let timing = timing(&pending, started, took, rows);
         shared.metrics.queue_duration.observe(timing.queue_us as f64 * 1e-6);
-        let _ = pending.reply.send(Ok(Outcome::Done(Done { outputs, timing })));
+        answers.give(pending.reply, Ok(Outcome::Done(Done { outputs, timing })));
     }
 }
 
-fn finish(shared: &Shared, pending: Pending, outputs: Result<Vec<Tensor>>, started: Instant) {
+fn finish(shared: &Shared, pending: &Pending, outputs: Result<Vec<Tensor>>, started: Instant) -> Result<Outcome> {
     let took = started.elapsed();
     let rows = pending.work.rows;
     if outputs.is_ok() {
         shared.observe(rows, took);
     }
-    let timing = timing(&pending, started, took, rows);
+    let timing = timing(pending, started, took, rows);
     shared.metrics.queue_duration.observe(timing.queue_us as f64 * 1e-6);
-    let _ = pending.reply.send(outputs.map(|outputs| Outcome::Done(Done { outputs, timing })));
+    outputs.map(|outputs| Outcome::Done(Done { outputs, timing }))
 }
 
 fn timing(pending: &Pending, started: Instant, took: Duration, rows: usize) -> Timing {

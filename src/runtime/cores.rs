@@ -222,6 +222,7 @@ async fn follow(inbox: &Inbox, reaper: &Reaper) {
                 Job::Stop => return,
             }
         }
+        send_answers().await;
     }
 }
 
@@ -236,9 +237,22 @@ async fn take_turns(wake: Arc<Notify>) {
                 () = reach(until) => {}
             },
         }
-        while CORE.with_borrow_mut(|core| core.as_mut().is_some_and(Core::take_turn)) {
+        loop {
+            let more = CORE.with_borrow_mut(|core| core.as_mut().is_some_and(Core::take_turn));
+            send_answers().await;
+            if !more {
+                break;
+            }
             tokio::task::yield_now().await;
         }
+    }
+}
+
+/// A turn for the sockets after each few.
+async fn send_answers() {
+    while CORE.with_borrow_mut(|core| core.as_mut().is_some_and(Core::answers_wait)) {
+        tokio::task::yield_now().await;
+        CORE.with_borrow_mut(|core| core.as_mut().map(Core::send_answers));
     }
 }
 

@@ -3,6 +3,7 @@
 //! Knows backends and tensors; knows nothing of routes, of the store or of protocols. `engine` calls `Servable::run`;
 //! `lifecycle` makes servables and drops them; `app` makes the one `Runtime`.
 
+mod answers;
 mod batch;
 mod cache;
 mod cores;

@@ -15,6 +15,7 @@ use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use super::{
+    answers::Answers,
     batch::{Instance, Pending, Pendings},
     queue::{Ask, Queue, Queued, Taken},
     running::Answering,
@@ -137,8 +138,9 @@ impl ThreadQueue {
             Ok(instance) => instance,
             Err(error) => return self.refuse_all(&error),
         };
+        let mut answers = Answers::at_once();
         while let Some(taken) = self.next() {
-            instance.run(&self.shared, taken);
+            instance.run(&self.shared, taken, &mut answers);
         }
     }
 

@@ -11,6 +11,7 @@ use std::{
 use tokio::sync::Notify;
 
 use super::{
+    answers::Answers,
     batch::{Instance, Pending, Pendings},
     cores::{Claimed, Peers},
     queue::{Ask, Queue, Queued, Taken},
@@ -39,6 +40,8 @@ pub struct Core {
     /// Says what runs.
     seat: Arc<Seat>,
     peers: Peers,
+    /// What has run and is on its way.
+    answers: Answers,
 }
 
 pub struct Slot {
@@ -86,6 +89,7 @@ impl Core {
             wake,
             seat,
             peers,
+            answers: Answers::in_turns(),
         }
     }
 
@@ -150,11 +154,21 @@ impl Core {
                 self.hand_over(now);
             }
             if let Some(slot) = self.slots.get_mut(&id) {
-                slot.answer(taken, &self.seat);
+                slot.answer(taken, &self.seat, &mut self.answers);
             }
             now = Instant::now();
         }
         !self.turns.is_empty()
+    }
+
+    /// Whether batches have left more answers than go in one turn.
+    pub fn answers_wait(&mut self) -> bool {
+        self.answers.wait()
+    }
+
+    /// Lets the next few go.
+    pub fn send_answers(&mut self) {
+        self.answers.take_turn();
     }
 
     /// To where it stands after something was taken from its queue.
@@ -186,7 +200,7 @@ impl Core {
     /// Runs what another core had no time for.
     pub fn run_handed(&mut self, Handed { shared, taken }: Handed) {
         let slot = self.slots.entry(shared.id).or_insert_with(|| Slot::new(shared, self.cores));
-        slot.answer(taken, &self.seat);
+        slot.answer(taken, &self.seat, &mut self.answers);
     }
 
     /// Those whose time has come take their turn.
@@ -245,19 +259,19 @@ impl Slot {
         peer.hand(Handed { shared: self.shared.clone(), taken });
     }
 
-    fn answer(&mut self, taken: Taken<Pending>, seat: &Arc<Seat>) {
+    fn answer(&mut self, taken: Taken<Pending>, seat: &Arc<Seat>, answers: &mut Answers) {
         let instance = match &mut self.instance {
             Some(instance) => instance,
             none => match Instance::new(&self.shared, seat.clone()) {
                 Ok(instance) => none.insert(instance),
                 Err(error) => {
                     for pending in taken.batch {
-                        let _ = pending.reply.send(Err(error.clone()));
+                        answers.give(pending.reply, Err(error.clone()));
                     }
                     return;
                 }
             },
         };
-        instance.run(&self.shared, taken);
+        instance.run(&self.shared, taken, answers);
     }
 }
