@@ -37,6 +37,7 @@ pub mod store;
 pub mod catalog;
 pub mod runtime;
 pub mod backend;
+pub mod monitor;
 pub mod model;
 pub mod telemetry;
 pub mod error;

@@ -7,6 +7,7 @@
 mod change;
 mod operator;
 mod replica;
+pub mod statistics;
 
 pub use change::{Asked, Change};
 pub use operator::{Operator, Settled, Written};

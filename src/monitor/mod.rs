@@ -1,0 +1,22 @@
+//! BESIDE THE PATH: what the versions do, and what came of their predictions.
+//!
+//! Counts that go up while requests are answered, and the sums that are read of them. It never touches the store: `rollout`
+//! carries what it holds. `engine` counts in cells, `lifecycle` hands them to the catalog.
+
+mod cell;
+mod compared;
+mod moments;
+mod outcomes;
+mod scoreboard;
+mod scores;
+mod sketch;
+mod tally;
+
+pub use cell::Cell;
+pub use compared::{Compared, Found};
+pub use moments::Moments;
+pub use outcomes::{Outcome, Outcomes};
+pub use scoreboard::{Key, Scoreboard};
+pub use scores::Scores;
+pub use sketch::{LiveSketch, Sketch};
+pub use tally::Tally;
