@@ -23,6 +23,7 @@ use crate::{
     error::{Code, Error},
     lifecycle::{self, Lifecycle},
     model::{ModelName, Version},
+    monitor::Scoreboard,
     rollout::{self, Operator},
     runtime::{self, Runtime},
     server::{self, Control, Ports, Replica, Running, Server},
@@ -87,6 +88,7 @@ async fn serve_here(config: Config, level: Level, announce: impl FnOnce(&Snapsho
         "the event loop of each core runs a batch on its own thread; so do a model's own threads, instances.count of them, \
          unless onnx.intra_op_threads says otherwise"
     );
+    let scoreboard = Scoreboard::default();
     let (publisher, catalog) = catalog::new();
     let (refresh, asks, answers) = store::refresh();
     let engine = Engine::new(catalog.clone(), metrics.clone(), id_key(&config)?);
@@ -108,8 +110,7 @@ async fn serve_here(config: Config, level: Level, announce: impl FnOnce(&Snapsho
         (asks, answers),
         publisher,
         runtime.clone(),
-        metrics,
-        events.clone(),
+        lifecycle::Told { metrics, scoreboard, events: events.clone() },
     )?;
     let (reporting, end) = oneshot::channel::<()>();
     // What it serves is said wherever the routes are written, whoever writes them.

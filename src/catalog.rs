@@ -3,9 +3,17 @@
 //! `new` hands out the two ends: one `Publisher`, which is not `Clone` and belongs to the lifecycle manager, and a `Catalog`
 //! that everybody reads. A request loads it once, takes the servables it needs and lets the picture go.
 
-use std::{collections::BTreeMap, collections::HashMap, sync::Arc, time::SystemTime};
+mod traffic;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+    time::SystemTime,
+};
 
 use arc_swap::{ArcSwap, Guard};
+
+pub use traffic::{Arm, SHADOW, STABLE, ShadowArm, Standing, Traffic};
 
 use crate::{
     error::{Error, Result},
@@ -17,6 +25,8 @@ use crate::{
 #[derive(Default)]
 pub struct Snapshot {
     pub models: HashMap<ModelName, Arc<ModelEntry>>,
+    /// What routes look for in the metadata of calls; usually nothing.
+    pub metadata_keys: Arc<[Arc<str>]>,
     /// Whether the first scan of the store is done.
     pub scanned: bool,
     /// Why the server is not ready, one line each; empty when it is.
@@ -35,6 +45,8 @@ pub struct ModelEntry {
     pub policy: VersionsPolicy,
     /// Where the traffic goes.
     pub route: Arc<Route>,
+    /// The same, with all that a pick needs at hand.
+    pub traffic: Arc<Traffic>,
     /// Of the route; 0 where nobody decided anything yet.
     pub revision: u64,
     /// A newer route that is not taken here yet.
@@ -185,6 +197,7 @@ impl ModelEntry {
             stable: None,
             policy: VersionsPolicy::default(),
             route: Arc::default(),
+            traffic: Arc::new(Traffic::nothing()),
             revision: 0,
             pending: None,
             disabled: None,
@@ -273,6 +286,12 @@ impl VersionEntry {
     pub fn signature(&self) -> Option<&Signature> {
         self.servable.as_deref().map(Servable::signature)
     }
+}
+
+/// What the routes of these models look for in the metadata of calls.
+pub fn metadata_keys<'a>(models: impl Iterator<Item = &'a Arc<ModelEntry>>) -> Arc<[Arc<str>]> {
+    let keys: BTreeSet<&str> = models.flat_map(|entry| entry.route.metadata_keys()).collect();
+    keys.into_iter().map(Arc::from).collect()
 }
 
 /// `there are a, b`, or only how many when they are many.

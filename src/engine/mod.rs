@@ -6,22 +6,27 @@
 mod cache;
 mod prediction_id;
 mod router;
+mod shadow;
 
 use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use pin_project_lite::pin_project;
 
 pub use prediction_id::IdKey;
 
+use router::{Caller, Counts, Picked};
+use shadow::Shadows;
+
 use crate::{
-    catalog::Catalog,
-    error::{Error, Result},
-    model::{Answer, CacheUse, PredictRequest, Select, Served, repeated},
+    catalog::{Catalog, Traffic},
+    error::{Code, Error, Result},
+    model::{Answer, CacheUse, Data, PredictRequest, SLOTS, Select, Served, Tensor, repeated},
+    monitor::Cell,
     runtime::{Done, Running, Servable, Work},
     telemetry::Metrics,
 };
@@ -46,6 +51,11 @@ struct Call<'a> {
     started: Instant,
     served: Served,
     servable: Arc<Servable>,
+    degraded: Option<&'static str>,
+    counts: Counts,
+    traffic: Arc<Traffic>,
+    /// Boxed: few calls have any.
+    shadows: Option<Box<Shadows>>,
 }
 
 pin_project! {
@@ -74,10 +84,11 @@ impl Engine {
         &self.0.catalog
     }
 
-    /// The version that would answer such a call now. NOT_FOUND for what the store does not have, UNAVAILABLE for what is
+    /// The version that would answer such a call now; stable where none is named. NOT_FOUND for what the store does not have, UNAVAILABLE for what is
     /// being loaded, FAILED_PRECONDITION for what failed.
     pub fn find(&self, model: &str, select: &Select) -> Result<(Served, Arc<Servable>)> {
-        router::pick(&self.0.catalog.load(), model, select)
+        let picked = router::find(&self.0.catalog.load(), model, select)?;
+        Ok((picked.served, picked.servable))
     }
 
     /// One call of Predict.
@@ -89,9 +100,11 @@ impl Engine {
     pub fn begin(&self, request: PredictRequest) -> Result<Predicting<'_>> {
         let started = Instant::now();
         // 1. One picture: the servable is taken from it, and the picture let go, before the first await.
-        let (served, servable) = self.find_counted(&request)?;
-        let begun = begin(&servable, request, started);
-        let call = Call { engine: self, started, served, servable };
+        let Picked { served, servable, degraded, counts, traffic } = self.find_counted(&request)?;
+        let shadows = shadow::choose(&traffic, counts, &request);
+        let call = Call { engine: self, started, served, servable, degraded, counts, traffic, shadows };
+        call.count_assigned();
+        let begun = begin(&call.servable, request, started);
         match begun {
             Ok((rows, answering)) => Ok(Predicting { call, rows, answering }),
             Err(error) => Err(call.failed(error)),
@@ -100,9 +113,15 @@ impl Engine {
 
     /// A call that finds nothing is counted too. An unknown name must not become a label of a metric: callers could make as
     /// many as they like. That of a model which is loading or failed is the store's own.
-    fn find_counted(&self, request: &PredictRequest) -> Result<(Served, Arc<Servable>)> {
+    fn find_counted(&self, request: &PredictRequest) -> Result<Picked> {
         let snapshot = self.0.catalog.load();
-        router::pick(&snapshot, &request.model, &request.select).map_err(|error| {
+        let caller = Caller {
+            attributes: &request.attributes,
+            metadata: request.metadata.as_deref().unwrap_or_default(),
+            names_features: !matches!(request.data, Data::Tensors(_)),
+        };
+        let draw = || fastrand::u16(..SLOTS as u16);
+        router::pick(&snapshot, &request.model, &request.select, &caller, draw).map_err(|error| {
             let known = snapshot.models.get(request.model.as_str()).map_or("", |entry| entry.name.as_str());
             self.0.metrics.request(known, "", error.code().as_str()).inc();
             let plain = !repeated(&request.model).is_empty();
@@ -146,23 +165,70 @@ impl Call<'_> {
         let metrics = self.servable.metrics();
         metrics.request_duration.observe(self.started.elapsed().as_secs_f64());
         metrics.failed(error.code()).inc();
+        self.count_failed(&error);
         error.with("model", self.served.model.as_str()).with("version", self.served.version)
     }
 
     /// 5. The answer, and ids of its own by which its outcomes can be reported later.
-    fn answered(&self, rows: usize, done: Done, cache: Option<CacheUse>) -> Answer {
+    fn answered(&mut self, rows: usize, done: Done, cache: Option<CacheUse>) -> Answer {
+        let took = self.started.elapsed();
         let metrics = self.servable.metrics();
-        metrics.request_duration.observe(self.started.elapsed().as_secs_f64());
+        metrics.request_duration.observe(took.as_secs_f64());
         metrics.ok.inc();
+        self.count_answered(took, &done.outputs);
+        if let Some(shadows) = self.shadows.take() {
+            shadows.ask(self.traffic.clone(), done.outputs.clone(), took);
+        }
         let prediction_ids = self.engine.0.id_key.issue(&self.served, rows, done.outputs.first());
         Answer {
             served: self.served.clone(),
-            degraded: Vec::new(),
+            degraded: self.degraded.into_iter().collect(),
             outputs: done.outputs,
             rows,
             prediction_ids,
             timing: done.timing,
             cache,
+        }
+    }
+}
+
+/// What is counted of a call, for the comparison of variants.
+impl Call<'_> {
+    fn cell(&self) -> Option<&Cell> {
+        match self.counts {
+            Counts::Nowhere | Counts::StandsIn(_) => None,
+            Counts::Stable => Some(&self.traffic.stable),
+            Counts::Arm(place) => Some(&self.traffic.arms[usize::from(place)].cell),
+        }
+    }
+
+    fn count_assigned(&self) {
+        if let Counts::StandsIn(place) = self.counts {
+            let cell = &self.traffic.arms[usize::from(place)].cell;
+            cell.assign();
+            cell.stand_in();
+        }
+        if let Some(cell) = self.cell() {
+            cell.assign();
+        }
+    }
+
+    fn count_answered(&self, took: Duration, outputs: &[Tensor]) {
+        if let Some(cell) = self.cell() {
+            // Only where versions are compared: it is a look at every number.
+            let is_finite = !self.traffic.is_split() || outputs.iter().all(Tensor::is_finite);
+            cell.answer(took, is_finite);
+        }
+    }
+
+    /// What callers did wrong says nothing of the version, nor that they went away.
+    fn count_failed(&self, error: &Error) {
+        let is_ours = matches!(
+            error.code(),
+            Code::Internal | Code::Unavailable | Code::ResourceExhausted | Code::DeadlineExceeded
+        );
+        if let Some(cell) = self.cell().filter(|_| is_ours) {
+            cell.fail();
         }
     }
 }
@@ -216,6 +282,7 @@ mod tests {
                 model: model.into(),
                 select: Select::Route,
                 attributes: vec![],
+                metadata: None,
                 priority: Priority::Normal,
                 parameters: Parameters::default(),
                 data: Data::Tensors(vec![]),

@@ -1,4 +1,4 @@
-//! Which version answers. Pure: a picture and a wish in, a servable out.
+//! Which version answers. Pure: a picture, a wish and a draw in, a servable out.
 
 use std::{
     sync::{Arc, LazyLock},
@@ -6,38 +6,185 @@ use std::{
 };
 
 use crate::{
-    catalog::{ModelEntry, Snapshot, State, VersionEntry},
+    catalog::{Arm, ModelEntry, STABLE, Snapshot, Standing, State, Traffic, VersionEntry},
     error::{Code, Error, Result},
-    model::{RouteReason, Select, Served, Version, repeated},
+    model::{Fit, ModelName, RouteReason, SLOTS, Select, Served, Slot, Source, Version, repeated, slot_of},
     runtime::Servable,
 };
 
-/// The variant of a model without experiments, and of a version that the caller chose.
-static STABLE: LazyLock<Arc<str>> = LazyLock::new(|| "stable".into());
+/// Who asks, as far as a route looks at it.
+pub struct Caller<'a> {
+    pub attributes: &'a [(String, String)],
+    pub metadata: &'a [(Arc<str>, Box<str>)],
+    /// Whether the data come as named features, which fit versions that tensors do not.
+    pub names_features: bool,
+}
+
+/// What the route came to.
+pub struct Picked {
+    pub served: Served,
+    pub servable: Arc<Servable>,
+    /// Why it is not who should have answered.
+    pub degraded: Option<&'static str>,
+    /// Whose request it is, for the counts.
+    pub counts: Counts,
+    pub traffic: Arc<Traffic>,
+}
+
+/// Where a request counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counts {
+    /// Nowhere: the caller named the version, or a rule did. That is no part of a comparison.
+    Nowhere,
+    Stable,
+    /// The arm's, by its place.
+    Arm(u8),
+    /// It was given to that arm, and stable answers in its place: more for stable than the weights give it.
+    StandsIn(u8),
+}
+
+/// The names of what is no variant: all others are the route's own.
+static STABLES: LazyLock<Arc<str>> = LazyLock::new(|| STABLE.into());
 static PINNED: LazyLock<Arc<str>> = LazyLock::new(|| "pinned".into());
+static RULE: LazyLock<Arc<str>> = LazyLock::new(|| "rule".into());
+
+/// The variant is loading, failed or absent on this replica: stable answers.
+const VARIANT_UNREADY: &str = "variant_unready";
+/// The variant cannot answer what stable's callers ask: stable answers.
+const VARIANT_INCOMPATIBLE: &str = "variant_incompatible";
 
 const RETRY_WHILE_LOADING: Duration = Duration::from_secs(1);
 /// An operator disabled it, and an operator will enable it.
 const RETRY_WHILE_DISABLED: Duration = Duration::from_secs(10);
 
 /// NOT_FOUND for what the store does not have; UNAVAILABLE for what is being loaded; FAILED_PRECONDITION for what failed.
-pub fn pick(snapshot: &Snapshot, model: &str, select: &Select) -> Result<(Served, Arc<Servable>)> {
+///
+/// `draw` gives a slot to a caller without a key.
+pub fn pick(
+    snapshot: &Snapshot,
+    model: &str,
+    select: &Select,
+    caller: &Caller<'_>,
+    draw: impl FnOnce() -> Slot,
+) -> Result<Picked> {
+    let entry = answering(snapshot, model)?;
+    match select {
+        Select::Route => by_route(entry, caller, draw),
+        Select::Version(version) => answer(entry, *version, &PINNED, RouteReason::Pinned),
+        Select::Label(label) => answer(entry, labelled(entry, label)?, &PINNED, RouteReason::Label),
+    }
+}
+
+/// The same for somebody who asks about a version and not for an answer: without a version it is stable.
+pub fn find(snapshot: &Snapshot, model: &str, select: &Select) -> Result<Picked> {
+    let nobody = Caller { attributes: &[], metadata: &[], names_features: false };
+    match select {
+        Select::Route => by_stable(answering(snapshot, model)?, RouteReason::Stable),
+        select => pick(snapshot, model, select, &nobody, || 0),
+    }
+}
+
+fn answering<'a>(snapshot: &'a Snapshot, model: &str) -> Result<&'a Arc<ModelEntry>> {
     let entry = match snapshot.model(model) {
         Err(_) if !snapshot.scanned => return Err(starting()),
         found => found?,
     };
-    if let Some(why) = &entry.disabled {
-        return Err(disabled(entry, why));
+    match &entry.disabled {
+        Some(why) => Err(disabled(entry, why)),
+        None => Ok(entry),
     }
-    let (version, variant, reason) = match select {
-        Select::Route => (stable(entry)?, &*STABLE, RouteReason::Stable),
-        Select::Version(version) => (*version, &*PINNED, RouteReason::Pinned),
-        Select::Label(label) => (labelled(entry, label)?, &*PINNED, RouteReason::Label),
+}
+
+/// Rules first, then the caller's slot, then stable.
+fn by_route(entry: &ModelEntry, caller: &Caller<'_>, draw: impl FnOnce() -> Slot) -> Result<Picked> {
+    let traffic = &entry.traffic;
+    if traffic.is_plain() {
+        return by_stable(entry, RouteReason::Stable);
+    }
+    let rule = traffic.rules.iter().find(|rule| caller.says(rule.source()).is_some_and(|value| rule.matches(value)));
+    if let Some(rule) = rule {
+        let ready = entry.versions.get(&rule.version).is_some_and(|known| known.servable.is_some());
+        return match ready {
+            true => answer(entry, rule.version, &RULE, RouteReason::Rule),
+            false => Ok(Picked {
+                degraded: Some(VARIANT_UNREADY),
+                counts: Counts::Nowhere,
+                ..by_stable(entry, RouteReason::Rule)?
+            }),
+        };
+    }
+    if !traffic.is_split() {
+        return by_stable(entry, RouteReason::Stable);
+    }
+    let (slot, reason) = match key_slot(&entry.name, traffic, caller) {
+        Some(slot) => (slot, RouteReason::Sticky),
+        None => (draw() % SLOTS as Slot, RouteReason::Draw),
     };
+    let Some((place, arm)) = traffic.arm(slot) else {
+        return by_stable(entry, reason);
+    };
+    match arm.answers(caller) {
+        Ok(servable) => Ok(Picked {
+            served: served(entry, arm.version, &arm.name, reason),
+            servable: servable.clone(),
+            degraded: None,
+            counts: Counts::Arm(place),
+            traffic: traffic.clone(),
+        }),
+        Err(why) => Ok(Picked { degraded: Some(why), counts: Counts::StandsIn(place), ..by_stable(entry, reason)? }),
+    }
+}
+
+fn by_stable(entry: &ModelEntry, reason: RouteReason) -> Result<Picked> {
+    Ok(Picked { counts: Counts::Stable, ..answer(entry, stable(entry)?, &STABLES, reason)? })
+}
+
+fn answer(entry: &ModelEntry, version: Version, variant: &Arc<str>, reason: RouteReason) -> Result<Picked> {
     let servable = entry.version(version)?.servable.as_ref().ok_or_else(|| not_serving(entry, version))?;
-    let served =
-        Served { model: entry.name.clone(), version, variant: variant.clone(), reason, revision: entry.revision };
-    Ok((served, servable.clone()))
+    Ok(Picked {
+        served: served(entry, version, variant, reason),
+        servable: servable.clone(),
+        degraded: None,
+        counts: Counts::Nowhere,
+        traffic: entry.traffic.clone(),
+    })
+}
+
+fn served(entry: &ModelEntry, version: Version, variant: &Arc<str>, reason: RouteReason) -> Served {
+    Served { model: entry.name.clone(), version, variant: variant.clone(), reason, revision: entry.revision }
+}
+
+fn key_slot(model: &ModelName, traffic: &Traffic, caller: &Caller<'_>) -> Option<Slot> {
+    let sticky = traffic.sticky.as_ref()?;
+    let key = caller.says(sticky.source()).filter(|key| !key.is_empty())?;
+    Some(slot_of(model.as_str(), &sticky.salt, key))
+}
+
+// === impl Caller ===
+
+impl Caller<'_> {
+    fn says(&self, source: Source<'_>) -> Option<&str> {
+        match source {
+            Source::Attribute(name) => {
+                self.attributes.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+            }
+            Source::Metadata(name) => self.metadata.iter().find(|(key, _)| **key == *name).map(|(_, value)| &**value),
+        }
+    }
+}
+
+// === impl Arm ===
+
+impl Arm {
+    /// `Err` says why stable answers in its place.
+    fn answers(&self, caller: &Caller<'_>) -> Result<&Arc<Servable>, &'static str> {
+        match &self.standing {
+            Standing::Answers(servable, Fit::All) => Ok(servable),
+            Standing::Answers(servable, Fit::NamedFeatures) if caller.names_features => Ok(servable),
+            Standing::Answers(..) | Standing::Incompatible(_) => Err(VARIANT_INCOMPATIBLE),
+            Standing::Unready => Err(VARIANT_UNREADY),
+        }
+    }
 }
 
 fn stable(entry: &ModelEntry) -> Result<Version> {

@@ -3,7 +3,7 @@
 //! It owns the ledger and the publisher, and never blocks: loads are with the loader's threads, looks with the watcher.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, mpsc::SyncSender},
     time::{Duration, SystemTime},
 };
@@ -21,8 +21,9 @@ use super::{
     state::VersionState,
 };
 use crate::{
-    catalog::{ModelEntry, Publisher, Refused, Snapshot, VersionEntry},
+    catalog::{ModelEntry, Publisher, Refused, Snapshot, Traffic, VersionEntry, metadata_keys},
     model::{ModelName, Version},
+    monitor::Scoreboard,
     runtime::Servable,
     store::{Answers, News},
     telemetry::{
@@ -43,6 +44,8 @@ pub struct Manager {
     /// Takes old pictures, which may hold the last handles of what was let go.
     pub bury: Box<dyn Fn(Arc<Snapshot>) + Send>,
     pub metrics: Arc<Metrics>,
+    /// Where the traffic of the routes is counted.
+    pub scoreboard: Scoreboard,
     /// Told what a picture changed, once it is published.
     pub events: Events,
     pub shown: Shown,
@@ -177,7 +180,7 @@ impl Manager {
         let changed = self.ledger.take_changed();
         let mut events = Vec::new();
         for name in &changed {
-            let entry = self.ledger.models().get(name).map(|model| Arc::new(entry_of(name, model)));
+            let entry = self.ledger.models().get(name).map(|model| Arc::new(entry_of(name, model, &self.scoreboard)));
             let old = match &entry {
                 Some(entry) => self.shown.entries.insert(name.clone(), entry.clone()),
                 None => self.shown.entries.remove(name),
@@ -193,6 +196,7 @@ impl Manager {
         self.shown.ready_once |= first;
         self.shown.unready.clone_from(&unready);
         let old = self.publisher.publish(Snapshot {
+            metadata_keys: metadata_keys(self.shown.entries.values()),
             models: self.shown.entries.clone(),
             scanned: self.shown.scanned,
             unready,
@@ -234,7 +238,7 @@ impl Shown {
     }
 }
 
-fn entry_of(name: &ModelName, model: &ModelState<Servable>) -> ModelEntry {
+fn entry_of(name: &ModelName, model: &ModelState<Servable>, scoreboard: &Scoreboard) -> ModelEntry {
     let (route, revision) = model.route.in_force();
     let problems = model.folder.iter().flat_map(|folder| &folder.problems);
     let there: Vec<Version> = model.folder.iter().flat_map(|folder| folder.versions.keys().copied()).collect();
@@ -242,10 +246,15 @@ fn entry_of(name: &ModelName, model: &ModelState<Servable>) -> ModelEntry {
     let selects_none = aspire::selects_none(policy.as_ref(), &there);
     let messages = model.message.iter().chain(model.route.message()).chain(&selects_none).chain(problems);
     let messages: Vec<&str> = messages.map(String::as_str).collect();
+    let versions: BTreeMap<_, _> =
+        model.versions.iter().map(|(number, version)| (*number, version_entry(version, model))).collect();
+    let stable = model.stable();
+    let traffic = Traffic::new(name, (&route, revision), stable, |version| versions.get(&version), scoreboard);
     ModelEntry {
         name: name.clone(),
-        stable: model.stable(),
-        versions: model.versions.iter().map(|(number, version)| (*number, version_entry(version, model))).collect(),
+        stable,
+        versions,
+        traffic: Arc::new(traffic),
         policy: policy.unwrap_or_default(),
         route,
         revision,
@@ -320,6 +329,7 @@ mod tests {
             publisher,
             bury: Box::new(move |_| *count.lock().expect("not poisoned") += 1),
             metrics: Metrics::new(),
+            scoreboard: Scoreboard::default(),
             events: Events::new("test"),
             shown: Shown::nothing(),
         };

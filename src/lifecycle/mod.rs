@@ -45,6 +45,7 @@ use crate::{
     catalog::Publisher,
     error::Result,
     model::ModelYaml,
+    monitor::Scoreboard,
     runtime::Runtime,
     store::{self, News},
     telemetry::{Events, Metrics},
@@ -78,6 +79,13 @@ pub struct Config {
     pub memory: u64,
     /// What every model.yaml leaves out.
     pub defaults: ModelYaml,
+}
+
+/// Who is told what happens, and counts it.
+pub struct Told {
+    pub metrics: Arc<Metrics>,
+    pub scoreboard: Scoreboard,
+    pub events: Events,
 }
 
 /// The tasks that load and publish. Dropping it ends them; what serves goes on serving.
@@ -123,8 +131,7 @@ impl Lifecycle {
         (asks, answers): (store::Asks, store::Answers),
         publisher: Publisher,
         runtime: Arc<Runtime>,
-        metrics: Arc<Metrics>,
-        events: Events,
+        Told { metrics, scoreboard, events }: Told,
     ) -> Result<Self> {
         let work = Arc::new(Work::open(&config.work_dir)?);
         let (news_sender, news) = watch::channel(News::default());
@@ -162,6 +169,7 @@ impl Lifecycle {
             publisher,
             bury: Box::new(move |old| runtime.reaper().bury_shared(old)),
             metrics,
+            scoreboard,
             events,
             shown: manager::Shown::nothing(),
         };

@@ -129,7 +129,7 @@ impl<T> ModelState<T> {
         let candidates: Vec<Candidate> = self
             .versions
             .iter()
-            .filter(|(number, version)| version.is_candidate() && !(passes_over && self.route.rejects(**number)))
+            .filter(|(number, version)| version.is_candidate() && !(passes_over && self.route.passes_over(**number)))
             .map(|(number, version)| Candidate { version: *number, failed: version.has_failed() })
             .collect();
         let mut aspired = match (&self.folder, &self.yaml) {

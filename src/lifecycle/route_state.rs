@@ -91,8 +91,8 @@ impl RouteState {
     }
 
     /// Versions that `versions: latest` passes over.
-    pub fn rejects(&self, version: Version) -> bool {
-        self.wanted.rejected.contains(&version)
+    pub fn passes_over(&self, version: Version) -> bool {
+        self.wanted.passes_over(version)
     }
 
     /// The route that traffic follows and its revision.

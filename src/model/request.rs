@@ -22,6 +22,8 @@ pub struct PredictRequest {
     pub select: Select,
     /// What the caller says of itself: sticky key, rules, cache key.
     pub attributes: Vec<(String, String)>,
+    /// What its call's metadata say, of what routes look for there.
+    pub metadata: Metadata,
     pub priority: Priority,
     pub parameters: Parameters,
     pub data: Data,
@@ -30,6 +32,9 @@ pub struct PredictRequest {
     /// After this moment nobody waits for the answer.
     pub deadline: Option<Instant>,
 }
+
+/// Keys and values of a call's metadata; of most calls nothing is wanted.
+pub type Metadata = Option<Arc<[(Arc<str>, Box<str>)]>>;
 
 /// Which version answers.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,7 +54,7 @@ pub enum Priority {
 }
 
 /// The data, in one of the three forms.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Data {
     Tensors(Vec<TensorInput>),
     Rows(Vec<Row>),
@@ -57,7 +62,7 @@ pub enum Data {
 }
 
 /// A tensor as a caller gave it; what is left out, the signature decides.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct TensorInput {
     /// Empty where the model has only one input.
     pub name: String,
@@ -67,7 +72,7 @@ pub struct TensorInput {
 }
 
 /// The elements, as bytes or typed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Contents {
     Raw(Bytes),
     Bools(Vec<bool>),
@@ -92,7 +97,7 @@ pub enum Value {
 }
 
 /// Columns by name, and their doubles row after row.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Table {
     pub names: Vec<String>,
     pub values: Vec<f64>,
@@ -150,9 +155,18 @@ pub struct Served {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RouteReason {
+    /// Stable has all of the traffic.
     Stable,
+    /// The caller named the version.
     Pinned,
+    /// The caller named a label.
     Label,
+    /// A rule of the route matched.
+    Rule,
+    /// The caller's key belongs to the variant.
+    Sticky,
+    /// A draw by the weights.
+    Draw,
 }
 
 /// Where the time of one request went.
@@ -185,9 +199,34 @@ impl Parameters {
     }
 }
 
+// === impl Data ===
+
+impl Data {
+    /// About what it holds in memory.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Data::Tensors(tensors) => tensors.iter().map(|tensor| tensor.contents.bytes()).sum(),
+            Data::Rows(rows) => rows.iter().flatten().map(|(name, _)| name.len() + size_of::<Value>()).sum(),
+            Data::Table(table) => table.values.len() * size_of::<f64>(),
+        }
+    }
+}
+
 // === impl Contents ===
 
 impl Contents {
+    fn bytes(&self) -> usize {
+        match self {
+            Contents::Raw(bytes) => bytes.len(),
+            Contents::Bools(values) => values.len(),
+            Contents::Ints(values) => size_of_val(&values[..]),
+            Contents::Uints(values) => size_of_val(&values[..]),
+            Contents::Floats(values) => size_of_val(&values[..]),
+            Contents::Doubles(values) => size_of_val(&values[..]),
+            Contents::Blobs(values) => values.iter().map(Bytes::len).sum(),
+        }
+    }
+
     /// The elements as little-endian bytes of `dtype`; INVALID_ARGUMENT where that type cannot hold them.
     pub fn into_bytes(self, name: &str, dtype: DType) -> Result<Bytes> {
         use DType::*;

@@ -10,7 +10,11 @@ use std::{
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::{Version, parse_yaml};
+use super::{
+    Rule, Shadow, Sticky, Variant, Version, parse_yaml,
+    slots::Slot,
+    variants::{RULES_MAX, SHADOWS_MAX, Source, check_variants, slots_by_weight},
+};
 use crate::error::{Error, Result};
 
 /// The traffic of one model. The default is that of a model nobody has decided anything about.
@@ -27,6 +31,18 @@ pub struct Route {
     /// Versions that `stable: latest` passes over.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub rejected: BTreeSet<Version>,
+    /// Versions that share the traffic with stable.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub variants: Vec<Variant>,
+    /// By what a caller is known again, so that it stays where it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sticky: Option<Sticky>,
+    /// Callers that get a version whatever the weights say.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<Rule>,
+    /// Versions that are asked as well, and whose answers nobody gets.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub shadow: Vec<Shadow>,
     /// Names for versions.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, Version>,
@@ -99,6 +115,7 @@ impl Route {
         for label in route.labels.keys() {
             check_label(label).map_err(|error| wrong(error.to_string()))?;
         }
+        route.check_traffic().map_err(|error| wrong(error.message().to_owned()))?;
         // Others count on from it.
         let numbers = [route.revision.unwrap_or(0), route.reloads];
         if numbers.iter().any(|number| *number > COUNT_MAX) {
@@ -107,16 +124,56 @@ impl Route {
         Ok(route)
     }
 
+    /// INVALID_ROUTE says what of the shares, the rules or the shadows is wrong.
+    pub fn check_traffic(&self) -> Result<()> {
+        let (rules, shadows) = (self.rules.len(), self.shadow.len());
+        if rules > RULES_MAX || shadows > SHADOWS_MAX {
+            let message =
+                format!("{rules} rules and {shadows} shadows; at most {RULES_MAX} and {SHADOWS_MAX} are allowed");
+            return Err(Error::invalid("INVALID_ROUTE", message));
+        }
+        check_variants(&self.variants)?;
+        self.sticky.iter().try_for_each(Sticky::check)?;
+        self.rules.iter().enumerate().try_for_each(|(place, rule)| rule.check(place))?;
+        self.shadow.iter().try_for_each(Shadow::check)
+    }
+
+    /// Writes down which slots the variants have by their weights; what is new begins at `begin`.
+    pub fn settle_slots(&mut self, begin: Slot) -> Result<()> {
+        let slots = slots_by_weight(&self.variants, begin)?;
+        for (variant, slots) in self.variants.iter_mut().zip(slots) {
+            variant.slots = slots;
+        }
+        Ok(())
+    }
+
     pub fn to_yaml(&self) -> String {
         let yaml = serde_yaml_ng::to_string(self).expect("plain data: this is a bug");
         format!("# Who gets the traffic. `sconce promote`, `rollback`, `label` … write it; people may, too.\n{yaml}")
+    }
+
+    /// Whether `latest` is not to be that one: it was rejected, or it is still being tried beside stable.
+    pub fn passes_over(&self, version: Version) -> bool {
+        self.rejected.contains(&version)
+            || self.variants.iter().any(|variant| variant.version == version)
+            || self.shadow.iter().any(|shadow| shadow.version == version)
+            || self.rules.iter().any(|rule| rule.version == version)
+    }
+
+    /// What it looks for in the metadata of calls.
+    pub fn metadata_keys(&self) -> impl Iterator<Item = &str> {
+        let sources = self.sticky.iter().map(Sticky::source).chain(self.rules.iter().map(Rule::source));
+        sources.filter_map(|source| match source {
+            Source::Metadata(key) => Some(key),
+            Source::Attribute(_) => None,
+        })
     }
 
     /// The version that answers, of those that are ready.
     pub fn pick(&self, ready: impl Iterator<Item = Version>) -> Option<Version> {
         let mut allowed = ready.filter(|version| !self.rejected.contains(version));
         match self.stable {
-            Stable::Latest => allowed.max(),
+            Stable::Latest => allowed.filter(|version| !self.passes_over(*version)).max(),
             Stable::Pinned(version) => allowed.find(|ready| *ready == version),
         }
     }
@@ -129,7 +186,10 @@ impl Route {
         };
         let previous = self.previous.filter(|version| !self.rejected.contains(version));
         let labels = self.labels.values().copied();
-        stable.into_iter().chain(previous).chain(labels).chain(self.load.iter().copied()).collect()
+        let variants = self.variants.iter().map(|variant| variant.version);
+        let others = self.rules.iter().map(|rule| rule.version).chain(self.shadow.iter().map(|shadow| shadow.version));
+        let decided = stable.into_iter().chain(previous).chain(labels).chain(self.load.iter().copied());
+        decided.chain(variants).chain(others).collect()
     }
 }
 
@@ -278,11 +338,12 @@ mod tests {
                 previous,
                 rejected,
                 labels,
-                load: Default::default(),
+
                 disabled: Some(Disabled { reason: reason.clone() }),
                 reloads,
                 nonce: Some("abc".into()),
                 history: vec![RouteChange { reason, change: "promote 1.0.0".into(), ..Default::default() }],
+                ..Route::default()
             };
             prop_assert_eq!(Route::parse(&route.to_yaml()).expect("our own"), route);
         }

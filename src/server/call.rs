@@ -24,7 +24,7 @@ use super::{
     method::Method,
     trace::Trace,
 };
-use crate::error::Error;
+use crate::{error::Error, model::Metadata};
 
 /// What a handler may know of its call beside the message. Travels in the request's extensions.
 #[derive(Clone)]
@@ -33,6 +33,8 @@ pub struct CallContext {
     /// What the messages claim. A stream gives back the oldest message with each answer.
     pub ledger: Arc<Ledger>,
     pub trace: Trace,
+    /// What routes look for in it.
+    pub metadata: Metadata,
     /// Where each message of a stream finds its place among the calls in flight.
     pub connection: Arc<ConnectionState>,
 }

@@ -81,6 +81,7 @@ impl Edge {
             arrival: Arrival { at: arrived, deadline },
             ledger: ledger.clone(),
             trace: trace.clone(),
+            metadata: self.services.wanted_of(request.headers()),
             connection: self.connection.clone(),
         };
         let (parts, body) = request.into_parts();

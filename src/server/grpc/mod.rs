@@ -16,7 +16,7 @@ mod stream;
 use std::{convert::Infallible, future::poll_fn, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use tonic::{Status, codec::CompressionEncoding, codegen::Service as _};
 use tonic_health::pb::health_server::HealthServer;
 
@@ -39,7 +39,7 @@ use super::{
 use crate::{
     engine::Engine,
     error::{Error, Result},
-    model::{Answer, PredictRequest},
+    model::{Answer, Metadata, PredictRequest},
 };
 
 /// All services. A connection has its own, so that the counts of their handles are not shared between cores.
@@ -115,6 +115,16 @@ impl Services {
         Self { open_inference: Arc::new(open_inference), predict: Arc::new(Predict::new(parts.engine.clone())), parts }
     }
 
+    /// What the routes in force look for in a call's metadata; of most calls nothing. Of a key that is there twice, the first.
+    pub fn wanted_of(&self, headers: &HeaderMap) -> Metadata {
+        let snapshot = self.parts.engine.catalog().load();
+        if snapshot.metadata_keys.is_empty() {
+            return None;
+        }
+        let value = |key: &Arc<str>| Some((key.clone(), headers.get(&**key)?.to_str().ok()?.into()));
+        Some(snapshot.metadata_keys.iter().filter_map(value).collect())
+    }
+
     /// A prediction that is not compressed: read and written without the library's streams, which would be a seventh of all that a
     /// small call costs.
     pub fn predict(&self, prediction: Prediction, body: RequestBody, context: CallContext) -> Unary {
@@ -164,7 +174,8 @@ fn unary<D: Dialect>(dialect: Arc<D>, mut body: RequestBody, context: CallContex
     Box::pin(async move {
         let question = poll_fn(|cx| body.poll_message(cx)).await?;
         drop(body);
-        let (question, reply) = converted(dialect.read(question, context.arrival), &context)?;
+        let (mut question, reply) = converted(dialect.read(question, context.arrival), &context)?;
+        question.metadata = context.metadata.clone();
         let answered = match dialect.engine().begin(question) {
             Ok(predicting) => predicting.await,
             Err(error) => Err(error),

@@ -54,7 +54,8 @@ impl Inference for Predict {
     async fn predict(&self, request: Request<PredictRequest>) -> Result<Response<PredictResponse>, Status> {
         let context = context(&request);
         let asked = sconce::request(request.into_inner(), context.arrival);
-        let (question, reply) = converted(asked, &context)?;
+        let (mut question, reply) = converted(asked, &context)?;
+        question.metadata = context.metadata.clone();
         let answer = self.engine.predict(question).await.map_err(|error| of_request(error, &reply.request_id))?;
         let about = logged(&answer, &reply.request_id);
         Ok(response(sconce::response(answer, reply), about))

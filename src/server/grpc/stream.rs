@@ -82,10 +82,11 @@ impl Answers {
         // Each message counts as work in flight until it is answered.
         let admitted = OpenCall::enter(self.context.connection.clone(), true)
             .and_then(|place| Ok((place, oip::request(message, arrival)?)));
-        let (place, (question, reply)) = match converted(admitted, &self.context) {
+        let (place, (mut question, reply)) = match converted(admitted, &self.context) {
             Ok(admitted) => admitted,
             Err(error) => return Open::Refused(failed(error, id, &trace, arrival)),
         };
+        question.metadata = self.context.metadata.clone();
         let engine = self.engine.clone();
         Open::Running(tokio::spawn(async move {
             let _place = place;

@@ -85,7 +85,7 @@ mod tests {
             models: [(name, Arc::new(entry))].into(),
             scanned: true,
             unready: vec!["m is required and failed".into()],
-            store_trouble: None,
+            ..Snapshot::default()
         };
         let (status, text) = read(ready(&snapshot, true, true)).await;
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);

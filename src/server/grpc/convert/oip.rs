@@ -54,6 +54,7 @@ pub fn request(message: ModelInferRequest, arrival: Arrival) -> Result<(PredictR
         model: message.model_name,
         select: select(message.model_version)?,
         attributes: reserved.attributes,
+        metadata: None,
         priority: reserved.priority,
         parameters: reserved.parameters,
         data: Data::Tensors(inputs),

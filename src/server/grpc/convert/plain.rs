@@ -54,6 +54,7 @@ pub fn read(message: &Bytes, arrival: Arrival) -> Option<(PredictRequest, Reply)
         model: model.to_owned(),
         select: select(version.to_owned()).ok()?,
         attributes: Vec::new(),
+        metadata: None,
         priority: Priority::Normal,
         parameters: Parameters::default(),
         data: Data::Tensors(inputs),

@@ -39,6 +39,7 @@ pub fn request(message: pb::PredictRequest, arrival: Arrival) -> Result<(Predict
         model: message.model,
         select: select(message.select)?,
         attributes: message.attributes.into_iter().collect(),
+        metadata: None,
         priority: priority(message.priority)?,
         parameters: parameters(message.parameters)?,
         data,
@@ -265,6 +266,9 @@ fn route_reason(reason: RouteReason) -> pb::RouteReason {
         RouteReason::Stable => pb::RouteReason::Stable,
         RouteReason::Pinned => pb::RouteReason::Pinned,
         RouteReason::Label => pb::RouteReason::Label,
+        RouteReason::Rule => pb::RouteReason::Rule,
+        RouteReason::Sticky => pb::RouteReason::Sticky,
+        RouteReason::Draw => pb::RouteReason::Draw,
     }
 }
 

@@ -1,0 +1,153 @@
+//! Who gets the traffic of one model, with all that a pick needs at hand: what a route, the versions that are ready and their
+//! signatures come to.
+
+use std::sync::{Arc, atomic::AtomicUsize};
+
+use super::VersionEntry;
+use crate::{
+    error::Error,
+    model::{Fit, ModelName, Route, Rule, SLOTS, Slot, Sticky, Version, fit, slots_by_weight},
+    monitor::{Cell, Key, Scoreboard},
+    runtime::Servable,
+};
+
+/// Of one model, while one revision of its route holds.
+pub struct Traffic {
+    /// What is not given to anybody else is stable's.
+    pub stable: Arc<Cell>,
+    pub arms: Vec<Arm>,
+    /// The arm of each slot, and one more than there are for stable; empty where stable has all.
+    slots: Box<[u8]>,
+    pub sticky: Option<Sticky>,
+    pub rules: Vec<Rule>,
+    pub shadows: Vec<ShadowArm>,
+}
+
+/// A variant.
+pub struct Arm {
+    pub name: Arc<str>,
+    pub version: Version,
+    /// In percent.
+    pub weight: f64,
+    pub standing: Standing,
+    pub cell: Arc<Cell>,
+}
+
+/// Whether a variant answers here.
+pub enum Standing {
+    Answers(Arc<Servable>, Fit),
+    /// It is loading, failed, or is not in the store.
+    Unready,
+    /// Stable's callers cannot be answered by it.
+    Incompatible(Error),
+}
+
+/// A version that is asked as well.
+pub struct ShadowArm {
+    pub version: Version,
+    /// In slots: of as many draws so many are asked as well.
+    pub sample: Slot,
+    /// `None` while it is not ready here.
+    pub servable: Option<Arc<Servable>>,
+    pub cell: Arc<Cell>,
+    /// How many are on their way, and how many bytes they hold.
+    pub requests: AtomicUsize,
+    pub bytes: AtomicUsize,
+}
+
+/// What a variant is called whose answers nobody gets.
+pub const SHADOW: &str = "shadow";
+pub const STABLE: &str = "stable";
+
+// === impl Traffic ===
+
+impl Traffic {
+    /// `find` gives what is known of a version.
+    pub fn new<'a>(
+        model: &ModelName,
+        (route, revision): (&Route, u64),
+        stable: Option<Version>,
+        find: impl Fn(Version) -> Option<&'a VersionEntry>,
+        scoreboard: &Scoreboard,
+    ) -> Self {
+        let cell =
+            |variant: &str, version| scoreboard.cell(model, &Key { revision, variant: variant.to_owned(), version });
+        let stables = stable.and_then(&find).and_then(VersionEntry::signature);
+        let arms = route.variants.iter().map(|variant| {
+            let known = find(variant.version);
+            let standing = match (known.and_then(|known| known.servable.as_ref()), stables) {
+                (Some(servable), Some(stable)) => match fit(servable.signature(), stable) {
+                    Ok(fit) => Standing::Answers(servable.clone(), fit),
+                    Err(error) => Standing::Incompatible(error),
+                },
+                _ => Standing::Unready,
+            };
+            Arm {
+                name: variant.name.as_str().into(),
+                version: variant.version,
+                weight: variant.weight,
+                standing,
+                cell: cell(&variant.name, variant.version),
+            }
+        });
+        let shadows = route.shadow.iter().map(|shadow| ShadowArm {
+            version: shadow.version,
+            sample: (shadow.sample * SLOTS as f64 / 100.0).round() as Slot,
+            servable: find(shadow.version).and_then(|known| known.servable.clone()),
+            cell: cell(SHADOW, shadow.version),
+            requests: AtomicUsize::new(0),
+            bytes: AtomicUsize::new(0),
+        });
+        Self {
+            stable: cell(STABLE, stable.unwrap_or(Version::new(0, 0, 0))),
+            arms: arms.collect(),
+            slots: table(route),
+            sticky: route.sticky.clone(),
+            rules: route.rules.clone(),
+            shadows: shadows.collect(),
+        }
+    }
+
+    /// Of a model of which nothing is known.
+    pub fn nothing() -> Self {
+        Self {
+            stable: Arc::default(),
+            arms: Vec::new(),
+            slots: Box::default(),
+            sticky: None,
+            rules: Vec::new(),
+            shadows: Vec::new(),
+        }
+    }
+
+    /// Whether stable has all there is to give.
+    pub fn is_plain(&self) -> bool {
+        self.slots.is_empty() && self.rules.is_empty()
+    }
+
+    /// Whether anybody shares the slots with stable.
+    pub fn is_split(&self) -> bool {
+        !self.slots.is_empty()
+    }
+
+    /// The arm that has the slot, and its place; `None` is stable.
+    pub fn arm(&self, slot: Slot) -> Option<(u8, &Arm)> {
+        let arm = *self.slots.get(usize::from(slot))?;
+        Some((arm, self.arms.get(usize::from(arm))?))
+    }
+}
+
+/// By slot. A route was checked when it was read, so the shares fit.
+fn table(route: &Route) -> Box<[u8]> {
+    let slots = slots_by_weight(&route.variants, 0).unwrap_or_default();
+    if slots.iter().all(|slots| slots.is_empty()) {
+        return Box::default();
+    }
+    let mut table = vec![u8::MAX; SLOTS];
+    for (arm, slots) in slots.iter().enumerate() {
+        for slot in slots.iter() {
+            table[usize::from(slot)] = arm as u8;
+        }
+    }
+    table.into()
+}

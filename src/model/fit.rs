@@ -1,0 +1,131 @@
+//! Whether a version can answer what callers of another one ask. Pure.
+
+use super::{Signature, signature::TensorSpec};
+use crate::error::{Code, Error, Result};
+
+/// Which of stable's callers another version can answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fit {
+    All,
+    /// Those who send named features: what is new declares `missing:`.
+    NamedFeatures,
+}
+
+/// FAILED_PRECONDITION `SIGNATURE_INCOMPATIBLE` names the tensor by which `new` cannot stand in for `stable`.
+pub fn fit(new: &Signature, stable: &Signature) -> Result<Fit> {
+    for wanted in &stable.outputs {
+        let given = new.outputs.iter().find(|given| given.name == wanted.name);
+        let given = given.ok_or_else(|| incompatible(wanted, "output", "the new version does not give it".into()))?;
+        if given.dtype != wanted.dtype || !overlaps(&given.shape, &wanted.shape) {
+            return Err(incompatible(wanted, "output", differs(given, wanted)));
+        }
+    }
+    let mut fit = Fit::All;
+    for known in &new.inputs {
+        let stables = stable.inputs.iter().find(|spec| spec.name == known.name);
+        let as_tensors = stables.is_some_and(|stables| takes_tensors(known, stables));
+        if !as_tensors {
+            takes_rows(known, stables)?;
+            fit = Fit::NamedFeatures;
+        }
+    }
+    let gone = stable.inputs.iter().find(|known| new.input(&known.name).is_none());
+    match gone {
+        Some(gone) => Err(incompatible(gone, "input", "the new version does not take it".into())),
+        None => Ok(fit),
+    }
+}
+
+/// Every tensor that stable takes is one that `new` takes for the same.
+fn takes_tensors(new: &TensorSpec, stable: &TensorSpec) -> bool {
+    let wider = new.widens && stable.dtype == super::DType::Fp32;
+    let same_columns = new.feature_names == stable.feature_names || new.feature_names.is_empty();
+    let shape = new.shape.len() == stable.shape.len()
+        && new.shape.iter().zip(&stable.shape).all(|(new, stable)| *new < 0 || new == stable);
+    (new.dtype == stable.dtype || wider) && (new.widens || !stable.widens) && same_columns && shape
+}
+
+/// Every row of named features that stable takes is one that `new` takes.
+fn takes_rows(new: &TensorSpec, stable: Option<&TensorSpec>) -> Result<()> {
+    let Some(stable) = stable else {
+        return Err(incompatible(new, "input", "stable does not take it".into()));
+    };
+    if new.feature_names.is_empty() || stable.feature_names.is_empty() {
+        return Err(incompatible(new, "input", differs(new, stable)));
+    }
+    let is_given = |name| stable.feature_names.contains(name);
+    for (name, missing) in new.feature_names.iter().zip(&new.missing) {
+        if !is_given(name) && missing.is_none() {
+            let why = format!("feature '{name}' is new and does not declare `missing:`");
+            return Err(incompatible(new, "input", why));
+        }
+    }
+    match stable.feature_names.iter().find(|name| !new.feature_names.contains(name)) {
+        Some(gone) => Err(incompatible(new, "input", format!("feature '{gone}' is gone"))),
+        None => Ok(()),
+    }
+}
+
+/// Whether some tensor has both shapes: what an output has beyond its rows is only known when it runs.
+fn overlaps(one: &[i64], other: &[i64]) -> bool {
+    one.len() == other.len() && one.iter().zip(other).all(|(one, other)| *one < 0 || *other < 0 || one == other)
+}
+
+fn differs(new: &TensorSpec, stable: &TensorSpec) -> String {
+    format!("it is {} {} there and {} {} in stable", new.dtype, new.shape_text(), stable.dtype, stable.shape_text())
+}
+
+fn incompatible(spec: &TensorSpec, kind: &str, why: String) -> Error {
+    let message = format!("callers of stable cannot be answered by it: {kind} '{}': {why}", spec.name);
+    Error::new(Code::FailedPrecondition, "SIGNATURE_INCOMPATIBLE", message).with("tensor", &spec.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{DType, MissingValue};
+
+    fn features(names: &[&str], missing: &[&str]) -> Signature {
+        let declared = |name: &&str| missing.contains(name).then_some(MissingValue::Nan);
+        let input = TensorSpec {
+            feature_names: names.iter().map(|name| (*name).into()).collect(),
+            missing: names.iter().map(declared).collect(),
+            ..TensorSpec::new("x", DType::Fp64, &[-1, names.len() as i64])
+        };
+        Signature { inputs: vec![input], outputs: vec![TensorSpec::new("y", DType::Fp64, &[-1])] }
+    }
+
+    fn reason(new: &Signature, stable: &Signature) -> String {
+        let error = fit(new, stable).expect_err("they do not fit");
+        assert_eq!(error.reason(), "SIGNATURE_INCOMPATIBLE");
+        error.message().to_owned()
+    }
+
+    #[test]
+    fn a_new_feature_fits_named_rows_where_it_may_be_missing() {
+        let stable = features(&["a", "b"], &[]);
+        assert_eq!(fit(&stable, &stable).expect("the same"), Fit::All);
+        assert_eq!(fit(&features(&["a", "b", "c"], &["c"]), &stable).expect("c may be missing"), Fit::NamedFeatures);
+        assert_eq!(fit(&features(&["b", "a"], &[]), &stable).expect("by name"), Fit::NamedFeatures);
+        assert!(reason(&features(&["a", "b", "c"], &[]), &stable).contains("'c' is new"));
+        assert!(reason(&features(&["a"], &[]), &stable).contains("'b' is gone"));
+    }
+
+    #[test]
+    fn tensors_fit_where_all_that_stable_takes_and_gives_is_there() {
+        let of = |input: TensorSpec, outputs: Vec<TensorSpec>| Signature { inputs: vec![input], outputs };
+        let y = || vec![TensorSpec::new("y", DType::Fp32, &[-1, 2])];
+        let stable = of(TensorSpec::new("x", DType::Fp32, &[-1, 4]), y());
+        let wider = of(TensorSpec::new("x", DType::Fp32, &[-1, -1]), y());
+        assert_eq!(fit(&wider, &stable).expect("it takes more"), Fit::All);
+        assert!(reason(&stable, &wider).contains("input 'x'"), "it takes less");
+        let other = of(TensorSpec::new("x", DType::Fp64, &[-1, 4]), y());
+        assert!(reason(&other, &stable).contains("FP64"));
+        let renamed = of(TensorSpec::new("z", DType::Fp32, &[-1, 4]), y());
+        assert!(reason(&renamed, &stable).contains("'z'"));
+        let silent = of(TensorSpec::new("x", DType::Fp32, &[-1, 4]), vec![]);
+        assert!(reason(&silent, &stable).contains("output 'y'"));
+        let narrow = of(TensorSpec::new("x", DType::Fp32, &[-1, 4]), vec![TensorSpec::new("y", DType::Fp32, &[-1, 3])]);
+        assert!(reason(&narrow, &stable).contains("[-1, 3]"));
+    }
+}
