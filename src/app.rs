@@ -23,7 +23,7 @@ use crate::{
     error::{Code, Error},
     lifecycle::{self, Lifecycle},
     model::{ModelName, Version},
-    monitor::Scoreboard,
+    monitor::{Scoreboard, Series},
     rollout::{self, Operator},
     runtime::{self, Runtime},
     server::{self, Control, Ports, Replica, Running, Server},
@@ -89,6 +89,7 @@ async fn serve_here(config: Config, level: Level, announce: impl FnOnce(&Snapsho
          unless onnx.intra_op_threads says otherwise"
     );
     let scoreboard = Scoreboard::default();
+    metrics.collect(Box::new(Series::of(scoreboard.clone())));
     let (publisher, catalog) = catalog::new();
     let (refresh, asks, answers) = store::refresh();
     let engine = Engine::new(catalog.clone(), metrics.clone(), id_key(&config)?);

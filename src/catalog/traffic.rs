@@ -151,3 +151,49 @@ fn table(route: &Route) -> Box<[u8]> {
     }
     table.into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::slot_of;
+
+    fn traffic(yaml: &str) -> Traffic {
+        let route = Route::parse(yaml).expect("a route");
+        let model = ModelName::new("m").expect("a name");
+        Traffic::new(&model, (&route, 1), Some(Version::new(1, 0, 0)), |_| None, &Scoreboard::default())
+    }
+
+    /// Chi-square of how many of a million fell to each arm; stable is the last.
+    fn chi_square(traffic: &Traffic, slots: impl Iterator<Item = Slot>) -> f64 {
+        let mut counts = vec![0u32; traffic.arms.len() + 1];
+        let mut picks = 0.0;
+        for slot in slots {
+            counts[traffic.arm(slot).map_or(traffic.arms.len(), |(place, _)| usize::from(place))] += 1;
+            picks += 1.0;
+        }
+        let given: f64 = traffic.arms.iter().map(|arm| arm.weight).sum();
+        let weights = traffic.arms.iter().map(|arm| arm.weight).chain([100.0 - given]);
+        let expected = weights.map(|weight| weight / 100.0 * picks);
+        counts.iter().zip(expected).map(|(count, expected)| (f64::from(*count) - expected).powi(2) / expected).sum()
+    }
+
+    #[test]
+    fn a_million_picks_fall_by_the_weights() {
+        let traffic = traffic(
+            "variants: [{name: a, version: 2, weight: 5}, {name: b, version: 3, weight: 0.5}, {name: c, version: 4, weight: 30}]",
+        );
+        // Three degrees of freedom: 21.1 is passed once in 10,000 tries, and the seeds are fixed.
+        let mut random = fastrand::Rng::with_seed(7);
+        let draws = chi_square(&traffic, (0..1_000_000).map(|_| random.u16(..SLOTS as u16)));
+        assert!(draws < 21.1, "{draws}");
+        let keys = chi_square(&traffic, (0..1_000_000).map(|key| slot_of("m", "", &format!("caller-{key}"))));
+        assert!(keys < 21.1, "{keys}");
+    }
+
+    #[test]
+    fn a_plain_route_gives_stable_all() {
+        let plain = traffic("variants: [{name: a, version: 2, weight: 0}]");
+        assert!(plain.is_plain() && plain.arm(17).is_none());
+        assert!(!traffic("rules: [{attribute: a, equals: b, version: 2}]").is_plain());
+    }
+}

@@ -177,7 +177,7 @@ impl Call<'_> {
         metrics.ok.inc();
         self.count_answered(took, &done.outputs);
         if let Some(shadows) = self.shadows.take() {
-            shadows.ask(self.traffic.clone(), done.outputs.clone(), took);
+            shadows.ask(self.traffic.clone(), &self.servable, done.outputs.clone(), took);
         }
         let prediction_ids = self.engine.0.id_key.issue(&self.served, rows, done.outputs.first());
         Answer {

@@ -37,6 +37,8 @@ struct Place {
 /// Of one shadow, on this replica.
 const REQUESTS_MAX: usize = 64;
 const BYTES_MAX: usize = 64 << 20;
+/// Of what waits for the version that callers are answered by, and for the shadow itself, by predicted time.
+const BACKLOG_MAX: Duration = Duration::from_millis(2);
 /// Whoever waits for nobody waits no longer than this.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -64,9 +66,11 @@ pub fn choose(traffic: &Traffic, counts: Counts, request: &PredictRequest) -> Op
 
 impl Shadows {
     /// Asks them on this core, once what is ready now has run. `answer` is what the caller got, after that long.
-    pub fn ask(self, traffic: Arc<Traffic>, answer: Vec<Tensor>, took: Duration) {
+    pub fn ask(self, traffic: Arc<Traffic>, stable: &Servable, answer: Vec<Tensor>, took: Duration) {
+        // Whoever is behind with those who wait has no time for what nobody waits for.
+        let is_behind = stable.waiting() > BACKLOG_MAX;
         for shadow in self.chosen.iter().map(|place| usize::from(*place)) {
-            let Some(place) = Place::take(&traffic, shadow, self.bytes) else {
+            let Some(place) = Place::take(&traffic, shadow, self.bytes).filter(|_| !is_behind) else {
                 traffic.shadows[shadow].cell.compare(|compared| compared.dropped += 1);
                 continue;
             };
@@ -88,7 +92,8 @@ impl Place {
         let place = Self { traffic: traffic.clone(), shadow, bytes };
         let requests = arm.requests.fetch_add(1, Relaxed);
         let held = arm.bytes.fetch_add(bytes, Relaxed);
-        (requests < REQUESTS_MAX && held + bytes <= BYTES_MAX).then_some(place)
+        let is_behind = arm.servable.as_ref().is_none_or(|servable| servable.waiting() > BACKLOG_MAX);
+        (requests < REQUESTS_MAX && held + bytes <= BYTES_MAX && !is_behind).then_some(place)
     }
 
     async fn run(self, data: Data, outputs: Vec<String>, parameters: Parameters, answer: &[Tensor], took: Duration) {

@@ -16,10 +16,10 @@ pub type Slot = u16;
 /// A hundredth of a percent each.
 pub const SLOTS: usize = 10_000;
 
-/// A set of slots, written as ranges: `0-499,1200`.
+/// A set of slots, written as ranges: `9800-9999,0-299`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Slots {
-    /// Ascending, apart from each other; both ends belong to it.
+    /// Apart from each other, in the order in which they were taken; both ends belong to it.
     ranges: Vec<(Slot, Slot)>,
 }
 
@@ -36,8 +36,8 @@ pub fn slot_of(model: &str, salt: &str, key: &str) -> Slot {
     (xxh3_64(&text) % SLOTS as u64) as Slot
 }
 
-/// Gives each variant as many slots as it wants, keeping what it has: surplus goes back to stable, the highest first; what is
-/// missing is taken from stable, beginning after the last that it has, or at `begin` where it has none, round the end.
+/// Gives each variant as many slots as it wants, keeping what it has: surplus goes back to stable, the last that came first; what
+/// is missing is taken from stable, beginning after the last that it has, or at `begin` where it has none, round the end.
 ///
 /// INVALID_ARGUMENT where two variants have the same slot or all together want more than there are.
 pub fn allot(variants: &[(&Slots, usize)], begin: Slot) -> Result<Vec<Slots>> {
@@ -76,8 +76,7 @@ pub fn allot(variants: &[(&Slots, usize)], begin: Slot) -> Result<Vec<Slots>> {
 // === impl Slots ===
 
 impl Slots {
-    fn of(mut slots: Vec<Slot>) -> Self {
-        slots.sort_unstable();
+    fn of(slots: Vec<Slot>) -> Self {
         let mut ranges: Vec<(Slot, Slot)> = Vec::new();
         for slot in slots {
             match ranges.last_mut() {
@@ -96,7 +95,7 @@ impl Slots {
         self.ranges.is_empty()
     }
 
-    /// Ascending.
+    /// In the order in which they were taken.
     pub fn iter(&self) -> impl Iterator<Item = Slot> {
         self.ranges.iter().flat_map(|(start, end)| *start..=*end)
     }
@@ -106,8 +105,8 @@ impl Slots {
         for part in text.split(',').filter(|part| !part.is_empty()) {
             let (start, end) = part.split_once('-').unwrap_or((part, part));
             let (start, end) = (start.trim().parse().ok()?, end.trim().parse().ok()?);
-            let ascends = ranges.last().is_none_or(|(_, last)| *last < start);
-            if start > end || usize::from(end) >= SLOTS || !ascends {
+            let apart = ranges.iter().all(|(first, last)| end < *first || *last < start);
+            if start > end || usize::from(end) >= SLOTS || !apart {
                 return None;
             }
             ranges.push((start, end));
@@ -142,8 +141,9 @@ impl<'de> Deserialize<'de> for Slots {
             serde_yaml_ng::Value::Number(number) => number.to_string(),
             _ => String::from("?"),
         };
-        Self::parse(&text)
-            .ok_or_else(|| de::Error::custom("slots are ascending ranges of 0 to 9999, e.g. \"0-499,1200\""))
+        Self::parse(&text).ok_or_else(|| {
+            de::Error::custom("slots are ranges of 0 to 9999, apart from each other, e.g. \"0-499,1200\"")
+        })
     }
 }
 
@@ -171,10 +171,10 @@ mod tests {
 
     #[test]
     fn slots_are_read_as_they_are_written() {
-        for text in ["", "0", "0-9999", "0-499,1200,9999"] {
+        for text in ["", "0", "0-9999", "0-499,1200,9999", "9800-9999,0-299"] {
             assert_eq!(Slots::parse(text).expect("slots").to_string(), text);
         }
-        for text in ["10000", "5-4", "1-3,2", "a", "1-", "-1", "3,1"] {
+        for text in ["10000", "5-4", "1-3,2", "a", "1-", "-1", "3,3"] {
             assert_eq!(Slots::parse(text), None, "{text}");
         }
     }
@@ -211,6 +211,15 @@ mod tests {
                 prop_assert_eq!(&allot(&again, begin).expect("there is room"), &next, "it is stable");
                 slots = next;
             }
+        }
+
+        #[test]
+        fn who_came_with_a_larger_share_goes_first_with_a_smaller_one(
+            few in 0usize..5_000, more in 0usize..5_000, begin in 0u16..10_000,
+        ) {
+            let small = allot(&[(&Slots::default(), few)], begin).expect("there is room");
+            let large = allot(&[(&small[0], few + more)], begin).expect("there is room");
+            prop_assert_eq!(allot(&[(&large[0], few)], begin).expect("there is room"), small);
         }
 
         #[test]

@@ -1,5 +1,7 @@
 //! Who shares the traffic with stable, as route.yaml says it: variants by weight, rules, shadows, and what callers stick by.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -133,6 +135,18 @@ impl Sticky {
     }
 }
 
+// === impl Source ===
+
+impl fmt::Display for Source<'_> {
+    /// `attribute:customer`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::Attribute(name) => write!(f, "attribute:{name}"),
+            Source::Metadata(name) => write!(f, "metadata:{name}"),
+        }
+    }
+}
+
 // === impl Rule ===
 
 impl Rule {
@@ -159,7 +173,7 @@ impl Rule {
         self.values().any(|wanted| wanted == value)
     }
 
-    fn values(&self) -> impl Iterator<Item = &str> {
+    pub fn values(&self) -> impl Iterator<Item = &str> {
         self.equals.iter().chain(&self.one_of).map(String::as_str)
     }
 }
@@ -247,7 +261,7 @@ mod tests {
             ("variants: [{name: a, version: 1, weight: 60}, {name: b, version: 2, weight: 41}]", "more than 100"),
             ("variants: [{name: a, version: 1, weight: 1}, {name: a, version: 2, weight: 1}]", "twice"),
             ("variants: [{name: stable, version: 1, weight: 1}]", "variants[0].name"),
-            ("variants: [{name: a, version: 1, weight: 1, slots: '7,5'}]", "ascending"),
+            ("variants: [{name: a, version: 1, weight: 1, slots: '7,5-8'}]", "apart"),
             (
                 "variants: [{name: a, version: 1, weight: 1, slots: '1-2'}, {name: b, version: 1, weight: 1, slots: '2'}]",
                 "slot 2",

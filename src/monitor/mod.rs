@@ -9,6 +9,7 @@ mod moments;
 mod outcomes;
 mod scoreboard;
 mod scores;
+mod series;
 mod sketch;
 mod tally;
 
@@ -18,5 +19,6 @@ pub use moments::Moments;
 pub use outcomes::{Outcome, Outcomes};
 pub use scoreboard::{Key, Scoreboard};
 pub use scores::Scores;
+pub use series::Series;
 pub use sketch::{LiveSketch, Sketch};
 pub use tally::Tally;

@@ -7,7 +7,10 @@ use std::{
 
 use crate::{
     error::{Code, Error, Result},
-    model::{HISTORY_MAX, LABELS_MAX, Route, RouteChange, Stable, Version, check_label},
+    model::{
+        HISTORY_MAX, LABELS_MAX, Route, RouteChange, Rule, Shadow, Stable, Sticky, Variant, Version, check_label,
+        slot_of,
+    },
 };
 
 /// One change of a model's traffic.
@@ -23,6 +26,8 @@ pub enum Change {
         set: BTreeMap<String, Version>,
         remove: Vec<String>,
     },
+    /// Who shares the traffic with stable, all of it.
+    SetRoute(Box<Sharing>),
     /// Loads a version that model.yaml does not select.
     Load(Version),
     /// Takes that back.
@@ -32,6 +37,15 @@ pub enum Change {
     Enable,
     /// Makes the servables anew, from the store.
     Reload,
+}
+
+/// Who shares a model's traffic with its stable version.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Sharing {
+    pub variants: Vec<Variant>,
+    pub sticky: Option<Sticky>,
+    pub rules: Vec<Rule>,
+    pub shadow: Vec<Shadow>,
 }
 
 /// Who asks, and why.
@@ -69,6 +83,7 @@ impl Change {
                 next.rejected.remove(version);
                 next.stable = Stable::Pinned(*version);
                 next.previous = before.filter(|before| before != version).or(route.previous);
+                take_out(&mut next, *version);
             }
             Change::Rollback(wanted) => {
                 let left = stable_of(route, known);
@@ -79,6 +94,7 @@ impl Change {
                 next.rejected.extend(left);
                 next.stable = Stable::Pinned(target);
                 next.previous = None;
+                take_out(&mut next, target);
             }
             Change::Unpin => next.stable = Stable::Latest,
             Change::SetLabels { set, remove } => {
@@ -91,6 +107,7 @@ impl Change {
                     return Err(Error::invalid("TOO_MANY_LABELS", format!("a model has at most {LABELS_MAX} labels")));
                 }
             }
+            Change::SetRoute(sharing) => sharing.put_into(&mut next)?,
             Change::Load(version) => {
                 next.load.insert(*version);
             }
@@ -142,6 +159,7 @@ impl Change {
             (Change::Load(version), _) => [*version].into(),
             (Change::Promote(_) | Change::Rollback(_), Stable::Pinned(version)) => [version].into(),
             (Change::SetLabels { set, .. }, _) => set.values().copied().collect(),
+            (Change::SetRoute(sharing), _) => sharing.versions().collect(),
             _ => BTreeSet::new(),
         }
     }
@@ -160,6 +178,7 @@ impl fmt::Display for Change {
                 set.iter().try_for_each(|(label, version)| write!(f, " {label}={version}"))?;
                 remove.iter().try_for_each(|label| write!(f, " -{label}"))
             }
+            Change::SetRoute(sharing) => sharing.fmt(f),
             Change::Load(version) => write!(f, "load {version}"),
             Change::Unload(version) => write!(f, "unload {version}"),
             Change::Disable => f.write_str("disable"),
@@ -167,6 +186,69 @@ impl fmt::Display for Change {
             Change::Reload => f.write_str("reload"),
         }
     }
+}
+
+// === impl Sharing ===
+
+impl Sharing {
+    /// The versions that it names.
+    pub fn versions(&self) -> impl Iterator<Item = Version> {
+        let variants = self.variants.iter().map(|variant| variant.version);
+        let others = self.rules.iter().map(|rule| rule.version).chain(self.shadow.iter().map(|shadow| shadow.version));
+        variants.chain(others)
+    }
+
+    /// A variant that was there keeps its slots. What is new begins somewhere else for each version, so that it is not always the
+    /// same callers who try what is new. INVALID_ROUTE says what is wrong.
+    fn put_into(&self, route: &mut Route) -> Result<()> {
+        let mut variants = self.variants.clone();
+        for variant in &mut variants {
+            let known = route.variants.iter().find(|known| known.name == variant.name);
+            variant.slots = known.map(|known| known.slots.clone()).unwrap_or_default();
+        }
+        if let (Stable::Pinned(stable), Some(_)) =
+            (route.stable, self.variants.iter().find(|v| route.stable == Stable::Pinned(v.version)))
+        {
+            let message = format!("version {stable} is stable and cannot be a variant beside itself");
+            return Err(Error::invalid("INVALID_ROUTE", message));
+        }
+        route.variants = variants;
+        route.sticky = self.sticky.clone();
+        route.rules = self.rules.clone();
+        route.shadow = self.shadow.clone();
+        route.check_traffic()?;
+        let newest = self.variants.iter().map(|variant| variant.version).max();
+        route.settle_slots(newest.map_or(0, |version| slot_of("", "variants", &version.to_string())))
+    }
+}
+
+impl fmt::Display for Sharing {
+    /// `route canary=1.1.0:5 sticky=attribute:customer rules=2 shadow=1.2.0:10`; rules, which may be many, by their number and
+    /// what they hash to.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("route")?;
+        for Variant { name, version, weight, .. } in &self.variants {
+            write!(f, " {name}={version}:{weight}")?;
+        }
+        if let Some(sticky) = &self.sticky {
+            write!(f, " sticky={}", sticky.source())?;
+            if !sticky.salt.is_empty() {
+                write!(f, "/{}", sticky.salt)?;
+            }
+        }
+        if !self.rules.is_empty() {
+            let text = serde_json::to_vec(&self.rules).unwrap_or_default();
+            write!(f, " rules={}#{}", self.rules.len(), &blake3::hash(&text).to_hex()[..8])?;
+        }
+        self.shadow.iter().try_for_each(|Shadow { version, sample }| write!(f, " shadow={version}:{sample}"))?;
+        if *self == Self::default() { f.write_str(" stable alone") } else { Ok(()) }
+    }
+}
+
+/// What becomes stable shares nothing with itself.
+fn take_out(route: &mut Route, stable: Version) {
+    route.variants.retain(|variant| variant.version != stable);
+    route.shadow.retain(|shadow| shadow.version != stable);
 }
 
 /// The earlier write of the same request. INVALID_ARGUMENT where the id stood for another change.
@@ -215,7 +297,9 @@ fn still_named(version: Version) -> Error {
     Error::new(
         Code::FailedPrecondition,
         "VERSION_IN_USE",
-        format!("version {version} is stable, the stable before it, or has a label; change that first"),
+        format!(
+            "version {version} is stable, the stable before it, has a label, or gets traffic by the route; change that first"
+        ),
     )
 }
 
@@ -283,6 +367,29 @@ mod tests {
         assert!(repeat_of(&route, &Change::Promote(v(1)), &fresh).expect("no error").is_none());
     }
 
+    fn canary(version: Version, weight: f64) -> Sharing {
+        let variant = Variant { name: "canary".into(), version, weight, slots: Default::default() };
+        Sharing { variants: vec![variant], ..Sharing::default() }
+    }
+
+    #[test]
+    fn a_canary_that_is_promoted_shares_nothing_with_itself_and_a_larger_weight_keeps_its_slots() {
+        let known = Known { answering: Some(v(1)), below: None };
+        let five = after(&Route::default(), Change::SetRoute(Box::new(canary(v(2), 5.0))), known);
+        let ten = after(&five, Change::SetRoute(Box::new(canary(v(2), 10.0))), known);
+        let (few, more) = (&five.variants[0].slots, &ten.variants[0].slots);
+        assert_eq!((few.len(), more.len()), (500, 1_000));
+        assert!(few.iter().all(|slot| more.iter().any(|other| other == slot)));
+        assert_eq!(ten.history[1].change, "route canary=2.0.0:10");
+        let promoted = after(&ten, Change::Promote(v(2)), known);
+        assert!(promoted.variants.is_empty());
+        let refused =
+            Change::SetRoute(Box::new(canary(v(2), 5.0))).apply(&promoted, 3, known, &Asked::default(), "".into());
+        assert_eq!(refused.expect_err("it is stable").reason(), "INVALID_ROUTE");
+        let alone = after(&ten, Change::SetRoute(Box::default()), known);
+        assert_eq!((alone.variants.len(), alone.history[2].change.as_str()), (0, "route stable alone"));
+    }
+
     fn any_change() -> impl Strategy<Value = Change> {
         let version = || (1u64..6).prop_map(v);
         prop_oneof![
@@ -295,6 +402,9 @@ mod tests {
             version().prop_map(Change::Unload),
             Just(Change::Disable),
             Just(Change::Enable),
+            (version(), 0u32..=100)
+                .prop_map(|(version, weight)| Change::SetRoute(Box::new(canary(version, weight.into())))),
+            Just(Change::SetRoute(Box::default())),
         ]
     }
 

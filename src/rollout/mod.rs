@@ -9,6 +9,6 @@ mod operator;
 mod replica;
 pub mod statistics;
 
-pub use change::{Asked, Change};
+pub use change::{Asked, Change, Sharing};
 pub use operator::{Operator, Settled, Written};
 pub use replica::{name as replica_name, report};

@@ -9,13 +9,13 @@ use std::{
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    change::{Asked, Change, Known, repeat_of},
+    change::{Asked, Change, Known, Sharing, repeat_of},
     replica::highest_revision,
 };
 use crate::{
-    catalog::{Catalog, ModelEntry, PendingWhy, Snapshot, State},
+    catalog::{Catalog, ModelEntry, PendingWhy, Snapshot, Standing, State, VersionEntry},
     error::{Code, Error, Result},
-    model::{ModelName, Route, Stable, Version},
+    model::{ModelName, Route, Stable, Version, fit},
     store::{Record, Records, Refresh, Replaced},
 };
 
@@ -187,9 +187,12 @@ impl Operator {
             let known = entry.version(version)?;
             if let (true, State::Failed) = (must_serve(change), known.state) {
                 let why = known.cause.as_ref().map_or("it failed to load", Error::message);
-                let message = format!("model '{model}' version {version} failed and cannot be made stable: {why}");
+                let message = format!("model '{model}' version {version} failed and cannot be given traffic: {why}");
                 return Err(Error::new(Code::FailedPrecondition, "VERSION_FAILED", message).with("version", version));
             }
+        }
+        if let Change::SetRoute(sharing) = change {
+            check_fit(entry, sharing)?;
         }
         let pinned = match entry.pending.as_ref().map_or(entry.route.stable, |pending| pending.route.stable) {
             Stable::Pinned(version) => Some(version),
@@ -255,17 +258,31 @@ fn find<'a>(snapshot: &'a Snapshot, model: &str) -> Result<&'a Arc<ModelEntry>> 
     }
 }
 
+/// Whether the versions that are to get a share can answer what stable's callers ask. Of one that is not loaded yet nobody
+/// knows: it gets nothing before that is known.
+fn check_fit(entry: &ModelEntry, sharing: &Sharing) -> Result<()> {
+    let signature = |version| entry.versions.get(&version).and_then(VersionEntry::signature);
+    let Some(stable) = entry.stable.and_then(signature) else { return Ok(()) };
+    for variant in &sharing.variants {
+        if let Some(new) = signature(variant.version) {
+            fit(new, stable).map_err(|error| error.with("version", variant.version))?;
+        }
+    }
+    Ok(())
+}
+
 /// The versions that must be there.
 fn named(change: &Change) -> Vec<Version> {
     match change {
         Change::Promote(version) | Change::Rollback(Some(version)) | Change::Load(version) => vec![*version],
         Change::SetLabels { set, .. } => set.values().copied().collect(),
+        Change::SetRoute(sharing) => sharing.versions().collect(),
         _ => vec![],
     }
 }
 
 fn must_serve(change: &Change) -> bool {
-    matches!(change, Change::Promote(_) | Change::Rollback(_))
+    matches!(change, Change::Promote(_) | Change::Rollback(_) | Change::SetRoute(_))
 }
 
 /// What a waiting caller is told; `Err` says what is still waited for.
@@ -285,12 +302,21 @@ fn verdict(entry: &ModelEntry, written: &Written) -> Result<Settled, String> {
     }
     let mut others = awaits.iter().map(|version| (*version, entry.versions.get(version).map(|known| known.state)));
     match others.find(|(_, state)| *state != Some(State::Ready)) {
-        None => Ok(Settled::Ready),
+        None => Ok(unfit(entry, awaits).map_or(Settled::Ready, Settled::Failed)),
         Some((version, Some(State::Failed))) => Ok(Settled::Failed(cause(entry, version))),
         // A newer route may have left it again.
         Some(_) if entry.revision > revision => Ok(Settled::Ready),
         Some((version, _)) => Err(format!("version {version} is loading")),
     }
+}
+
+/// Why a variant that is waited for gets nothing although it is ready.
+fn unfit(entry: &ModelEntry, awaits: &BTreeSet<Version>) -> Option<Error> {
+    let arms = entry.traffic.arms.iter().filter(|arm| awaits.contains(&arm.version));
+    arms.into_iter().find_map(|arm| match &arm.standing {
+        Standing::Incompatible(error) => Some(error.clone()),
+        _ => None,
+    })
 }
 
 /// Of a reload.

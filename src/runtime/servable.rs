@@ -143,6 +143,14 @@ impl Servable {
         self.shared.cost.predict(rows)
     }
 
+    /// The predicted time of what waits, as one run.
+    pub fn waiting(&self) -> Duration {
+        match usize::try_from(self.shared.metrics.queue_rows.get()) {
+            Ok(rows) if rows > 0 => self.shared.cost.predict(rows),
+            _ => Duration::ZERO,
+        }
+    }
+
     /// Where one row would run now.
     pub fn placement(&self) -> Placement {
         let budget = self.runtime.upgrade().map_or(Duration::ZERO, |runtime| runtime.loop_budget());

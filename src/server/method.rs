@@ -48,7 +48,7 @@ pub enum Door {
 
 /// The frequent ones first: the table is walked.
 #[rustfmt::skip]
-const METHODS: [Method; 32] = [
+const METHODS: [Method; 33] = [
     prediction("/inference.GRPCInferenceService/ModelInfer", Service::OpenInference, Prediction::ModelInfer),
     prediction("/sconce.v1.Inference/Predict", Service::Inference, Prediction::Predict),
     stream("/inference.GRPCInferenceService/ModelStreamInfer", Service::OpenInference),
@@ -71,6 +71,7 @@ const METHODS: [Method; 32] = [
     plain("/sconce.v1.Admin/Rollback", Service::Admin),
     plain("/sconce.v1.Admin/Unpin", Service::Admin),
     plain("/sconce.v1.Admin/SetLabels", Service::Admin),
+    plain("/sconce.v1.Admin/SetRoute", Service::Admin),
     plain("/sconce.v1.Admin/LoadVersion", Service::Admin),
     plain("/sconce.v1.Admin/UnloadVersion", Service::Admin),
     plain("/sconce.v1.Admin/ReloadModel", Service::Admin),

@@ -10,6 +10,7 @@ use std::{
 };
 
 use prometheus_client::{
+    collector::Collector,
     encoding::text::encode,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::{Registry, Unit},
@@ -274,6 +275,11 @@ impl Metrics {
 
     pub fn refused(&self, reason: &str) {
         self.refused.get_or_create(&RefusedLabels { reason: reason.into() }).inc();
+    }
+
+    /// Shows what is read of somewhere else whenever somebody looks.
+    pub fn collect(&self, collector: Box<dyn Collector>) {
+        self.registry.lock().expect("no holder panics: this is a bug").register_collector(collector);
     }
 
     /// The OpenMetrics text.

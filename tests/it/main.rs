@@ -29,6 +29,7 @@ mod pads_lengths;
 mod pasted;
 mod predicts;
 mod routes;
+mod shares_traffic;
 mod starts;
 mod state;
 mod store_changes;

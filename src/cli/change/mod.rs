@@ -4,6 +4,7 @@
 mod answer;
 mod left;
 mod progress;
+mod route;
 
 use std::{
     io::Write,
@@ -26,6 +27,7 @@ use super::{
     },
 };
 use crate::model::{Version, units::parse_duration};
+use route::RouteArgs;
 
 #[derive(Subcommand)]
 pub enum Verb {
@@ -71,6 +73,9 @@ pub enum Verb {
         #[command(flatten)]
         change: ChangeArgs,
     },
+    /// Say who shares a model's traffic with its stable version: variants by weight, rules, shadows
+    #[command(after_help = route::HELP)]
+    Route(RouteArgs),
     /// Load a version that model.yaml does not select; it answers only calls that name it
     #[command(
         after_help = "Example:\n  sconce load early-signal 1.0.0 && sconce predict early-signal --version 1.0.0 -f x.csv"
@@ -170,6 +175,13 @@ Examples:
   sconce label early-signal --remove next";
 
 pub fn run(verb: &Verb) -> anyhow::Result<ExitCode> {
+    if let Verb::Route(route) = verb {
+        anyhow::ensure!(
+            !route.asks_for_nothing(),
+            "say what is to change, e.g. --variant canary=1.1.0:5; `sconce describe {}` shows what holds",
+            route.model
+        );
+    }
     let args = verb.args();
     let asked = args.asked();
     let answer = client::block_on(async {
@@ -224,6 +236,7 @@ impl Verb {
             | Verb::Reload { model, .. }
             | Verb::Disable { model, .. }
             | Verb::Enable { model, .. } => model,
+            Verb::Route(route) => &route.model,
         }
     }
 
@@ -238,6 +251,7 @@ impl Verb {
             | Verb::Reload { change, .. }
             | Verb::Disable { change, .. }
             | Verb::Enable { change, .. } => change,
+            Verb::Route(route) => &route.change,
         }
     }
 
@@ -283,6 +297,7 @@ impl Verb {
     ) -> Result<Response<ChangeResponse>, Status> {
         let (model, asked) = (self.model().to_owned(), Some(asked));
         match self {
+            Verb::Route(route) => route.call(&mut client, asked.unwrap_or_default(), timeout).await,
             Verb::Promote { version, .. } => {
                 let version = version.clone();
                 client.promote(client::call(PromoteRequest { model, version, asked }, timeout)).await

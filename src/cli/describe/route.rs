@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 use serde_json::{Value, json};
 
 use crate::{
-    cli::proto::{Route, RouteChange},
+    cli::proto::{Route, RouteChange, RoutingRule, Traffic, Variant},
     telemetry::logs::escape,
 };
 
@@ -23,6 +23,9 @@ pub fn for_people(route: &Route) -> String {
         let _ = write!(text, ", {name}: {}", escape(list));
     }
     text.push('\n');
+    for line in route.traffic.iter().flat_map(sharing) {
+        let _ = writeln!(text, "  {}", escape(&line));
+    }
     let disabled = route.disabled.as_ref().map(|disabled| format!("disabled: {}", disabled.reason));
     let said = [disabled.unwrap_or_default(), route.pending.clone(), route.decided_by.clone()];
     for line in said.iter().filter(|line| !line.is_empty()) {
@@ -34,11 +37,58 @@ pub fn for_people(route: &Route) -> String {
     text
 }
 
+/// Who shares the traffic, a line each.
+fn sharing(traffic: &Traffic) -> Vec<String> {
+    let variants = traffic.variants.iter().map(|Variant { name, version, weight, stood_in_for, .. }| {
+        let instead =
+            if stood_in_for.is_empty() { String::new() } else { format!("; stable stands in: {stood_in_for}") };
+        format!("{name}: {version}, {weight} % of the traffic{instead}")
+    });
+    let sticky =
+        traffic.sticky.iter().map(|sticky| format!("sticky by {}", source(&sticky.attribute, &sticky.metadata)));
+    let rules = traffic.rules.iter().map(|rule| {
+        let from = source(&rule.attribute, &rule.metadata);
+        format!("rule: {from} {} → {}", rule.values.join(" or "), rule.version)
+    });
+    let shadows = traffic
+        .shadows
+        .iter()
+        .map(|shadow| format!("shadow: {}, {} % is asked as well", shadow.version, shadow.sample));
+    variants.chain(sticky).chain(rules).chain(shadows).collect()
+}
+
+fn source(attribute: &str, metadata: &str) -> String {
+    if attribute.is_empty() { format!("metadata {metadata}") } else { format!("attribute {attribute}") }
+}
+
 /// `4  2026-11-21T15:00:00Z  promote 1.1.0, by alice: a reason`
 fn entry_for_people(entry: &RouteChange) -> String {
     let by = if entry.caller.is_empty() { String::new() } else { format!(", by {}", entry.caller) };
     let why = if entry.reason.is_empty() { String::new() } else { format!(": {}", entry.reason) };
     format!("{}  {}  {}{by}{why}", entry.revision, entry.time, entry.change)
+}
+
+fn traffic_to_json(traffic: &Traffic) -> Value {
+    let variant = |variant: &Variant| {
+        json!({
+            "name": variant.name,
+            "version": variant.version,
+            "weight": variant.weight,
+            "slots": variant.slots,
+            "stood_in_for": variant.stood_in_for,
+        })
+    };
+    let rule = |rule: &RoutingRule| json!({ "attribute": rule.attribute, "metadata": rule.metadata, "values": rule.values, "version": rule.version });
+    json!({
+        "variants": traffic.variants.iter().map(variant).collect::<Vec<_>>(),
+        "sticky": traffic.sticky.as_ref().map(|sticky| json!({
+            "attribute": sticky.attribute,
+            "metadata": sticky.metadata,
+            "salt": sticky.salt,
+        })),
+        "rules": traffic.rules.iter().map(rule).collect::<Vec<_>>(),
+        "shadows": traffic.shadows.iter().map(|shadow| json!({ "version": shadow.version, "sample": shadow.sample })).collect::<Vec<_>>(),
+    })
 }
 
 /// The keys of the protocol.
@@ -64,6 +114,7 @@ pub fn to_json(route: &Route) -> Value {
         "load": route.load,
         "disabled": route.disabled.as_ref().map(|disabled| json!({ "reason": disabled.reason })),
         "pending": route.pending,
+        "traffic": route.traffic.as_ref().map(traffic_to_json),
         "history": route.history.iter().map(entry).collect::<Vec<_>>(),
     })
 }

@@ -15,11 +15,12 @@ use crate::{
     server::{
         call::panicked,
         control::Control,
-        grpc::context,
+        grpc::{admin::traffic, context},
         phase::Phases,
         proto::sconce::v1::{
             Asked, ChangeResponse, DisableModelRequest, EnableModelRequest, LoadVersionRequest, PromoteRequest,
-            ReloadModelRequest, RollbackRequest, SetLabelsRequest, Settled, UnloadVersionRequest, UnpinRequest,
+            ReloadModelRequest, RollbackRequest, SetLabelsRequest, SetRouteRequest, Settled, UnloadVersionRequest,
+            UnpinRequest,
         },
     },
     telemetry::events::{Event, Kind},
@@ -136,6 +137,7 @@ fn event(model: &str, change: &Change, asked: &rollout::Asked, written: &Written
         Change::Rollback(_) => (Kind::RolledBack, written.awaits.first().copied()),
         Change::Unpin => (Kind::Unpinned, None),
         Change::SetLabels { .. } => (Kind::LabelsSet, None),
+        Change::SetRoute(_) => (Kind::RouteSet, None),
         Change::Load(version) => (Kind::LoadAsked, Some(*version)),
         Change::Unload(version) => (Kind::UnloadAsked, Some(*version)),
         Change::Disable => (Kind::ModelDisabled, None),
@@ -178,6 +180,13 @@ impl Ask for SetLabelsRequest {
         let parsed = |(label, version): (String, String)| Ok((label, version.parse()?));
         let set: Result<BTreeMap<String, Version>> = self.set.into_iter().map(parsed).collect();
         Ok((self.model, Change::SetLabels { set: set?, remove: self.remove }, self.asked))
+    }
+}
+
+impl Ask for SetRouteRequest {
+    fn parts(self) -> Result<(String, Change, Option<Asked>)> {
+        let sharing = traffic::read(self.traffic.unwrap_or_default())?;
+        Ok((self.model, Change::SetRoute(Box::new(sharing)), self.asked))
     }
 }
 

@@ -4,6 +4,7 @@
 mod change;
 mod read;
 mod server_info;
+mod traffic;
 mod watch;
 
 use tokio_stream::wrappers::ReceiverStream;
@@ -20,8 +21,8 @@ use crate::{
             ChangeResponse, DescribeModelRequest, DescribeModelResponse, DisableModelRequest, EnableModelRequest,
             ListModelsRequest, ListModelsResponse, LoadVersionRequest, PromoteRequest, RefreshRequest, RefreshResponse,
             ReloadModelRequest, RollbackRequest, ServerInfoRequest, ServerInfoResponse, SetLabelsRequest,
-            SetLogLevelRequest, SetLogLevelResponse, UnloadVersionRequest, UnpinRequest, WatchEventsRequest,
-            WatchEventsResponse, admin_server::Admin,
+            SetLogLevelRequest, SetLogLevelResponse, SetRouteRequest, UnloadVersionRequest, UnpinRequest,
+            WatchEventsRequest, WatchEventsResponse, admin_server::Admin,
         },
     },
 };
@@ -80,6 +81,10 @@ impl Admin for Console {
     }
 
     async fn set_labels(&self, request: Request<SetLabelsRequest>) -> Result<Response<ChangeResponse>, Status> {
+        self.change(request).await
+    }
+
+    async fn set_route(&self, request: Request<SetRouteRequest>) -> Result<Response<ChangeResponse>, Status> {
         self.change(request).await
     }
 

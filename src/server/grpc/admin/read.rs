@@ -5,7 +5,7 @@ use crate::{
     model::{self, Patterns, RouteChange, Stable, Version},
     runtime::Servable,
     server::{
-        grpc::convert::sconce::data_type,
+        grpc::{admin::traffic, convert::sconce::data_type},
         proto::sconce::v1::{
             self as proto, DescribeModelResponse, Disabled, Execution, ListModelsResponse, ModelSummary, Pad, Route,
             Setting, TensorSpec, VersionState, VersionStatus,
@@ -50,6 +50,7 @@ fn route(model: &ModelEntry) -> Route {
         disabled: disabled.map(|reason| Disabled { reason }),
         pending: pending(model).unwrap_or_default(),
         history: latest.history.iter().rev().map(change).collect(),
+        traffic: Some(traffic::written(model)),
     }
 }
 

@@ -123,6 +123,7 @@ fn kind(kind: Kind) -> EventKind {
         Kind::RolledBack => EventKind::RolledBack,
         Kind::Unpinned => EventKind::Unpinned,
         Kind::LabelsSet => EventKind::LabelsSet,
+        Kind::RouteSet => EventKind::RouteSet,
         Kind::ModelDisabled => EventKind::ModelDisabled,
         Kind::ModelEnabled => EventKind::ModelEnabled,
         Kind::LoadAsked => EventKind::LoadAsked,

@@ -1,0 +1,166 @@
+//! Shares by slots, rules, and what overrules both.
+
+use std::collections::BTreeMap;
+
+use sconce::model;
+
+use super::{Answered, ask, by_attribute, pins, sets, traffic, variant};
+use crate::{
+    harness::{
+        PATIENCE, Server, Store,
+        adders::{ADDER, adders, publish_adder, rows, version},
+        call, eventually, sconce,
+        tensors::Form,
+    },
+    proto::{predict_request::Select, *},
+};
+
+/// Who answers each of these callers.
+async fn by_customer(server: &Server, customers: u64) -> BTreeMap<u64, Answered> {
+    let mut client = server.inference().await;
+    let mut answered = BTreeMap::new();
+    for customer in 0..customers {
+        let key = format!("customer-{customer}");
+        answered.insert(customer, ask(&mut client, &[("customer", &key)], &[]).await.expect("an answer"));
+    }
+    answered
+}
+
+#[tokio::test]
+async fn a_caller_stays_where_its_slot_is_on_every_replica_and_a_larger_share_moves_callers_one_way() {
+    let server = Server::start(adders(1..=3), &["--poll-interval=20ms"]).await;
+    pins(&server, 1).await;
+    let shares = |canary, other| Traffic {
+        variants: vec![variant("canary", 2, canary), variant("b", 3, other)],
+        sticky: by_attribute("customer"),
+        ..Default::default()
+    };
+    sets(&server, shares(20.0, 10.0)).await;
+    let first = by_customer(&server, 400).await;
+    let slots = traffic(&server).await.variants.into_iter().map(|variant| variant.slots).collect::<Vec<_>>();
+    let route = model::Route::parse(&format!(
+        "variants:\n- {{name: canary, version: 1.0.2, weight: 20, slots: \"{}\"}}\n\
+         - {{name: b, version: 1.0.3, weight: 10, slots: \"{}\"}}\n",
+        slots[0], slots[1]
+    ))
+    .expect("a route");
+    for (customer, answered) in &first {
+        let slot = model::slot_of(ADDER, "", &format!("customer-{customer}"));
+        let owner = route.variants.iter().find(|variant| variant.slots.iter().any(|own| own == slot));
+        let expected = owner.map_or((1, "stable"), |owner| match owner.name.as_str() {
+            "canary" => (2, "canary"),
+            name => (3, name),
+        });
+        assert_eq!((answered.number, answered.variant.as_str()), expected, "customer {customer} in slot {slot}");
+        assert_eq!((answered.reason, answered.degraded.len()), (RouteReason::Sticky, 0));
+    }
+
+    let mut command = sconce();
+    command.arg("serve").arg("--model-store").arg(server.store.path());
+    let other = Server::launch(Store::new(), command, &["--poll-interval=20ms"]).await;
+    other.ready().await;
+    other.reaches(ADDER, &version(2), VersionState::Ready).await;
+    other.reaches(ADDER, &version(3), VersionState::Ready).await;
+    assert_eq!(by_customer(&other, 400).await, first, "another replica of the same store");
+
+    sets(&server, shares(50.0, 10.0)).await;
+    let second = by_customer(&server, 400).await;
+    for (customer, before) in &first {
+        let after = &second[customer];
+        assert!(before.variant == "stable" || after == before, "{customer}: {before:?} became {after:?}");
+    }
+    assert!(second.values().filter(|answered| answered.variant == "canary").count() > 150);
+    sets(&server, shares(20.0, 10.0)).await;
+    assert_eq!(by_customer(&server, 400).await, first, "what it had is taken back from those who came");
+    server.assert_unharmed().await;
+}
+
+#[tokio::test]
+async fn who_has_no_key_is_drawn_for_and_a_version_or_label_overrules_all() {
+    let server = Server::start(adders(1..=2), &[]).await;
+    pins(&server, 1).await;
+    let labels =
+        SetLabelsRequest { model: ADDER.into(), set: [("old".into(), version(1))].into(), ..Default::default() };
+    server.admin().await.set_labels(call(labels)).await.expect("it is right");
+    sets(&server, Traffic { variants: vec![variant("canary", 2, 50.0)], ..Default::default() }).await;
+    let mut client = server.inference().await;
+    let mut canary = 0;
+    for _ in 0..400 {
+        let answered = ask(&mut client, &[], &[]).await.expect("an answer");
+        assert_eq!(answered.reason, RouteReason::Draw);
+        canary += u32::from(answered.number == 2);
+    }
+    // Fifty of 400 from the middle is five standard deviations.
+    assert!((150..=250).contains(&canary), "{canary} of 400");
+    for select in [Select::Version(version(1)), Select::Label("old".into())] {
+        let request = PredictRequest {
+            model: ADDER.into(),
+            select: Some(select),
+            inputs: vec![rows(1).to_sconce(Form::Raw)],
+            ..Default::default()
+        };
+        let served = server.predict(request).await.expect("an answer").served.expect("it says who");
+        assert_eq!((served.version, served.variant), (version(1), "pinned".into()));
+    }
+}
+
+#[tokio::test]
+async fn rules_look_at_attributes_and_metadata_before_any_share_in_both_dialects() {
+    let server = Server::start(adders(1..=3), &[]).await;
+    pins(&server, 1).await;
+    let rule = |attribute: &str, metadata: &str, values: &[&str], number| RoutingRule {
+        attribute: attribute.into(),
+        metadata: metadata.into(),
+        values: values.iter().map(|value| (*value).to_owned()).collect(),
+        version: version(number),
+    };
+    let rules = vec![rule("tenant", "", &["acme", "initech"], 2), rule("", "x-beta", &["yes"], 3)];
+    let sticky = Some(Sticky { metadata: "x-customer".into(), ..Default::default() });
+    sets(&server, Traffic { rules, sticky, variants: vec![variant("all", 3, 100.0)], ..Default::default() }).await;
+    let mut client = server.inference().await;
+    let acme = ask(&mut client, &[("tenant", "acme")], &[("x-beta", "yes")]).await.expect("an answer");
+    assert_eq!(
+        (acme.number, acme.variant.as_str(), acme.reason),
+        (2, "rule", RouteReason::Rule),
+        "the first that matches"
+    );
+    let beta = ask(&mut client, &[("tenant", "other")], &[("x-beta", "yes")]).await.expect("an answer");
+    assert_eq!((beta.number, beta.reason), (3, RouteReason::Rule));
+    let nobody = ask(&mut client, &[("tenant", "Acme")], &[("x-beta", "no")]).await.expect("an answer");
+    assert_eq!((nobody.number, nobody.variant.as_str(), nobody.reason), (3, "all", RouteReason::Draw));
+    let known = ask(&mut client, &[], &[("x-customer", "c-1")]).await.expect("an answer");
+    assert_eq!((known.number, known.reason), (3, RouteReason::Sticky));
+
+    let mut request = oip::ModelInferRequest { model_name: ADDER.into(), ..Default::default() };
+    rows(1).into_oip(&mut request, Form::Raw);
+    let tenant = oip::infer_parameter::ParameterChoice::StringParam("acme".into());
+    let tenant = oip::InferParameter { parameter_choice: Some(tenant) };
+    request.parameters.insert("tenant".into(), tenant);
+    let answer = server.infer(request).await.expect("an answer");
+    assert_eq!(answer.model_version, version(2));
+    let said = |name: &str| format!("{:?}", answer.parameters.get(name));
+    assert!(said("variant").contains("\"rule\""), "{:?}", answer.parameters);
+}
+
+#[tokio::test]
+async fn stable_stands_in_for_what_is_not_ready_and_says_so() {
+    let server = Server::start(adders(1..=1), &["--poll-interval=20ms"]).await;
+    let text = "stable: 1.0.1\nvariants: [{name: canary, version: 1.0.9, weight: 100}]\n";
+    std::fs::write(server.store.path().join(ADDER).join("route.yaml"), text).expect("a file");
+    let mut client = server.inference().await;
+    let answered = eventually("stable stands in", PATIENCE, async || {
+        let answered = ask(&mut client, &[], &[]).await.expect("never without an answer");
+        (!answered.degraded.is_empty()).then_some(answered)
+    })
+    .await;
+    assert_eq!((answered.number, answered.variant.as_str()), (1, "stable"));
+    assert_eq!(answered.degraded, ["variant_unready"]);
+    assert!(traffic(&server).await.variants[0].stood_in_for.contains("not ready"));
+    publish_adder(&server.store, 9);
+    let answered = eventually("the canary answers", PATIENCE, async || {
+        let answered = ask(&mut client, &[], &[]).await.expect("never without an answer");
+        (answered.number == 9).then_some(answered)
+    })
+    .await;
+    assert_eq!((answered.variant.as_str(), answered.degraded.len()), ("canary", 0));
+}
