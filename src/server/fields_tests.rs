@@ -76,6 +76,7 @@ fn the_layouts_are_those_of_the_descriptors() {
     let layouts: [(&str, &Layout); 5] = [
         (".inference.ModelInferRequest", &MODEL_INFER),
         (".sconce.v1.PredictRequest", &PREDICT),
+        (".sconce.v1.RecordOutcomeRequest", &RECORD_OUTCOME),
         (".inference.RepositoryModelLoadRequest", &REPOSITORY),
         (".inference.RepositoryModelUnloadRequest", &REPOSITORY),
         (".sconce.v1.SetLabelsRequest", &SET_LABELS),
