@@ -16,9 +16,7 @@ use prometheus_client::{
 };
 
 pub use super::labels::Closed;
-use super::labels::{
-    BatchLabels, CacheLabels, LoadLabels, OutcomeLabels, RefusedLabels, RequestLabels, VersionLabels,
-};
+use super::labels::{BatchLabels, CacheLabels, LoadLabels, OutcomeLabels, RefusedLabels, RequestLabels, VersionLabels};
 use crate::error::Code;
 
 /// All instruments of the process.

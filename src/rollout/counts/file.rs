@@ -64,7 +64,9 @@ mod tests {
         let text = write("here-7070", "2026-11-22T00:00:00Z", &cells).expect("plain data");
         assert!(text.contains(r#""revision":3,"variant":"canary","version":"1.2.0","assigned":1"#), "{text}");
         assert_eq!(read(&text).expect("as it was written"), cells);
-        for broken in ["", "{}", "[]", r#"{"cells":[{}]}"#, r#"{"cells":[{"revision":1,"variant":"a","version":"1","x":1}]}"#] {
+        for broken in
+            ["", "{}", "[]", r#"{"cells":[{}]}"#, r#"{"cells":[{"revision":1,"variant":"a","version":"1","x":1}]}"#]
+        {
             assert!(read(broken).is_err(), "{broken}");
         }
         assert_eq!(read(r#"{"cells":[]}"#).expect("nothing"), []);

@@ -57,7 +57,12 @@ struct Inner {
 pub enum Claim {
     PredictionId(String),
     /// By what its answer said.
-    Own { request_id: String, model: String, version: Version, variant: String },
+    Own {
+        request_id: String,
+        model: String,
+        version: Version,
+        variant: String,
+    },
 }
 
 /// What was made of an outcome.
