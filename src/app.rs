@@ -13,7 +13,8 @@ use anyhow::Context as _;
 use sha2::{Digest, Sha256};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::oneshot,
+    sync::watch,
+    task::JoinHandle,
 };
 
 use crate::{
@@ -24,7 +25,7 @@ use crate::{
     lifecycle::{self, Lifecycle},
     model::{ModelName, Version},
     monitor::{Scoreboard, Series},
-    rollout::{self, Operator},
+    rollout::{self, Counts, Operator},
     runtime::{self, Runtime},
     server::{self, Control, Ports, Replica, Running, Server},
     store::{self, Location, Records},
@@ -39,7 +40,9 @@ use crate::{
 const CONTROL_THREADS: usize = 2;
 /// After this the models are announced as they stand, whatever still loads.
 const ANNOUNCE_AFTER: Duration = Duration::from_secs(60);
+/// A store that does not answer holds up nobody's end.
 const STATUS_REMOVED_WITHIN: Duration = Duration::from_secs(2);
+const COUNTS_WRITTEN_WITHIN: Duration = Duration::from_secs(5);
 const ID_KEY_BYTES_MIN: usize = 16;
 
 /// Serves until a signal says stop. `announce` is called once, when the models are ready or finally failed.
@@ -93,13 +96,15 @@ async fn serve_here(config: Config, level: Level, announce: impl FnOnce(&Snapsho
     let (publisher, catalog) = catalog::new();
     let (refresh, asks, answers) = store::refresh();
     let engine = Engine::new(catalog.clone(), metrics.clone(), id_key(&config)?);
-    let server = Server::bind(edge_config(&config), engine, metrics.clone()).await?;
+    let server = Server::bind(edge_config(&config), engine.clone(), metrics.clone()).await?;
     let ports = server.ports();
-    let records = records(&config, &store);
     let replica = rollout::replica_name(ports.grpc);
     let events = Events::new(&replica);
+    let place = notes(&config, &store);
+    let counts = Counts::new(engine, scoreboard.clone(), place.clone(), &*replica, metrics.clone());
     let control = Control {
-        operator: Operator::new(records.clone(), catalog.clone(), refresh),
+        operator: Operator::new(records(&config, &store), catalog.clone(), refresh),
+        counts: counts.clone(),
         events: events.clone(),
         level,
         replica: Arc::new(described(&config, started)),
@@ -113,10 +118,7 @@ async fn serve_here(config: Config, level: Level, announce: impl FnOnce(&Snapsho
         runtime.clone(),
         lifecycle::Told { metrics, scoreboard, events: events.clone() },
     )?;
-    let (reporting, end) = oneshot::channel::<()>();
-    // What it serves is said wherever the routes are written, whoever writes them.
-    let place = if config.model_file.is_some() { records } else { records_in(&store) };
-    let reporter = tokio::spawn(rollout::report(catalog.clone(), place, replica, async { drop(end.await) }));
+    let writers = Writers::start(&catalog, place, replica, counts);
     if let Some(file) = &config.listen.ports_file {
         write_ports(file, ports)?;
     }
@@ -133,9 +135,7 @@ async fn serve_here(config: Config, level: Level, announce: impl FnOnce(&Snapsho
     };
     events.tell(Event::new(Kind::Draining));
     drain(&config, running, lifecycle, &runtime, stop, hurry).await?;
-    drop(reporting);
-    // A store that does not answer holds up nobody's end.
-    let _ = tokio::time::timeout(STATUS_REMOVED_WITHIN, reporter).await;
+    writers.end().await;
     Ok(())
 }
 
@@ -240,6 +240,11 @@ fn records(config: &Config, store: &store::Config) -> Records {
     }
 }
 
+/// Where this replica says what it serves and counts, whoever writes the routes.
+fn notes(config: &Config, store: &store::Config) -> Records {
+    if config.model_file.is_some() { records(config, store) } else { records_in(store) }
+}
+
 /// Where they are, whoever may write them; of one file that is served alone, nowhere.
 fn records_in(store: &store::Config) -> Records {
     let place = store.state.as_deref().unwrap_or(store);
@@ -332,10 +337,36 @@ fn write_ports(file: &Path, ports: Ports) -> anyhow::Result<()> {
     written.and_then(|()| std::fs::rename(&beside, file)).with_context(|| format!("ports_file {}", file.display()))
 }
 
+/// What this replica writes beside the routes while it serves.
+struct Writers {
+    end: watch::Sender<()>,
+    status: JoinHandle<()>,
+    counts: JoinHandle<()>,
+}
+
 /// The two signals that mean stop.
 struct Stop {
     terminate: Signal,
     interrupt: Signal,
+}
+
+// === impl Writers ===
+
+impl Writers {
+    fn start(catalog: &Catalog, place: Records, replica: String, counts: Counts) -> Self {
+        let (end, ended) = watch::channel(());
+        let until = |mut ended: watch::Receiver<()>| async move { while ended.changed().await.is_ok() {} };
+        let status = tokio::spawn(rollout::report(catalog.clone(), place, replica, until(ended.clone())));
+        let counts = tokio::spawn(counts.keep(until(ended)));
+        Self { end, status, counts }
+    }
+
+    /// After the last answer: what is counted then is all there is.
+    async fn end(self) {
+        drop(self.end);
+        let _ = tokio::time::timeout(COUNTS_WRITTEN_WITHIN, self.counts).await;
+        let _ = tokio::time::timeout(STATUS_REMOVED_WITHIN, self.status).await;
+    }
 }
 
 // === impl Stop ===

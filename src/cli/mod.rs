@@ -12,8 +12,10 @@ mod convert;
 mod describe;
 mod example;
 mod info;
+mod input;
 mod json;
 mod models;
+mod outcomes;
 mod paste;
 mod predict;
 mod proto;
@@ -43,6 +45,10 @@ enum Command {
     Check(check::CheckArgs),
     Publish(publish::PublishArgs),
     Predict(predict::PredictArgs),
+    Outcome(outcomes::OutcomeArgs),
+    /// Report what became of many predictions
+    #[command(subcommand)]
+    Outcomes(outcomes::Many),
     Bench(Box<bench::BenchArgs>),
     Example(example::ExampleArgs),
     Models(models::ModelsArgs),
@@ -72,6 +78,7 @@ Examples:
   sconce rollback early-signal                  go back to the one before
   sconce watch                                  what happens, as it happens
   sconce predict early-signal --file rows.csv   score a file
+  sconce outcomes import truth.csv              say what became of predictions
   sconce bench early-signal --rate 500          how fast it answers, and what becomes of 500 calls a second
   sconce example early-signal | grpcurl -plaintext -d @ 127.0.0.1:7070 sconce.v1.Inference/Predict
 
@@ -97,6 +104,8 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Publish(args) => publish::run(&args),
         Command::Predict(args) => predict::run(&args),
+        Command::Outcome(args) => outcomes::run(&args),
+        Command::Outcomes(many) => outcomes::run_many(&many),
         Command::Bench(args) => bench::run(&args),
         Command::Example(args) => example::run(&args),
         Command::Models(args) => models::run(&args),

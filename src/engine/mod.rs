@@ -17,7 +17,7 @@ use std::{
 
 use pin_project_lite::pin_project;
 
-pub use prediction_id::IdKey;
+pub use prediction_id::{IdKey, Predicted};
 
 use router::{Caller, Counts, Picked};
 use shadow::Shadows;
@@ -82,6 +82,11 @@ impl Engine {
 
     pub fn catalog(&self) -> &Catalog {
         &self.0.catalog
+    }
+
+    /// Whose prediction an id is of; `None` where these servers did not make it.
+    pub fn predicted(&self, id: &str) -> Option<Predicted> {
+        self.0.id_key.read(id)
     }
 
     /// The version that would answer such a call now; stable where none is named. NOT_FOUND for what the store does not have, UNAVAILABLE for what is

@@ -71,6 +71,10 @@ impl Version {
         Self([major, minor, patch, 0])
     }
 
+    pub const fn of_numbers(numbers: [u64; 4]) -> Self {
+        Self(numbers)
+    }
+
     /// The four numbers, missing ones 0.
     pub fn numbers(self) -> [u64; 4] {
         self.0

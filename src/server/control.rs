@@ -1,10 +1,10 @@
 //! What the services act on beside the engine: the operator's door to the store, the events, the log's level, and what is
-//! known of this replica from its start. `app` makes it.
+//! known of this replica from its start; and where outcomes are counted. `app` makes it.
 
 use std::{sync::Arc, time::SystemTime};
 
 use crate::{
-    rollout::Operator,
+    rollout::{Counts, Operator},
     telemetry::{Events, logs::Level},
 };
 
@@ -12,6 +12,7 @@ use crate::{
 #[derive(Clone)]
 pub struct Control {
     pub operator: Operator,
+    pub counts: Counts,
     pub events: Events,
     pub level: Level,
     pub replica: Arc<Replica>,

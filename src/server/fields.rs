@@ -47,6 +47,9 @@ static ENTRY: [Field; 1] = [holder(2, &VALUE)];
 static VALUE: [Field; 2] = [holder(5, &STRUCT), holder(6, &LIST)];
 static LIST: [Field; 1] = [value(1, &VALUE)];
 
+/// Of `sconce.v1.RecordOutcomeRequest`.
+pub static RECORD_OUTCOME: [Field; 1] = [part(5, &[])];
+
 /// Of `inference.RepositoryModelLoadRequest` and `RepositoryModelUnloadRequest`.
 pub static REPOSITORY: [Field; 1] = [part(3, &[])];
 

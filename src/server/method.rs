@@ -48,10 +48,12 @@ pub enum Door {
 
 /// The frequent ones first: the table is walked.
 #[rustfmt::skip]
-const METHODS: [Method; 33] = [
+const METHODS: [Method; 35] = [
     prediction("/inference.GRPCInferenceService/ModelInfer", Service::OpenInference, Prediction::ModelInfer),
     prediction("/sconce.v1.Inference/Predict", Service::Inference, Prediction::Predict),
     stream("/inference.GRPCInferenceService/ModelStreamInfer", Service::OpenInference),
+    plain("/sconce.v1.Inference/RecordOutcome", Service::Inference),
+    stream("/sconce.v1.Inference/RecordOutcomes", Service::Inference),
     plain("/grpc.health.v1.Health/Check", Service::Health),
     plain("/grpc.health.v1.Health/Watch", Service::Health),
     plain("/inference.GRPCInferenceService/ServerLive", Service::OpenInference),

@@ -35,7 +35,7 @@ use crate::{error::Result, model::Patterns};
 pub use bucket::{Bucket, Etag, IfChanged, Object, PutOutcome};
 pub use layout::{ModelFolder, Stamp, StoreFile, StoreListing, TextFile, VersionFolder, Walk, platform_of};
 pub use location::Location;
-pub use record::{Record, Records, Replaced, Tag};
+pub use record::{Note, Record, Records, Replaced, Tag};
 pub use refresh::{Answers, Asks, Refresh, refresh};
 pub use remote::Remote;
 pub use renames::Renames;

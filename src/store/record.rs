@@ -1,16 +1,20 @@
-//! The records of a store: each model's route.yaml, replaced by compare-and-swap, and what each replica says of itself.
+//! The records of a store: each model's route.yaml, replaced by compare-and-swap, and (`notes`) what each replica says of itself.
 //!
 //! Whole or not at all: what was acknowledged is on the disk, and nothing is ever half there. Knows bytes and their tags; what
 //! they mean is the business of others. `rollout` writes through it, the watcher reads what was written.
 
+mod notes;
+
 use std::{
     collections::HashSet,
-    fs::{self, File},
+    fs::File,
     io::{self, Write},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex},
     time::Duration,
 };
+
+pub use notes::Note;
 
 use cap_std::{ambient_authority, fs::Dir};
 use rustix::fs::{FlockOperation, flock};
@@ -70,7 +74,6 @@ pub enum Replaced {
 
 const ROUTE: &str = "route.yaml";
 const OWN: &str = ".sconce";
-const STATUS: &str = "status";
 const RETRY_LATER: Duration = Duration::from_secs(1);
 
 // === impl Records ===
@@ -131,59 +134,12 @@ impl Records {
         }
     }
 
-    /// Takes away what this replica said of a model.
-    pub async fn remove_status(&self, model: &ModelName, replica: &str) -> Result<()> {
-        let path = status_path(model, replica);
-        match &*self.0 {
-            Place::Closed(why) => Err(why.clone()),
-            Place::Bucket(bucket) => bucket.delete(&path).await,
-            Place::Folder(Folder { root, .. }) => {
-                let path = root.join(path);
-                blocking(move || fs::remove_file(path)).await
-            }
-        }
-    }
-
     /// Has every replica look for what was replaced. A folder tells of it by itself, a bucket by its marker.
     pub async fn tell(&self) {
         let Place::Bucket(bucket) = &*self.0 else { return };
         // It is written all the same: where the marker fails, the others only learn of it later.
         if let Err(error) = bucket.touch_marker().await {
             tracing::debug!(%error, "the bucket's marker is not written");
-        }
-    }
-
-    /// What each replica has said of a model, those that are gone included.
-    pub async fn statuses(&self, model: &ModelName) -> Result<Vec<String>> {
-        match &*self.0 {
-            Place::Closed(why) => Err(why.clone()),
-            Place::Bucket(bucket) => objects_in(bucket, &format!("{model}/{OWN}/{STATUS}")).await,
-            Place::Folder(Folder { root, .. }) => {
-                let folder = root.join(model.as_str()).join(OWN).join(STATUS);
-                blocking(move || texts_in(&folder)).await
-            }
-        }
-    }
-
-    /// Writes what this replica says of a model. It is not made durable.
-    pub async fn write_status(&self, model: &ModelName, replica: &str, text: String) -> Result<()> {
-        match &*self.0 {
-            Place::Closed(why) => Err(why.clone()),
-            Place::Bucket(bucket) => bucket.put(&status_path(model, replica), text).await.map(drop),
-            Place::Folder(folder) => {
-                let own = folder.root.join(model.as_str()).join(OWN);
-                let (folder, model, name) = (folder.clone(), model.clone(), format!("{replica}.json"));
-                blocking(move || {
-                    folder.open(&model)?;
-                    let folder = own.join(STATUS);
-                    made(fs::create_dir(&own))?;
-                    made(fs::create_dir(&folder))?;
-                    let temporary = folder.join(format!(".{name}.tmp"));
-                    fs::write(&temporary, text)?;
-                    fs::rename(&temporary, folder.join(name))
-                })
-                .await
-            }
         }
     }
 }
@@ -204,29 +160,6 @@ impl Folder {
         root.metadata(model.as_str())?;
         Ok(root)
     }
-}
-
-/// What of a folder can be read; whatever cannot says nothing.
-fn texts_in(folder: &Path) -> io::Result<Vec<String>> {
-    let entries = match fs::read_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries?,
-    };
-    let files = entries.flatten().filter(|entry| !entry.file_name().as_encoded_bytes().starts_with(b"."));
-    Ok(files.filter_map(|entry| fs::read_to_string(entry.path()).ok()).collect())
-}
-
-async fn objects_in(bucket: &Bucket, folder: &str) -> Result<Vec<String>> {
-    let mut texts = Vec::new();
-    for entry in bucket.list(folder).await? {
-        let object = bucket.get(&entry.path).await?;
-        texts.extend(object.map(|object| String::from_utf8_lossy(&object.bytes).into_owned()));
-    }
-    Ok(texts)
-}
-
-fn status_path(model: &ModelName, replica: &str) -> String {
-    format!("{model}/{OWN}/{STATUS}/{replica}.json")
 }
 
 async fn read_object(bucket: &Bucket, model: &ModelName) -> Result<Record> {
@@ -291,6 +224,7 @@ fn made(created: io::Result<()>) -> io::Result<()> {
     created.or_else(|error| if error.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(error) })
 }
 
+/// What stands under a temporary name afterwards is as durable as the name that it is moved to.
 fn write_durably(folder: &Dir, name: &str, text: &str) -> io::Result<()> {
     let mut file: File = folder.create(name)?.into_std();
     file.write_all(text.as_bytes())?;
@@ -330,6 +264,8 @@ fn trouble(error: &io::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn name() -> ModelName {

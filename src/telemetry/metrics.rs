@@ -17,7 +17,7 @@ use prometheus_client::{
 };
 
 pub use super::labels::Closed;
-use super::labels::{BatchLabels, CacheLabels, LoadLabels, RefusedLabels, RequestLabels, VersionLabels};
+use super::labels::{BatchLabels, CacheLabels, LoadLabels, OutcomeLabels, RefusedLabels, RequestLabels, VersionLabels};
 use crate::error::Code;
 
 /// All instruments of the process.
@@ -39,6 +39,7 @@ pub struct Metrics {
     cache_hit_age: Family<VersionLabels, Histogram, fn() -> Histogram>,
     loads: Family<LoadLabels, Counter>,
     refused: Family<RefusedLabels, Counter>,
+    outcomes: Family<OutcomeLabels, Counter>,
     /// The versions that have series.
     versions: Mutex<HashMap<VersionLabels, Weak<VersionMetrics>>>,
     /// Open inference connections.
@@ -126,6 +127,7 @@ impl Metrics {
             cache_hit_age: Family::new_with_constructor(ages),
             loads: Family::default(),
             refused: Family::default(),
+            outcomes: Family::default(),
             versions: Mutex::default(),
             connections: Gauge::default(),
             requests_in_flight: Gauge::default(),
@@ -169,6 +171,7 @@ impl Metrics {
         metrics.register_cache(&mut registry);
         registry.register("model_loads", "Loads of versions by outcome", metrics.loads.clone());
         registry.register("refused", "Calls refused at the edge by reason", metrics.refused.clone());
+        registry.register("outcomes", "Outcomes of predictions by what became of them", metrics.outcomes.clone());
         registry.register("connections", "Open inference connections", metrics.connections.clone());
         registry.register("requests_in_flight", "Calls being worked on", metrics.requests_in_flight.clone());
         registry.register("panics", "Handlers that panicked", metrics.panics.clone());
@@ -280,6 +283,11 @@ impl Metrics {
     /// Shows what is read of somewhere else whenever somebody looks.
     pub fn collect(&self, collector: Box<dyn Collector>) {
         self.registry.lock().expect("no holder panics: this is a bug").register_collector(collector);
+    }
+
+    /// No model where it is not known: callers could make as many names as they like.
+    pub fn outcome(&self, model: &str, result: &'static str) {
+        self.outcomes.get_or_create(&OutcomeLabels { model: model.into(), result }).inc();
     }
 
     /// The OpenMetrics text.

@@ -24,6 +24,7 @@ mod names_who_ran_at_a_crash;
 mod on_a_gpu;
 mod opened_first_in_a_child;
 mod operators;
+mod outcomes;
 mod overload;
 mod pads_lengths;
 mod pasted;

@@ -7,13 +7,13 @@ use std::{
 
 use clap::Command;
 use prost::Message;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::*;
 use crate::cli::{
     bench::generator::Measured,
     proto::{
-        PredictRequest, PredictResponse, Timing,
+        PredictRequest, PredictResponse, RecordOutcomeRequest, RecordOutcomeResponse, RecordOutcomesResponse, Timing,
         inference_server::{Inference, InferenceServer},
     },
 };
@@ -40,6 +40,22 @@ impl Inference for Stalling {
         }
         let timing = Some(Timing { queue_us: 1, compute_us: 2, batch_rows: 3 });
         Ok(Response::new(PredictResponse { timing, ..Default::default() }))
+    }
+
+    async fn record_outcome(
+        &self,
+        _: Request<RecordOutcomeRequest>,
+    ) -> Result<Response<RecordOutcomeResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    type RecordOutcomesStream = tokio_stream::Empty<Result<RecordOutcomesResponse, Status>>;
+
+    async fn record_outcomes(
+        &self,
+        _: Request<Streaming<RecordOutcomeRequest>>,
+    ) -> Result<Response<Self::RecordOutcomesStream>, Status> {
+        Err(Status::unimplemented("not here"))
     }
 }
 

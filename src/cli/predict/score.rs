@@ -3,13 +3,12 @@
 use std::{
     collections::VecDeque,
     fs::File,
-    io::{BufReader, BufWriter, Read, Write, stdin, stdout},
+    io::{BufReader, BufWriter, Write, stdout},
     path::Path,
     process::ExitCode,
 };
 
 use anyhow::{Context, bail};
-use indicatif::{ProgressBar, ProgressStyle};
 use tokio::task::JoinHandle;
 use tonic::transport::Channel;
 
@@ -21,6 +20,7 @@ use super::{
 };
 use crate::cli::{
     client::{self, Failure},
+    input,
     proto::{self, OutputForm, inference_client::InferenceClient},
 };
 
@@ -33,7 +33,7 @@ struct Sent {
 type Call = JoinHandle<Result<proto::PredictResponse, Failure>>;
 
 pub async fn score(args: &PredictArgs, file: &Path) -> anyhow::Result<ExitCode> {
-    let (input, bar) = open(file)?;
+    let (input, bar) = input::open(file)?;
     let mut input = BufReader::new(input);
     let name = file.to_string_lossy();
     let form = Form::detect(&name, &mut input).with_context(|| name.to_string())?;
@@ -91,19 +91,6 @@ fn send(args: &PredictArgs, client: InferenceClient<Channel>, request: proto::Pr
     })
 }
 
-/// The input, and a bar that follows how much of it was read. The bar shows on a terminal alone.
-fn open(file: &Path) -> anyhow::Result<(Box<dyn Read>, ProgressBar)> {
-    if file == Path::new("-") {
-        let bar = ProgressBar::new_spinner();
-        return Ok((Box::new(bar.wrap_read(stdin())), bar));
-    }
-    let opened = File::open(file).with_context(|| file.display().to_string())?;
-    let bar = ProgressBar::new(opened.metadata()?.len());
-    let style = ProgressStyle::with_template("{bar:30} {percent:>3} %  {msg}  {elapsed}, {eta} left")?;
-    bar.set_style(style);
-    Ok((Box::new(bar.wrap_read(opened)), bar))
-}
-
 fn create(file: Option<&Path>, form: Form) -> anyhow::Result<Box<dyn Write>> {
     let Some(file) = file else {
         return Ok(Box::new(stdout()));
@@ -125,7 +112,7 @@ mod tests {
         convert::structure,
         json,
         proto::{
-            PredictRequest, PredictResponse,
+            PredictRequest, PredictResponse, RecordOutcomeRequest, RecordOutcomeResponse, RecordOutcomesResponse,
             inference_server::{Inference, InferenceServer},
         },
     };
@@ -133,7 +120,7 @@ mod tests {
     use prost_types::value::Kind;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use tokio::sync::Semaphore;
-    use tonic::{Request, Response, Status};
+    use tonic::{Request, Response, Status, Streaming};
 
     #[derive(Parser)]
     struct Line {
@@ -167,6 +154,22 @@ mod tests {
             }
             let row = |x: &f64| structure([("y".to_string(), Kind::NumberValue(2.0 * x))].into_iter());
             Ok(Response::new(PredictResponse { rows: table.values.iter().map(row).collect(), ..Default::default() }))
+        }
+
+        async fn record_outcome(
+            &self,
+            _: Request<RecordOutcomeRequest>,
+        ) -> Result<Response<RecordOutcomeResponse>, Status> {
+            Err(Status::unimplemented("not here"))
+        }
+
+        type RecordOutcomesStream = tokio_stream::Empty<Result<RecordOutcomesResponse, Status>>;
+
+        async fn record_outcomes(
+            &self,
+            _: Request<Streaming<RecordOutcomeRequest>>,
+        ) -> Result<Response<Self::RecordOutcomesStream>, Status> {
+            Err(Status::unimplemented("not here"))
         }
     }
 

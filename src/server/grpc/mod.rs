@@ -7,6 +7,7 @@ mod convert;
 mod health;
 mod model_config;
 mod open_inference;
+mod outcomes;
 mod predict;
 mod reflection;
 mod repository;
@@ -112,7 +113,8 @@ impl Services {
             phases: parts.phases.clone(),
             open: parts.repository_api,
         });
-        Self { open_inference: Arc::new(open_inference), predict: Arc::new(Predict::new(parts.engine.clone())), parts }
+        let predict = Predict::new(parts.engine.clone(), parts.control.counts.clone(), parts.phases.clone());
+        Self { open_inference: Arc::new(open_inference), predict: Arc::new(predict), parts }
     }
 
     /// What the routes in force look for in a call's metadata; of most calls nothing. Of a key that is there twice, the first.

@@ -1,33 +1,41 @@
-//! `sconce.v1.Inference`.
+//! `sconce.v1.Inference`. What becomes of predictions later is in `outcomes`.
 
 use bytes::Bytes;
-use tonic::{Request, Response, Status, async_trait};
+use tonic::{Request, Response, Status, Streaming, async_trait};
 
 use super::{
     Answered, Dialect, context,
     convert::sconce::{self, Reply},
-    converted, logged, of_request, response,
+    converted, logged, of_request,
+    outcomes::{self, Answers},
+    response,
 };
 use crate::{
     engine::Engine,
     error::Result,
     model::{self, Answer},
+    rollout::Counts,
     server::{
         call::Arrival,
         codec::{self, Framed},
-        proto::sconce::v1::{PredictRequest, PredictResponse, inference_server::Inference},
+        phase::Phases,
+        proto::sconce::v1::{
+            PredictRequest, PredictResponse, RecordOutcomeRequest, RecordOutcomeResponse, inference_server::Inference,
+        },
     },
 };
 
 pub struct Predict {
     engine: Engine,
+    counts: Counts,
+    phases: Phases,
 }
 
 // === impl Predict ===
 
 impl Predict {
-    pub fn new(engine: Engine) -> Self {
-        Self { engine }
+    pub fn new(engine: Engine, counts: Counts, phases: Phases) -> Self {
+        Self { engine, counts, phases }
     }
 }
 
@@ -59,5 +67,24 @@ impl Inference for Predict {
         let answer = self.engine.predict(question).await.map_err(|error| of_request(error, &reply.request_id))?;
         let about = logged(&answer, &reply.request_id);
         Ok(response(sconce::response(answer, reply), about))
+    }
+
+    async fn record_outcome(
+        &self,
+        request: Request<RecordOutcomeRequest>,
+    ) -> Result<Response<RecordOutcomeResponse>, Status> {
+        let context = context(&request);
+        let asked = converted(outcomes::request(request.into_inner()), &context)?;
+        Ok(Response::new(outcomes::record(&self.counts, &asked).await?))
+    }
+
+    type RecordOutcomesStream = Answers;
+
+    async fn record_outcomes(
+        &self,
+        request: Request<Streaming<RecordOutcomeRequest>>,
+    ) -> Result<Response<Answers>, Status> {
+        let context = context(&request);
+        Ok(Response::new(outcomes::follow(request.into_inner(), self.counts.clone(), self.phases.clone(), context)))
     }
 }
