@@ -6,7 +6,7 @@ ARGS ?=
 # (a debug build would compile libtorch's bindings, minutes of C++, a second time).
 PROFILE ?= --release
 TEST_ARGS ?=
-BENCH ?= serving swap overload
+BENCH ?= serving routing swap overload
 CARGO ?= cargo
 
 export SCONCE_NATIVE_DIR ?= $(CURDIR)/native

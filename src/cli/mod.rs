@@ -11,6 +11,7 @@ mod client;
 mod convert;
 mod describe;
 mod example;
+mod experiment;
 mod info;
 mod input;
 mod json;
@@ -53,6 +54,7 @@ enum Command {
     Example(example::ExampleArgs),
     Models(models::ModelsArgs),
     Describe(describe::DescribeArgs),
+    Experiment(experiment::ExperimentArgs),
     Watch(watch::WatchArgs),
     #[command(flatten)]
     Change(change::Verb),
@@ -76,6 +78,8 @@ Examples:
   sconce models                                 what a running server serves
   sconce promote early-signal 1.1.0             let a version answer, and wait until it does
   sconce rollback early-signal                  go back to the one before
+  sconce route early-signal --variant canary=1.1.0:5   five percent for a version
+  sconce experiment early-signal                what it did with them, and what to make of it
   sconce watch                                  what happens, as it happens
   sconce predict early-signal --file rows.csv   score a file
   sconce outcomes import truth.csv              say what became of predictions
@@ -110,6 +114,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Example(args) => example::run(&args),
         Command::Models(args) => models::run(&args),
         Command::Describe(args) => describe::run(&args),
+        Command::Experiment(args) => experiment::run(&args),
         Command::Watch(args) => watch::run(&args),
         Command::Change(verb) => change::run(&verb),
         Command::Refresh(args) => info::refresh(&args),

@@ -23,7 +23,7 @@ use router::{Caller, Counts, Picked};
 use shadow::Shadows;
 
 use crate::{
-    catalog::{Catalog, Traffic},
+    catalog::{Catalog, Snapshot, Traffic},
     error::{Code, Error, Result},
     model::{Answer, CacheUse, Data, PredictRequest, SLOTS, Select, Served, Tensor, repeated},
     monitor::Cell,
@@ -96,6 +96,11 @@ impl Engine {
         Ok((picked.served, picked.servable))
     }
 
+    /// Who would answer this request now, counted nowhere.
+    pub fn route(&self, request: &PredictRequest) -> Result<Served> {
+        self.pick(&self.0.catalog.load(), request).map(|picked| picked.served)
+    }
+
     /// One call of Predict.
     pub async fn predict(&self, request: PredictRequest) -> Result<Answer> {
         self.begin(request)?.await
@@ -116,17 +121,20 @@ impl Engine {
         }
     }
 
-    /// A call that finds nothing is counted too. An unknown name must not become a label of a metric: callers could make as
-    /// many as they like. That of a model which is loading or failed is the store's own.
-    fn find_counted(&self, request: &PredictRequest) -> Result<Picked> {
-        let snapshot = self.0.catalog.load();
+    fn pick(&self, snapshot: &Snapshot, request: &PredictRequest) -> Result<Picked> {
         let caller = Caller {
             attributes: &request.attributes,
             metadata: request.metadata.as_deref().unwrap_or_default(),
             names_features: !matches!(request.data, Data::Tensors(_)),
         };
-        let draw = || fastrand::u16(..SLOTS as u16);
-        router::pick(&snapshot, &request.model, &request.select, &caller, draw).map_err(|error| {
+        router::pick(snapshot, &request.model, &request.select, &caller, || fastrand::u16(..SLOTS as u16))
+    }
+
+    /// A call that finds nothing is counted too. An unknown name must not become a label of a metric: callers could make as
+    /// many as they like. That of a model which is loading or failed is the store's own.
+    fn find_counted(&self, request: &PredictRequest) -> Result<Picked> {
+        let snapshot = self.0.catalog.load();
+        self.pick(&snapshot, request).map_err(|error| {
             let known = snapshot.models.get(request.model.as_str()).map_or("", |entry| entry.name.as_str());
             self.0.metrics.request(known, "", error.code().as_str()).inc();
             let plain = !repeated(&request.model).is_empty();
@@ -269,7 +277,7 @@ impl Future for Answering {
 mod tests {
     use super::*;
     use crate::{
-        catalog::{self, ModelEntry, Snapshot},
+        catalog::{self, ModelEntry},
         model::{Data, ModelName, Parameters, Priority},
     };
 

@@ -15,6 +15,7 @@ mod normalizer;
 mod numbers;
 mod padding;
 mod pattern;
+mod plan;
 mod request;
 mod route;
 mod rows;
@@ -40,6 +41,7 @@ pub use manifest::{Manifest, Platform};
 pub use normalizer::{Normalizer, NormalizerMethod};
 pub use padding::{Filler, Pad, PadYaml, Unpad, UnpadYaml, cut};
 pub use pattern::Patterns;
+pub use plan::{Goal, Metric, Plan, ShadowStage};
 pub use request::{
     Answer, CacheUse, Contents, Data, Metadata, Parameter, Parameters, PredictRequest, Priority, RouteReason, Row,
     Select, Served, Table, TensorInput, Timing, Value, length_prefixed,

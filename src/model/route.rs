@@ -173,7 +173,8 @@ impl Route {
     pub fn pick(&self, ready: impl Iterator<Item = Version>) -> Option<Version> {
         let mut allowed = ready.filter(|version| !self.rejected.contains(version));
         match self.stable {
-            Stable::Latest => allowed.filter(|version| !self.passes_over(*version)).max(),
+            // What is tried stands in where there is nothing else: a model that could answer does.
+            Stable::Latest => allowed.max_by_key(|version| (!self.passes_over(*version), *version)),
             Stable::Pinned(version) => allowed.find(|ready| *ready == version),
         }
     }
@@ -295,6 +296,16 @@ mod tests {
         assert_eq!(route.named(), [version("1.1.0"), version("1.2.0")].into());
         assert_eq!(route.revision, None);
         assert_eq!(Route::parse("").expect("nothing is a route, too"), Route::default());
+    }
+
+    #[test]
+    fn latest_passes_over_what_is_tried_unless_there_is_nothing_else() {
+        let route =
+            Route::parse("variants: [{name: a, version: 3, weight: 5}]\nshadow: [{version: 4}]").expect("a route");
+        let picked = |ready: &[&str]| route.pick(ready.iter().map(|text| version(text)));
+        assert_eq!(picked(&["1", "2", "3", "4"]), Some(version("2")));
+        assert_eq!(picked(&["3"]), Some(version("3")));
+        assert_eq!(picked(&[]), None);
     }
 
     #[test]

@@ -57,11 +57,16 @@ impl Compared {
     }
 
     pub fn merge(&mut self, other: &Self) {
-        self.sent += other.sent;
-        self.dropped += other.dropped;
-        self.failed += other.failed;
-        self.rows += other.rows;
-        self.agreed += other.agreed;
+        let sums = [
+            (&mut self.sent, other.sent),
+            (&mut self.dropped, other.dropped),
+            (&mut self.failed, other.failed),
+            (&mut self.rows, other.rows),
+            (&mut self.agreed, other.agreed),
+        ];
+        for (own, others) in sums {
+            *own = own.saturating_add(others);
+        }
         self.largest_difference = self.largest_difference.max(other.largest_difference);
         self.latency_of_stable.merge(&other.latency_of_stable);
         self.latency.merge(&other.latency);

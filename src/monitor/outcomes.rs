@@ -67,12 +67,12 @@ impl Outcomes {
     }
 
     pub fn merge(&mut self, other: &Self) {
-        self.count += other.count;
+        self.count = self.count.saturating_add(other.count);
         self.scores.merge(&other.scores);
         self.log_loss.merge(&other.log_loss);
         self.squared_error.merge(&other.squared_error);
         self.reward.merge(&other.reward);
-        self.unnamed += other.unnamed;
+        self.unnamed = self.unnamed.saturating_add(other.unnamed);
         for (name, moments) in &other.named {
             self.named.entry(name.clone()).or_default().merge(moments);
         }

@@ -107,7 +107,7 @@ impl Change {
                     return Err(Error::invalid("TOO_MANY_LABELS", format!("a model has at most {LABELS_MAX} labels")));
                 }
             }
-            Change::SetRoute(sharing) => sharing.put_into(&mut next)?,
+            Change::SetRoute(sharing) => sharing.put_into(&mut next, stable_of(route, known))?,
             Change::Load(version) => {
                 next.load.insert(*version);
             }
@@ -200,16 +200,15 @@ impl Sharing {
 
     /// A variant that was there keeps its slots. What is new begins somewhere else for each version, so that it is not always the
     /// same callers who try what is new. INVALID_ROUTE says what is wrong.
-    fn put_into(&self, route: &mut Route) -> Result<()> {
+    fn put_into(&self, route: &mut Route, stable: Option<Version>) -> Result<()> {
         let mut variants = self.variants.clone();
         for variant in &mut variants {
             let known = route.variants.iter().find(|known| known.name == variant.name);
             variant.slots = known.map(|known| known.slots.clone()).unwrap_or_default();
         }
-        if let (Stable::Pinned(stable), Some(_)) =
-            (route.stable, self.variants.iter().find(|v| route.stable == Stable::Pinned(v.version)))
-        {
-            let message = format!("version {stable} is stable and cannot be a variant beside itself");
+        if let Some(stable) = stable.filter(|stable| self.variants.iter().any(|variant| variant.version == *stable)) {
+            let message =
+                format!("version {stable} is stable and cannot be a variant beside itself; promote another first");
             return Err(Error::invalid("INVALID_ROUTE", message));
         }
         route.variants = variants;

@@ -1,15 +1,19 @@
 //! ONE CHANGE OF TRAFFIC: what operators ask for, written into route.yaml.
 //!
 //! `change` edits a route, purely; `operator` reads the record, edits it, replaces it by compare-and-swap and waits for what
-//! comes of it; `replica` writes down what this replica serves, `counts` what it counted. There is no second door: nothing here
+//! comes of it; `replica` writes down what this replica serves, `counts` what it counted. `judge` says what counts come to, `experiment` reports them; both are pure. There is no second door: nothing here
 //! touches what is served. The store tells lifecycle, and lifecycle publishes. The server's Admin service is the caller; its
 //! Inference service reports outcomes.
 
 mod change;
 pub mod counts;
+pub mod experiment;
+pub mod judge;
+mod metric;
 mod operator;
 mod replica;
 pub mod statistics;
+mod words;
 
 pub use change::{Asked, Change, Sharing};
 pub use counts::Counts;

@@ -48,7 +48,7 @@ pub enum Door {
 
 /// The frequent ones first: the table is walked.
 #[rustfmt::skip]
-const METHODS: [Method; 35] = [
+const METHODS: [Method; 36] = [
     prediction("/inference.GRPCInferenceService/ModelInfer", Service::OpenInference, Prediction::ModelInfer),
     prediction("/sconce.v1.Inference/Predict", Service::Inference, Prediction::Predict),
     stream("/inference.GRPCInferenceService/ModelStreamInfer", Service::OpenInference),
@@ -68,6 +68,7 @@ const METHODS: [Method; 35] = [
     plain("/inference.GRPCInferenceService/RepositoryModelUnload", Service::OpenInference),
     plain("/sconce.v1.Admin/ListModels", Service::Admin),
     plain("/sconce.v1.Admin/DescribeModel", Service::Admin),
+    plain("/sconce.v1.Admin/GetExperiment", Service::Admin),
     plain("/sconce.v1.Admin/WatchEvents", Service::Admin),
     plain("/sconce.v1.Admin/Promote", Service::Admin),
     plain("/sconce.v1.Admin/Rollback", Service::Admin),

@@ -52,6 +52,19 @@ const FISHER_SLACK: f64 = 1e-7;
 /// A walk ends where weights are this small beside 1, that of the table which is there.
 const FISHER_NEGLIGIBLE: f64 = f64::EPSILON * f64::EPSILON;
 
+// === impl Method ===
+
+impl Method {
+    /// `pooled_z`
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Method::PooledZ => "pooled_z",
+            Method::FisherExact => "fisher_exact",
+            Method::WelchT => "welch_t",
+        }
+    }
+}
+
 /// Whether two proportions differ. z = (p₂ − p₁) / √(p (1−p) (1/n₁ + 1/n₂)) with the pooled p, as `proportions_ztest`
 /// of statsmodels; Fisher's exact test where fewer than ten are expected in any cell. The interval is Newcombe's (1998,
 /// method 10). `None` without trials in both arms, with more hits than trials, or where alpha is not inside (0, 1).

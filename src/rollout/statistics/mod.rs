@@ -5,6 +5,7 @@
 pub mod fixed;
 pub mod sequential;
 mod special;
+pub mod strata;
 
 #[cfg(test)]
 pub mod golden;

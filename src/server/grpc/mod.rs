@@ -176,14 +176,18 @@ fn unary<D: Dialect>(dialect: Arc<D>, mut body: RequestBody, context: CallContex
     Box::pin(async move {
         let question = poll_fn(|cx| body.poll_message(cx)).await?;
         drop(body);
-        let (mut question, reply) = converted(dialect.read(question, context.arrival), &context)?;
-        question.metadata = context.metadata.clone();
-        let answered = match dialect.engine().begin(question) {
+        let (question, reply) = converted(dialect.read(question, context.arrival), &context)?;
+        let answered = match dialect.engine().begin(with_metadata(question, &context)) {
             Ok(predicting) => predicting.await,
             Err(error) => Err(error),
         };
         Ok(dialect.write(answered, reply)?)
     })
+}
+
+/// With what routes look for in its call's metadata.
+fn with_metadata(question: PredictRequest, context: &CallContext) -> PredictRequest {
+    PredictRequest { metadata: context.metadata.clone(), ..question }
 }
 
 /// What the log is to say of an answer, where debugging is on.

@@ -20,6 +20,7 @@ use super::{
     repository::{self, Repository},
     response,
     stream::Answers,
+    with_metadata,
 };
 use crate::{
     catalog::Catalog,
@@ -182,8 +183,8 @@ impl GrpcInferenceService for OpenInference {
     async fn model_infer(&self, request: Request<ModelInferRequest>) -> Result<Response<ModelInferResponse>, Status> {
         let context = context(&request);
         let asked = oip::request(request.into_inner(), context.arrival);
-        let (mut question, reply) = converted(asked, &context)?;
-        question.metadata = context.metadata.clone();
+        let (question, reply) = converted(asked, &context)?;
+        let question = with_metadata(question, &context);
         let answer = classified(self.engine.catalog(), self.engine.predict(question).await, &reply)?;
         let about = logged(&answer, &reply.id);
         Ok(response(oip::response(answer, reply), about))

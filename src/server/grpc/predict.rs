@@ -8,7 +8,7 @@ use super::{
     convert::sconce::{self, Reply},
     converted, logged, of_request,
     outcomes::{self, Answers},
-    response,
+    response, with_metadata,
 };
 use crate::{
     engine::Engine,
@@ -62,8 +62,8 @@ impl Inference for Predict {
     async fn predict(&self, request: Request<PredictRequest>) -> Result<Response<PredictResponse>, Status> {
         let context = context(&request);
         let asked = sconce::request(request.into_inner(), context.arrival);
-        let (mut question, reply) = converted(asked, &context)?;
-        question.metadata = context.metadata.clone();
+        let (question, reply) = converted(asked, &context)?;
+        let question = with_metadata(question, &context);
         let answer = self.engine.predict(question).await.map_err(|error| of_request(error, &reply.request_id))?;
         let about = logged(&answer, &reply.request_id);
         Ok(response(sconce::response(answer, reply), about))

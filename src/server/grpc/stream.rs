@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio_stream::Stream;
 use tonic::{Status, Streaming};
 
-use super::{convert::oip, converted, open_inference::classified};
+use super::{convert::oip, converted, open_inference::classified, with_metadata};
 use crate::{
     engine::Engine,
     error::{Error, Result},
@@ -82,11 +82,11 @@ impl Answers {
         // Each message counts as work in flight until it is answered.
         let admitted = OpenCall::enter(self.context.connection.clone(), true)
             .and_then(|place| Ok((place, oip::request(message, arrival)?)));
-        let (place, (mut question, reply)) = match converted(admitted, &self.context) {
+        let (place, (question, reply)) = match converted(admitted, &self.context) {
             Ok(admitted) => admitted,
             Err(error) => return Open::Refused(failed(error, id, &trace, arrival)),
         };
-        question.metadata = self.context.metadata.clone();
+        let question = with_metadata(question, &self.context);
         let engine = self.engine.clone();
         Open::Running(tokio::spawn(async move {
             let _place = place;

@@ -1,6 +1,7 @@
 //! Variants, rules, sticky keys and shadows: who gets whose requests, and what the answers say of it.
 
 mod changes;
+mod experiments;
 mod fit;
 mod shadows;
 mod shares;

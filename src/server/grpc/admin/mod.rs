@@ -2,6 +2,7 @@
 //! operators ask for, `watch` tells what happens, `server_info` is about this replica.
 
 mod change;
+mod experiment;
 mod read;
 mod server_info;
 mod traffic;
@@ -19,10 +20,10 @@ use crate::{
         phase::Phases,
         proto::sconce::v1::{
             ChangeResponse, DescribeModelRequest, DescribeModelResponse, DisableModelRequest, EnableModelRequest,
-            ListModelsRequest, ListModelsResponse, LoadVersionRequest, PromoteRequest, RefreshRequest, RefreshResponse,
-            ReloadModelRequest, RollbackRequest, ServerInfoRequest, ServerInfoResponse, SetLabelsRequest,
-            SetLogLevelRequest, SetLogLevelResponse, SetRouteRequest, UnloadVersionRequest, UnpinRequest,
-            WatchEventsRequest, WatchEventsResponse, admin_server::Admin,
+            GetExperimentRequest, GetExperimentResponse, ListModelsRequest, ListModelsResponse, LoadVersionRequest,
+            PromoteRequest, RefreshRequest, RefreshResponse, ReloadModelRequest, RollbackRequest, ServerInfoRequest,
+            ServerInfoResponse, SetLabelsRequest, SetLogLevelRequest, SetLogLevelResponse, SetRouteRequest,
+            UnloadVersionRequest, UnpinRequest, WatchEventsRequest, WatchEventsResponse, admin_server::Admin,
         },
     },
 };
@@ -56,6 +57,14 @@ impl Admin for Console {
         request: Request<DescribeModelRequest>,
     ) -> Result<Response<DescribeModelResponse>, Status> {
         Ok(Response::new(read::describe(self.catalog.load().model(&request.get_ref().model)?)))
+    }
+
+    async fn get_experiment(
+        &self,
+        request: Request<GetExperimentRequest>,
+    ) -> Result<Response<GetExperimentResponse>, Status> {
+        let entry = self.catalog.load().model(&request.get_ref().model)?.clone();
+        Ok(Response::new(experiment::of(&self.control.counts, &entry).await?))
     }
 
     type WatchEventsStream = ReceiverStream<Result<WatchEventsResponse, Status>>;
