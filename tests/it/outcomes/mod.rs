@@ -1,5 +1,6 @@
 //! What became of predictions: reported to any replica, at any time, and kept.
 
+mod buckets;
 mod import;
 mod kills;
 
