@@ -229,9 +229,15 @@ async fn requests_of_compared_versions_are_written_at_the_end_and_of_others_neve
     let store = store().file("early-signal/model.yaml", "versions: all\n").file("early-signal/route.yaml", route);
     let (key, store) = (key_of(&store), store.model("tiny", "1.0.0", fixture("onnx/tiny.onnx")));
     let server = Server::start(store, &[&key]).await;
+    // 1.0.0 knows all of them but the last.
+    let mut known = rows();
+    let mut table = known.table.take().expect("rows");
+    table.names.pop();
+    table.values.truncate(table.names.len());
+    known.table = Some(table);
     let mut ids = Vec::new();
     for _ in 0..REQUESTS {
-        ids.push(server.predict(rows()).await.expect("an answer").prediction_ids.remove(0));
+        ids.push(server.predict(known.clone()).await.expect("an answer").prediction_ids.remove(0));
     }
     let mut variants = std::collections::BTreeSet::new();
     for id in &ids {
@@ -239,7 +245,7 @@ async fn requests_of_compared_versions_are_written_at_the_end_and_of_others_neve
         variants.insert(answer.credited.expect("it is known").variant);
     }
     assert_eq!(variants.into_iter().collect::<Vec<_>>(), ["canary", "stable"]);
-    server.predict(rows()).await.expect("an answer");
+    server.predict(known).await.expect("an answer");
     let server = restarted(server, rustix::process::Signal::TERM).await;
     let sum = |name: &str| cells(&server.store.path()).iter().filter_map(|cell| cell[name].as_u64()).sum::<u64>();
     assert_eq!((sum("assigned"), sum("answered"), written(&server.store.path())), (31, 31, REQUESTS));
