@@ -26,7 +26,7 @@ pub struct Key {
     pub version: Version,
 }
 
-/// Of one model: those of the latest revisions.
+/// Of one model: those of the latest revisions, with what was counted before in the oldest of them.
 const CELLS_MAX: usize = 512;
 
 // === impl Scoreboard ===
@@ -40,7 +40,7 @@ impl Scoreboard {
             return cell.clone();
         }
         if cells.len() >= CELLS_MAX {
-            cells.pop_first();
+            fold_oldest(cells);
         }
         cells.entry(key.clone()).or_default().clone()
     }
@@ -67,6 +67,18 @@ impl Scoreboard {
     }
 }
 
+/// The oldest counts go into the next ones of the same variant and version, so that no outcome is lost. Where there are none,
+/// nobody compares that version any more.
+fn fold_oldest(cells: &mut Cells) {
+    let Some((gone, counts)) = cells.pop_first() else { return };
+    let mut later = cells.iter().filter(|(key, _)| key.variant == gone.variant && key.version == gone.version);
+    if let Some((_, next)) = later.next()
+        && counts.changes() > 0
+    {
+        next.restore(&counts.read());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,7 +97,12 @@ mod tests {
         board.cell(&model, &key(100)).assign();
         let read = board.read(&model);
         assert_eq!((read.len(), read[0].0.revision), (CELLS_MAX, 3));
-        assert_eq!(read.iter().map(|(_, tally)| tally.assigned).sum::<u64>(), CELLS_MAX as u64 + 1);
+        assert_eq!(read[0].1.assigned, 4, "those before went into it");
+        assert_eq!(read.iter().map(|(_, tally)| tally.assigned).sum::<u64>(), CELLS_MAX as u64 + 4);
+        board.cell(&model, &key(0)).assign();
+        board.cell(&model, &key(1)).assign();
+        let read = board.read(&model);
+        assert_eq!(read.iter().map(|(_, tally)| tally.assigned).sum::<u64>(), CELLS_MAX as u64 + 6, "and late ones");
     }
 
     #[test]

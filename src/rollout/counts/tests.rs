@@ -1,3 +1,5 @@
+//! Replicas that count over one folder: what is acknowledged, what a death leaves, and the sums.
+
 use std::{fs, path::Path};
 
 use tokio::{sync::oneshot, task::JoinHandle};

@@ -279,9 +279,9 @@ mod tests {
         refused(|message| message.label = None, "label");
         refused(|message| message.label = Some(f64::NAN), "label");
         refused(|message| message.reward = Some(f64::INFINITY), "reward");
-        refused(|message| drop(message.metrics.insert("pnl".into(), f64::NAN)), "metrics");
-        refused(|message| drop(message.metrics.insert("a b".into(), 1.0)), "metrics");
-        refused(|message| drop(message.metrics.insert(String::new(), 1.0)), "metrics");
+        refused(|message| message.metrics = [("pnl".into(), f64::NAN)].into(), "metrics");
+        refused(|message| message.metrics = [("a b".into(), 1.0)].into(), "metrics");
+        refused(|message| message.metrics = [(String::new(), 1.0)].into(), "metrics");
         refused(|message| message.metrics = (0..33).map(|n| (format!("m{n}"), 1.0)).collect(), "metrics");
         assert!(of(|message| message.metrics = (0..32).map(|n| (format!("m{n}"), 1.0)).collect()).is_ok());
         let own = |version: &str| {

@@ -5,7 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::process::Signal;
@@ -51,19 +51,29 @@ async fn a_kill_right_after_the_answer_loses_nothing() {
 
 /// Reports outcomes of the ids, one after another, until they are all acknowledged: by whichever replica answers.
 async fn report(ids: Vec<String>, ports: Arc<[AtomicU64; 2]>, acknowledged: Arc<AtomicU64>) {
-    for (place, id) in ids.into_iter().enumerate() {
-        let mut turn = place;
-        eventually("an outcome is taken", 4 * PATIENCE, async || {
+    let mut turn = 0;
+    for id in ids {
+        let begun = Instant::now();
+        while !is_taken(&id, ports[turn % 2].load(Ordering::Acquire)).await {
+            assert!(begun.elapsed() < 4 * PATIENCE, "nobody takes an outcome");
+            tokio::time::sleep(Duration::from_millis(10)).await;
             turn += 1;
-            let port = ports[turn % 2].load(Ordering::Acquire);
-            let mut client = InferenceClient::connect(format!("http://127.0.0.1:{port}")).await.ok()?;
-            let answer = client.record_outcome(call(outcome(&id, 1.0))).await.ok()?.into_inner();
-            assert_ne!(answer.result(), OutcomeResult::UnknownId, "ids are good everywhere");
-            answer.durable.then_some(())
-        })
-        .await;
+        }
         acknowledged.fetch_add(1, Ordering::AcqRel);
+        turn += 1;
     }
+}
+
+async fn is_taken(id: &str, port: u64) -> bool {
+    let Ok(mut client) = InferenceClient::connect(format!("http://127.0.0.1:{port}")).await else {
+        return false;
+    };
+    let Ok(answer) = client.record_outcome(call(outcome(id, 1.0))).await else {
+        return false;
+    };
+    let answer = answer.into_inner();
+    assert_ne!(answer.result(), OutcomeResult::UnknownId, "ids are good everywhere");
+    answer.durable
 }
 
 #[tokio::test]
@@ -75,15 +85,17 @@ async fn of_outcomes_sent_while_replicas_are_killed_none_is_lost() {
     let ids = predicted(&one, REPORTERS * EACH).await;
     let ports = Arc::new([&one, &other].map(|server| AtomicU64::new(server.ports.grpc.into())));
     let acknowledged = Arc::new(AtomicU64::new(0));
-    let done = Arc::new(AtomicBool::new(false));
+    let done = AtomicBool::new(false);
     let reporters: Vec<_> =
         ids.chunks(EACH).map(|ids| tokio::spawn(report(ids.to_vec(), ports.clone(), acknowledged.clone()))).collect();
-    let killer = tokio::spawn(kill_in_turn(one, other, ports, acknowledged.clone(), done.clone()));
-    for reporter in reporters {
-        reporter.await.expect("every outcome was taken");
-    }
-    done.store(true, Ordering::Release);
-    let (one, other, kills) = killer.await.expect("no panic");
+    let all_reported = async {
+        for reporter in reporters {
+            reporter.await.expect("every outcome was taken");
+        }
+        done.store(true, Ordering::Release);
+    };
+    let killing = kill_in_turn(one, other, ports, &acknowledged, &done);
+    let ((one, other, kills), ()) = tokio::join!(killing, all_reported);
     assert_eq!(acknowledged.load(Ordering::Acquire), (REPORTERS * EACH) as u64);
     // One whose answer was lost with its replica may have been sent twice, each time a reporter waited.
     let sum = written(&one.store.path());
@@ -98,8 +110,8 @@ async fn kill_in_turn(
     mut one: Server,
     mut other: Server,
     ports: Arc<[AtomicU64; 2]>,
-    acknowledged: Arc<AtomicU64>,
-    done: Arc<AtomicBool>,
+    acknowledged: &AtomicU64,
+    done: &AtomicBool,
 ) -> (Server, Server, u32) {
     let mut kills = 0;
     while !done.load(Ordering::Acquire) {

@@ -1,5 +1,6 @@
 //! What became of predictions: reported to any replica, at any time, and kept.
 
+mod buckets;
 mod import;
 mod kills;
 
@@ -10,7 +11,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
 use crate::{
-    harness::{PATIENCE, Server, Store, assert_refused, call, eventually, fact, process, root, sconce, store::files},
+    harness::{
+        PATIENCE, Server, Store, assert_refused, call, eventually, fact, fixture, process, root, sconce, store::files,
+    },
     proto::{record_outcome_request::Prediction, *},
     shell::Shell,
 };
@@ -217,6 +220,38 @@ async fn a_stream_says_how_far_it_is_and_what_does_not_count() {
     assert_eq!(said, [(7, OutcomeResult::UnknownId, ""), (20, OutcomeResult::Refused, "INVALID_OUTCOME")]);
     assert_eq!(written(&server.store.path()), 497);
     server.assert_unharmed().await;
+}
+
+#[tokio::test]
+async fn requests_of_compared_versions_are_written_at_the_end_and_of_others_never() {
+    const REQUESTS: u64 = 30;
+    let route = "stable: 1.0.0\nvariants: [{ name: canary, version: 1.1.0, weight: 50 }]\n";
+    let store = store().file("early-signal/model.yaml", "versions: all\n").file("early-signal/route.yaml", route);
+    let (key, store) = (key_of(&store), store.model("tiny", "1.0.0", fixture("onnx/tiny.onnx")));
+    let server = Server::start(store, &[&key]).await;
+    // 1.0.0 knows all of them but the last.
+    let mut known = rows();
+    let mut table = known.table.take().expect("rows");
+    table.names.pop();
+    table.values.truncate(table.names.len());
+    known.table = Some(table);
+    let mut ids = Vec::new();
+    for _ in 0..REQUESTS {
+        ids.push(server.predict(known.clone()).await.expect("an answer").prediction_ids.remove(0));
+    }
+    let mut variants = std::collections::BTreeSet::new();
+    for id in &ids {
+        let answer = record(&server, outcome(id, 1.0)).await.expect("an answer");
+        variants.insert(answer.credited.expect("it is known").variant);
+    }
+    assert_eq!(variants.into_iter().collect::<Vec<_>>(), ["canary", "stable"]);
+    server.predict(known).await.expect("an answer");
+    let server = restarted(server, rustix::process::Signal::TERM).await;
+    let sum = |name: &str| cells(&server.store.path()).iter().filter_map(|cell| cell[name].as_u64()).sum::<u64>();
+    assert_eq!((sum("assigned"), sum("answered"), written(&server.store.path())), (31, 31, REQUESTS));
+    assert!(cells(&server.store.path()).iter().all(|cell| cell["latency"]["buckets"].is_array()));
+    let tiny = files(&server.store.path().join("tiny/.sconce"));
+    assert!(tiny.iter().all(|file| !file.to_string_lossy().contains("counts")), "{tiny:?}");
 }
 
 #[tokio::test]

@@ -1,3 +1,5 @@
+//! An import against a server that loses its streams.
+
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
