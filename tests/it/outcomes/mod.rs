@@ -223,6 +223,32 @@ async fn a_stream_says_how_far_it_is_and_what_does_not_count() {
 }
 
 #[tokio::test]
+async fn a_stream_is_answered_before_the_server_ends_and_does_not_hold_it_up() {
+    let server = started().await;
+    let id = predicted(&server, 1).await.remove(0);
+    let (send, sent) = tokio::sync::mpsc::channel(16);
+    let mut client = server.inference().await;
+    let mut stream = client.record_outcomes(ReceiverStream::new(sent)).await.expect("a stream").into_inner();
+    send.send(outcome(&id, 1.0)).await.expect("it is read");
+    assert_eq!(stream.message().await.expect("no error").expect("an answer").credited, 1);
+    send.send(outcome(&id, 0.0)).await.expect("it is read");
+    let begun = std::time::Instant::now();
+    process::kill(server.pid(), rustix::process::Signal::TERM);
+    let mut credited = 1;
+    let end = loop {
+        match stream.message().await {
+            Ok(Some(answer)) => credited = answer.credited,
+            Ok(None) => panic!("an end without a word"),
+            Err(status) => break status,
+        }
+    };
+    assert_refused("the end", Err::<(), _>(end), Code::Unavailable, "DRAINING");
+    eventually("it ends", PATIENCE, async || server.exit_status()).await;
+    assert!(begun.elapsed() < std::time::Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert!(written(&server.store.path()) >= credited);
+}
+
+#[tokio::test]
 async fn requests_of_compared_versions_are_written_at_the_end_and_of_others_never() {
     const REQUESTS: u64 = 30;
     let route = "stable: 1.0.0\nvariants: [{ name: canary, version: 1.1.0, weight: 50 }]\n";
