@@ -16,7 +16,7 @@ use super::{
     grpc::status::malformed,
     proto::{
         inference::{ModelInferRequest, RepositoryModelLoadRequest, RepositoryModelUnloadRequest},
-        sconce::v1::{PredictRequest, RecordOutcomeRequest, SetLabelsRequest},
+        sconce::v1::{PredictRequest, RecordOutcomeRequest, SetLabelsRequest, SetRouteRequest},
     },
 };
 use crate::error::{Code, Error, Result};
@@ -121,13 +121,14 @@ fn count<U: 'static>(message: &[u8]) -> Result<()> {
 
 /// `None` where nothing in such a message is repeated, and for answers, which the commands read.
 fn layout<U: 'static>() -> Option<&'static Layout> {
-    let layouts: [(TypeId, &'static Layout); 6] = [
+    let layouts: [(TypeId, &'static Layout); 7] = [
         (TypeId::of::<ModelInferRequest>(), &fields::MODEL_INFER),
         (TypeId::of::<PredictRequest>(), &fields::PREDICT),
         (TypeId::of::<RecordOutcomeRequest>(), &fields::RECORD_OUTCOME),
         (TypeId::of::<RepositoryModelLoadRequest>(), &fields::REPOSITORY),
         (TypeId::of::<RepositoryModelUnloadRequest>(), &fields::REPOSITORY),
         (TypeId::of::<SetLabelsRequest>(), &fields::SET_LABELS),
+        (TypeId::of::<SetRouteRequest>(), &fields::SET_ROUTE),
     ];
     layouts.into_iter().find(|(message, _)| *message == TypeId::of::<U>()).map(|(_, layout)| layout)
 }

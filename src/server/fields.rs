@@ -56,6 +56,11 @@ pub static REPOSITORY: [Field; 1] = [part(3, &[])];
 /// Of `sconce.v1.SetLabelsRequest`.
 pub static SET_LABELS: [Field; 2] = [part(2, &[]), part(3, &[])];
 
+/// Of `sconce.v1.SetRouteRequest`.
+pub static SET_ROUTE: [Field; 1] = [holder(2, &TRAFFIC)];
+static TRAFFIC: [Field; 3] = [part(1, &[]), part(3, &RULE), part(4, &[])];
+static RULE: [Field; 1] = [value(3, &[])];
+
 /// RESOURCE_EXHAUSTED where the message has more parts or values than a message may have. One that is broken passes: whoever
 /// decodes it says so.
 pub fn check(message: &[u8], layout: &Layout) -> Result<()> {

@@ -73,13 +73,14 @@ fn compare(all: &HashMap<String, DescriptorProto>, name: &str, layout: &Layout, 
 #[test]
 fn the_layouts_are_those_of_the_descriptors() {
     let all = messages();
-    let layouts: [(&str, &Layout); 6] = [
+    let layouts: [(&str, &Layout); 7] = [
         (".inference.ModelInferRequest", &MODEL_INFER),
         (".sconce.v1.PredictRequest", &PREDICT),
         (".sconce.v1.RecordOutcomeRequest", &RECORD_OUTCOME),
         (".inference.RepositoryModelLoadRequest", &REPOSITORY),
         (".inference.RepositoryModelUnloadRequest", &REPOSITORY),
         (".sconce.v1.SetLabelsRequest", &SET_LABELS),
+        (".sconce.v1.SetRouteRequest", &SET_ROUTE),
     ];
     for (message, layout) in layouts {
         compare(&all, message, layout, 8);
