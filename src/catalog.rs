@@ -13,7 +13,9 @@ use std::{
 
 use arc_swap::{ArcSwap, Guard};
 
-pub use traffic::{Arm, SHADOW, STABLE, ShadowArm, Standing, Traffic};
+pub use traffic::{Arm, ShadowArm, Standing, Traffic};
+
+pub use crate::monitor::{SHADOW, STABLE};
 
 use crate::{
     error::{Error, Result},

@@ -1,13 +1,13 @@
 //! Who gets the traffic of one model, with all that a pick needs at hand: what a route, the versions that are ready and their
 //! signatures come to.
 
-use std::sync::{Arc, atomic::AtomicUsize};
+use std::sync::Arc;
 
 use super::VersionEntry;
 use crate::{
     error::Error,
     model::{Fit, ModelName, Route, Rule, SLOTS, Slot, Sticky, Version, fit, slots_by_weight},
-    monitor::{Cell, Key, Scoreboard},
+    monitor::{Cell, Key, SHADOW, STABLE, Scoreboard},
     runtime::Servable,
 };
 
@@ -20,7 +20,8 @@ pub struct Traffic {
     slots: Box<[u8]>,
     pub sticky: Option<Sticky>,
     pub rules: Vec<Rule>,
-    pub shadows: Vec<ShadowArm>,
+    /// Apart from each other, so that whoever asks one holds no other version.
+    pub shadows: Vec<Arc<ShadowArm>>,
 }
 
 /// A variant.
@@ -50,14 +51,7 @@ pub struct ShadowArm {
     /// `None` while it is not ready here.
     pub servable: Option<Arc<Servable>>,
     pub cell: Arc<Cell>,
-    /// How many are on their way, and how many bytes they hold.
-    pub requests: AtomicUsize,
-    pub bytes: AtomicUsize,
 }
-
-/// What a variant is called whose answers nobody gets.
-pub const SHADOW: &str = "shadow";
-pub const STABLE: &str = "stable";
 
 // === impl Traffic ===
 
@@ -90,13 +84,13 @@ impl Traffic {
                 cell: cell(&variant.name, variant.version),
             }
         });
-        let shadows = route.shadow.iter().map(|shadow| ShadowArm {
-            version: shadow.version,
-            sample: (shadow.sample * SLOTS as f64 / 100.0).round() as Slot,
-            servable: find(shadow.version).and_then(|known| known.servable.clone()),
-            cell: cell(SHADOW, shadow.version),
-            requests: AtomicUsize::new(0),
-            bytes: AtomicUsize::new(0),
+        let shadows = route.shadow.iter().map(|shadow| {
+            Arc::new(ShadowArm {
+                version: shadow.version,
+                sample: (shadow.sample * SLOTS as f64 / 100.0).round() as Slot,
+                servable: find(shadow.version).and_then(|known| known.servable.clone()),
+                cell: cell(SHADOW, shadow.version),
+            })
         });
         Self {
             stable: cell(STABLE, stable.unwrap_or(Version::new(0, 0, 0))),
@@ -130,10 +124,10 @@ impl Traffic {
         !self.slots.is_empty()
     }
 
-    /// The arm that has the slot, and its place; `None` is stable.
-    pub fn arm(&self, slot: Slot) -> Option<(u8, &Arm)> {
-        let arm = *self.slots.get(usize::from(slot))?;
-        Some((arm, self.arms.get(usize::from(arm))?))
+    /// The arm that has the slot; `None` is stable.
+    pub fn arm(&self, slot: Slot) -> Option<&Arm> {
+        let arm = self.slots.get(usize::from(slot))?;
+        self.arms.get(usize::from(*arm))
     }
 }
 
@@ -166,9 +160,10 @@ mod tests {
     /// Chi-square of how many of a million fell to each arm; stable is the last.
     fn chi_square(traffic: &Traffic, slots: impl Iterator<Item = Slot>) -> f64 {
         let mut counts = vec![0u32; traffic.arms.len() + 1];
+        let place = |name: &str| traffic.arms.iter().position(|arm| *arm.name == *name);
         let mut picks = 0.0;
         for slot in slots {
-            counts[traffic.arm(slot).map_or(traffic.arms.len(), |(place, _)| usize::from(place))] += 1;
+            counts[traffic.arm(slot).and_then(|arm| place(&arm.name)).unwrap_or(traffic.arms.len())] += 1;
             picks += 1.0;
         }
         let given: f64 = traffic.arms.iter().map(|arm| arm.weight).sum();

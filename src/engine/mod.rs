@@ -19,11 +19,11 @@ use pin_project_lite::pin_project;
 
 pub use prediction_id::{IdKey, Predicted};
 
-use router::{Caller, Counts, Picked};
+use router::{Caller, Picked};
 use shadow::Shadows;
 
 use crate::{
-    catalog::{Catalog, Snapshot, Traffic},
+    catalog::{Catalog, Snapshot},
     error::{Code, Error, Result},
     model::{Answer, CacheUse, Data, PredictRequest, SLOTS, Select, Served, Tensor, repeated},
     monitor::Cell,
@@ -52,8 +52,10 @@ struct Call<'a> {
     served: Served,
     servable: Arc<Servable>,
     degraded: Option<&'static str>,
-    counts: Counts,
-    traffic: Arc<Traffic>,
+    /// Where it counts, if anywhere.
+    cell: Option<Arc<Cell>>,
+    /// Whether its version is compared with others.
+    is_compared: bool,
     /// Boxed: few calls have any.
     shadows: Option<Box<Shadows>>,
 }
@@ -110,10 +112,16 @@ impl Engine {
     pub fn begin(&self, request: PredictRequest) -> Result<Predicting<'_>> {
         let started = Instant::now();
         // 1. One picture: the servable is taken from it, and the picture let go, before the first await.
-        let Picked { served, servable, degraded, counts, traffic } = self.find_counted(&request)?;
-        let shadows = shadow::choose(&traffic, counts, &request);
-        let call = Call { engine: self, started, served, servable, degraded, counts, traffic, shadows };
-        call.count_assigned();
+        let Picked { served, servable, degraded, cell, instead_of, is_compared, shadows } =
+            self.find_counted(&request)?;
+        if let Some(cell) = &cell {
+            cell.assign();
+        }
+        if let Some(cell) = instead_of {
+            cell.stand_in();
+        }
+        let shadows = shadows.and_then(|traffic| shadow::choose(&traffic, &servable, &request));
+        let call = Call { engine: self, started, served, servable, degraded, cell, is_compared, shadows };
         let begun = begin(&call.servable, request, started);
         match begun {
             Ok((rows, answering)) => Ok(Predicting { call, rows, answering }),
@@ -190,7 +198,7 @@ impl Call<'_> {
         metrics.ok.inc();
         self.count_answered(took, &done.outputs);
         if let Some(shadows) = self.shadows.take() {
-            shadows.ask(self.traffic.clone(), &self.servable, done.outputs.clone(), took);
+            shadows.ask(&done.outputs, took);
         }
         let prediction_ids = self.engine.0.id_key.issue(&self.served, rows, done.outputs.first());
         Answer {
@@ -207,29 +215,10 @@ impl Call<'_> {
 
 /// What is counted of a call, for the comparison of variants.
 impl Call<'_> {
-    fn cell(&self) -> Option<&Cell> {
-        match self.counts {
-            Counts::Nowhere | Counts::StandsIn(_) => None,
-            Counts::Stable => Some(&self.traffic.stable),
-            Counts::Arm(place) => Some(&self.traffic.arms[usize::from(place)].cell),
-        }
-    }
-
-    fn count_assigned(&self) {
-        if let Counts::StandsIn(place) = self.counts {
-            let cell = &self.traffic.arms[usize::from(place)].cell;
-            cell.assign();
-            cell.stand_in();
-        }
-        if let Some(cell) = self.cell() {
-            cell.assign();
-        }
-    }
-
     fn count_answered(&self, took: Duration, outputs: &[Tensor]) {
-        if let Some(cell) = self.cell() {
+        if let Some(cell) = &self.cell {
             // Only where versions are compared: it is a look at every number.
-            let is_finite = !self.traffic.is_split() || outputs.iter().all(Tensor::is_finite);
+            let is_finite = !self.is_compared || outputs.iter().all(Tensor::is_finite);
             cell.answer(took, is_finite);
         }
     }
@@ -240,7 +229,7 @@ impl Call<'_> {
             error.code(),
             Code::Internal | Code::Unavailable | Code::ResourceExhausted | Code::DeadlineExceeded
         );
-        if let Some(cell) = self.cell().filter(|_| is_ours) {
+        if let Some(cell) = self.cell.as_ref().filter(|_| is_ours) {
             cell.fail();
         }
     }

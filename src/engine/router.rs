@@ -8,7 +8,8 @@ use std::{
 use crate::{
     catalog::{Arm, ModelEntry, STABLE, Snapshot, Standing, State, Traffic, VersionEntry},
     error::{Code, Error, Result},
-    model::{Fit, ModelName, RouteReason, SLOTS, Select, Served, Slot, Source, Version, repeated, slot_of},
+    model::{Fit, ModelName, RouteReason, Select, Served, Slot, Source, Version, repeated, slot_of},
+    monitor::Cell,
     runtime::Servable,
 };
 
@@ -26,21 +27,15 @@ pub struct Picked {
     pub servable: Arc<Servable>,
     /// Why it is not who should have answered.
     pub degraded: Option<&'static str>,
-    /// Whose request it is, for the counts.
-    pub counts: Counts,
-    pub traffic: Arc<Traffic>,
-}
-
-/// Where a request counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Counts {
-    /// Nowhere: the caller named the version, or a rule did. That is no part of a comparison.
-    Nowhere,
-    Stable,
-    /// The arm's, by its place.
-    Arm(u8),
-    /// It was given to that arm, and stable answers in its place: more for stable than the weights give it.
-    StandsIn(u8),
+    /// Where the request counts; `None` where the caller named the version, or a rule did, which is no part of a comparison, and
+    /// where it was given to somebody else: it would be one more for stable than the weights give it.
+    pub cell: Option<Arc<Cell>>,
+    /// Where it counts as given to somebody in whose place stable answers.
+    pub instead_of: Option<Arc<Cell>>,
+    /// Whether variants are compared, so that it is worth looking at each number of the answer.
+    pub is_compared: bool,
+    /// Of what the route gave to somebody, where there are shadows.
+    pub shadows: Option<Arc<Traffic>>,
 }
 
 /// The names of what is no variant: all others are the route's own.
@@ -106,11 +101,7 @@ fn by_route(entry: &ModelEntry, caller: &Caller<'_>, draw: impl FnOnce() -> Slot
         let ready = entry.versions.get(&rule.version).is_some_and(|known| known.servable.is_some());
         return match ready {
             true => answer(entry, rule.version, &RULE, RouteReason::Rule),
-            false => Ok(Picked {
-                degraded: Some(VARIANT_UNREADY),
-                counts: Counts::Nowhere,
-                ..by_stable(entry, RouteReason::Rule)?
-            }),
+            false => Ok(Picked { degraded: Some(VARIANT_UNREADY), cell: None, ..by_stable(entry, RouteReason::Rule)? }),
         };
     }
     if !traffic.is_split() {
@@ -118,9 +109,9 @@ fn by_route(entry: &ModelEntry, caller: &Caller<'_>, draw: impl FnOnce() -> Slot
     }
     let (slot, reason) = match key_slot(&entry.name, traffic, caller) {
         Some(slot) => (slot, RouteReason::Sticky),
-        None => (draw() % SLOTS as Slot, RouteReason::Draw),
+        None => (draw(), RouteReason::Draw),
     };
-    let Some((place, arm)) = traffic.arm(slot) else {
+    let Some(arm) = traffic.arm(slot) else {
         return by_stable(entry, reason);
     };
     match arm.answers(caller) {
@@ -128,15 +119,23 @@ fn by_route(entry: &ModelEntry, caller: &Caller<'_>, draw: impl FnOnce() -> Slot
             served: served(entry, arm.version, &arm.name, reason),
             servable: servable.clone(),
             degraded: None,
-            counts: Counts::Arm(place),
-            traffic: traffic.clone(),
+            cell: Some(arm.cell.clone()),
+            instead_of: None,
+            is_compared: true,
+            shadows: shadowed(entry),
         }),
-        Err(why) => Ok(Picked { degraded: Some(why), counts: Counts::StandsIn(place), ..by_stable(entry, reason)? }),
+        Err(why) => Ok(Picked {
+            degraded: Some(why),
+            cell: None,
+            instead_of: Some(arm.cell.clone()),
+            ..by_stable(entry, reason)?
+        }),
     }
 }
 
 fn by_stable(entry: &ModelEntry, reason: RouteReason) -> Result<Picked> {
-    Ok(Picked { counts: Counts::Stable, ..answer(entry, stable(entry)?, &STABLES, reason)? })
+    let cell = Some(entry.traffic.stable.clone());
+    Ok(Picked { cell, shadows: shadowed(entry), ..answer(entry, stable(entry)?, &STABLES, reason)? })
 }
 
 fn answer(entry: &ModelEntry, version: Version, variant: &Arc<str>, reason: RouteReason) -> Result<Picked> {
@@ -145,9 +144,15 @@ fn answer(entry: &ModelEntry, version: Version, variant: &Arc<str>, reason: Rout
         served: served(entry, version, variant, reason),
         servable: servable.clone(),
         degraded: None,
-        counts: Counts::Nowhere,
-        traffic: entry.traffic.clone(),
+        cell: None,
+        instead_of: None,
+        is_compared: entry.traffic.is_split(),
+        shadows: None,
     })
+}
+
+fn shadowed(entry: &ModelEntry) -> Option<Arc<Traffic>> {
+    (!entry.traffic.shadows.is_empty()).then(|| entry.traffic.clone())
 }
 
 fn served(entry: &ModelEntry, version: Version, variant: &Arc<str>, reason: RouteReason) -> Served {
@@ -181,6 +186,7 @@ impl Arm {
         match &self.standing {
             Standing::Answers(servable, Fit::All) => Ok(servable),
             Standing::Answers(servable, Fit::NamedFeatures) if caller.names_features => Ok(servable),
+            Standing::Answers(servable, Fit::Tensors) if !caller.names_features => Ok(servable),
             Standing::Answers(..) | Standing::Incompatible(_) => Err(VARIANT_INCOMPATIBLE),
             Standing::Unready => Err(VARIANT_UNREADY),
         }

@@ -2,60 +2,66 @@
 //! given up where too many are on their way.
 
 use std::{
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use smallvec::SmallVec;
 
-use super::router::Counts;
 use crate::{
     catalog::{ShadowArm, Traffic},
     error::Result,
-    model::{Data, Parameters, PredictRequest, Priority, SLOTS, Tensor},
+    model::{DType, Data, Parameters, PredictRequest, Priority, SLOTS, Tensor},
     monitor::Found,
-    runtime::{Servable, Work},
+    runtime::{Running, Servable, Work},
 };
 
 /// What shadows are to be asked.
 pub struct Shadows {
-    /// Places among the shadows of the route.
-    chosen: SmallVec<[u8; 4]>,
+    chosen: SmallVec<[Place; 1]>,
     data: Data,
-    bytes: usize,
     outputs: Vec<String>,
     parameters: Parameters,
 }
 
 /// One on its way: it holds its place until it is dropped.
 struct Place {
-    traffic: Arc<Traffic>,
-    shadow: usize,
+    arm: Arc<ShadowArm>,
     bytes: usize,
 }
 
-/// Of one shadow, on this replica.
-const REQUESTS_MAX: usize = 64;
-const BYTES_MAX: usize = 64 << 20;
+/// Of one shadow, on this replica: requests, and the bytes of their inputs.
+const ON_THEIR_WAY_MAX: (usize, usize) = (64, 64 << 20);
 /// Of what waits for the version that callers are answered by, and for the shadow itself, by predicted time.
 const BACKLOG_MAX: Duration = Duration::from_millis(2);
 /// Whoever waits for nobody waits no longer than this.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// Of one request: the comparison runs between the answers to callers.
+const ROWS_COMPARED_MAX: usize = 256;
+const ELEMENTS_COMPARED_MAX: usize = 1 << 16;
 
-/// Which shadows a request is for; of what the route gave to somebody, not of what a caller chose itself.
-pub fn choose(traffic: &Traffic, counts: Counts, request: &PredictRequest) -> Option<Box<Shadows>> {
-    if traffic.shadows.is_empty() || counts == Counts::Nowhere {
-        return None;
+/// Which shadows a request is for that `answering` answers: no version is asked what it is asked anyway. Whoever is behind with those
+/// who wait has no time for what nobody waits for.
+pub fn choose(traffic: &Traffic, answering: &Servable, request: &PredictRequest) -> Option<Box<Shadows>> {
+    let mut chosen: SmallVec<[Place; 1]> = SmallVec::new();
+    for arm in &traffic.shadows {
+        let Some(servable) = arm.servable.as_ref().filter(|_| arm.version != answering.version()) else { continue };
+        if fastrand::u16(..SLOTS as u16) >= arm.sample {
+            continue;
+        }
+        let is_behind = answering.waiting() > BACKLOG_MAX || servable.waiting() > BACKLOG_MAX;
+        let bytes = request.data.bytes();
+        if !is_behind && arm.cell.enter(bytes, ON_THEIR_WAY_MAX) {
+            chosen.push(Place { arm: arm.clone(), bytes });
+        } else {
+            arm.cell.compare(|compared| compared.dropped += 1);
+        }
     }
-    let is_chosen = |shadow: &ShadowArm| shadow.servable.is_some() && fastrand::u16(..SLOTS as u16) < shadow.sample;
-    let chosen = traffic.shadows.iter().enumerate().filter(|(_, shadow)| is_chosen(shadow));
-    let chosen: SmallVec<[u8; 4]> = chosen.map(|(place, _)| place as u8).collect();
     if chosen.is_empty() {
         return None;
     }
     Some(Box::new(Shadows {
         chosen,
-        bytes: request.data.bytes(),
         data: request.data.clone(),
         outputs: request.outputs.clone(),
         parameters: request.parameters.clone(),
@@ -66,15 +72,9 @@ pub fn choose(traffic: &Traffic, counts: Counts, request: &PredictRequest) -> Op
 
 impl Shadows {
     /// Asks them on this core, once what is ready now has run. `answer` is what the caller got, after that long.
-    pub fn ask(self, traffic: Arc<Traffic>, stable: &Servable, answer: Vec<Tensor>, took: Duration) {
-        // Whoever is behind with those who wait has no time for what nobody waits for.
-        let is_behind = stable.waiting() > BACKLOG_MAX;
-        for shadow in self.chosen.iter().map(|place| usize::from(*place)) {
-            let Some(place) = Place::take(&traffic, shadow, self.bytes).filter(|_| !is_behind) else {
-                traffic.shadows[shadow].cell.compare(|compared| compared.dropped += 1);
-                continue;
-            };
-            let (data, answer) = (self.data.clone(), answer.clone());
+    pub fn ask(self, answer: &[Tensor], took: Duration) {
+        for place in self.chosen {
+            let (data, answer) = (self.data.clone(), answer.to_vec());
             let (outputs, parameters) = (self.outputs.clone(), self.parameters.clone());
             tokio::spawn(async move {
                 tokio::task::yield_now().await;
@@ -87,19 +87,10 @@ impl Shadows {
 // === impl Place ===
 
 impl Place {
-    fn take(traffic: &Arc<Traffic>, shadow: usize, bytes: usize) -> Option<Self> {
-        let arm = &traffic.shadows[shadow];
-        let place = Self { traffic: traffic.clone(), shadow, bytes };
-        let requests = arm.requests.fetch_add(1, Relaxed);
-        let held = arm.bytes.fetch_add(bytes, Relaxed);
-        let is_behind = arm.servable.as_ref().is_none_or(|servable| servable.waiting() > BACKLOG_MAX);
-        (requests < REQUESTS_MAX && held + bytes <= BYTES_MAX && !is_behind).then_some(place)
-    }
-
     async fn run(self, data: Data, outputs: Vec<String>, parameters: Parameters, answer: &[Tensor], took: Duration) {
-        let arm = &self.traffic.shadows[self.shadow];
-        arm.cell.compare(|compared| compared.sent += 1);
-        let Some(servable) = &arm.servable else { return };
+        let cell = &self.arm.cell;
+        cell.compare(|compared| compared.sent += 1);
+        let Some(servable) = &self.arm.servable else { return };
         let started = Instant::now();
         let own = match begin(servable, data, &outputs, parameters, started + TIMEOUT) {
             Ok(running) => running.await,
@@ -107,12 +98,13 @@ impl Place {
         };
         match own {
             Ok(done) => {
+                let own_took = started.elapsed();
                 let found = compare(answer, &done.outputs);
-                arm.cell.compare(|compared| compared.note(&found, took, started.elapsed()));
+                cell.compare(|compared| compared.note(&found, took, own_took));
             }
             Err(error) => {
-                tracing::debug!(version = %arm.version, reason = error.reason(), %error, "a shadow failed");
-                arm.cell.compare(|compared| compared.failed += 1);
+                tracing::debug!(version = %self.arm.version, reason = error.reason(), %error, "a shadow failed");
+                cell.compare(|compared| compared.failed += 1);
             }
         }
     }
@@ -120,9 +112,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let arm = &self.traffic.shadows[self.shadow];
-        arm.requests.fetch_sub(1, Relaxed);
-        arm.bytes.fetch_sub(self.bytes, Relaxed);
+        self.arm.cell.leave(self.bytes);
     }
 }
 
@@ -132,7 +122,7 @@ fn begin(
     outputs: &[String],
     parameters: Parameters,
     deadline: Instant,
-) -> Result<crate::runtime::Running> {
+) -> Result<Running> {
     let signature = servable.signature();
     servable.check_parameters(&parameters)?;
     let outputs = signature.select(outputs)?;
@@ -147,42 +137,55 @@ fn begin(
     })
 }
 
-/// Row by row, over the outputs that both have. A row agrees where all of its outputs do: several numbers by the largest
-/// one's place, one number from 0 to 1 by its side of one half, other numbers within a thousandth, and all else by equality.
+/// Row by row, over the outputs that both have; the first rows of a large answer. A row agrees where all of its outputs do: several
+/// numbers by the largest one's place, one number from 0 to 1 by its side of one half, other numbers within a thousandth, and
+/// all else by equality. Outputs of other shapes or types agree in no row.
 fn compare(answer: &[Tensor], shadow: &[Tensor]) -> Found {
-    let pairs: Vec<(Vec<f64>, Vec<f64>, usize)> = answer.iter().filter_map(|own| pair(own, shadow)).collect();
-    let rows = pairs.iter().map(|(own, _, width)| own.len() / width).max().unwrap_or(0);
+    let pairs: Vec<(&Tensor, Option<&Tensor>)> =
+        answer.iter().map(|own| (own, shadow.iter().find(|other| other.name == own.name))).collect();
+    let rows = pairs.iter().map(|(own, _)| own.shape.first().copied().unwrap_or(1)).max().unwrap_or(0);
+    let rows = rows.min(ROWS_COMPARED_MAX);
+    let mut agrees = vec![true; rows];
     let mut found = Found { rows: rows as u64, ..Found::default() };
-    for row in 0..rows {
-        let mut agrees = true;
-        for (own, other, width) in &pairs {
-            let range = row * width..(row + 1) * width;
-            let (Some(own), Some(other)) = (own.get(range.clone()), other.get(range)) else { continue };
-            agrees &= row_agrees(own, other);
-            let differences = own.iter().zip(other).map(|(own, other)| (own - other).abs());
-            found.largest_difference =
-                differences.filter(|found| found.is_finite()).fold(found.largest_difference, f64::max);
-        }
-        found.agreed += u64::from(agrees);
+    for (own, other) in pairs.into_iter().filter_map(|(own, other)| Some((own, other?))) {
+        compare_output(own, other, &mut agrees, &mut found);
     }
-    if let Some((own, other, width)) = pairs.first() {
-        let firsts = own.iter().step_by(*width).zip(other.iter().step_by(*width));
-        found.scores = firsts.map(|(own, other)| (*own as f32, *other as f32)).collect();
-    }
+    found.agreed = agrees.iter().filter(|agrees| **agrees).count() as u64;
     found
 }
 
-/// The numbers of both, and how many make a row; `None` where they are no numbers, or of other shapes.
-fn pair(own: &Tensor, shadow: &[Tensor]) -> Option<(Vec<f64>, Vec<f64>, usize)> {
-    let other = shadow.iter().find(|other| other.name == own.name && other.shape == own.shape)?;
+fn compare_output(own: &Tensor, other: &Tensor, agrees: &mut [bool], found: &mut Found) {
     let width: usize = own.shape.iter().skip(1).product();
-    let (own, other) = (own.to_f64()?, other.to_f64()?);
-    (width > 0).then_some((own, other, width))
+    if own.shape != other.shape || own.dtype != other.dtype {
+        return agrees.fill(false);
+    }
+    if own.dtype == DType::Bytes {
+        let mut texts = own.strings().zip(other.strings());
+        for agrees in agrees {
+            *agrees &= texts.by_ref().take(width).all(|(own, other)| own == other);
+        }
+        return;
+    }
+    let elements = (agrees.len() * width).min(ELEMENTS_COMPARED_MAX);
+    let (own, other) = (own.first_numbers(elements), other.first_numbers(elements));
+    let is_first = found.scores.is_empty();
+    let rows = own.chunks_exact(width.max(1)).zip(other.chunks_exact(width.max(1)));
+    for ((own, other), agrees) in rows.zip(agrees) {
+        *agrees &= row_agrees(own, other);
+        let differences = own.iter().zip(other).map(|(own, other)| (own - other).abs());
+        let largest = differences.filter(|found| found.is_finite()).fold(found.largest_difference, f64::max);
+        found.largest_difference = largest;
+        if is_first {
+            found.scores.push((own[0] as f32, other[0] as f32));
+        }
+    }
 }
 
 fn row_agrees(own: &[f64], other: &[f64]) -> bool {
     const TOLERANCE: f64 = 1e-3;
     match (own, other) {
+        // Equal infinities, too.
+        (own, other) if own == other => true,
         ([own], [other]) if (0.0..=1.0).contains(own) && (0.0..=1.0).contains(other) => {
             (*own >= 0.5) == (*other >= 0.5)
         }
@@ -215,10 +218,21 @@ mod tests {
     }
 
     #[test]
-    fn several_numbers_agree_by_the_largest_and_other_shapes_are_not_compared() {
+    fn several_numbers_agree_by_the_largest_and_other_shapes_in_no_row() {
         let wide = |values: Vec<f64>| Tensor::from_f64("y".into(), [2, 2].into_iter().collect(), values);
         let found = compare(&[wide(vec![0.1, 0.9, 0.8, 0.2])], &[wide(vec![0.4, 0.6, 0.3, 0.7])]);
         assert_eq!((found.rows, found.agreed), (2, 1));
-        assert_eq!(compare(&[wide(vec![0.0; 4])], &[column(vec![0.0; 4])]), Found::default());
+        let other_shape = compare(&[wide(vec![0.0; 4])], &[column(vec![0.0; 4])]);
+        assert_eq!((other_shape.rows, other_shape.agreed), (2, 0));
+        let infinite = || column(vec![f64::INFINITY]);
+        assert_eq!(compare(&[infinite()], &[infinite()]).agreed, 1);
+        let texts = |words: &[&[u8]]| {
+            let data = crate::model::length_prefixed(words);
+            Tensor::new("t".into(), DType::Bytes, [words.len()].into_iter().collect(), data).expect("texts")
+        };
+        let found = compare(&[texts(&[b"a", b"b"])], &[texts(&[b"a", b"c"])]);
+        assert_eq!((found.rows, found.agreed), (2, 1));
+        let many = column(vec![0.1; 10 * ROWS_COMPARED_MAX]);
+        assert_eq!(compare(std::slice::from_ref(&many), std::slice::from_ref(&many)).rows, ROWS_COMPARED_MAX as u64);
     }
 }

@@ -1,13 +1,15 @@
 //! Whether a version can answer what callers of another one ask. Pure.
 
-use super::{Signature, signature::TensorSpec};
+use super::{DType, Signature, signature::TensorSpec};
 use crate::error::{Code, Error, Result};
 
 /// Which of stable's callers another version can answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fit {
     All,
-    /// Those who send named features: what is new declares `missing:`.
+    /// Those who send tensors.
+    Tensors,
+    /// Those who send named features, as rows or as a table: what is new declares `missing:`.
     NamedFeatures,
 }
 
@@ -20,50 +22,61 @@ pub fn fit(new: &Signature, stable: &Signature) -> Result<Fit> {
             return Err(incompatible(wanted, "output", differs(given, wanted)));
         }
     }
-    let mut fit = Fit::All;
-    for known in &new.inputs {
-        let stables = stable.inputs.iter().find(|spec| spec.name == known.name);
-        let as_tensors = stables.is_some_and(|stables| takes_tensors(known, stables));
-        if !as_tensors {
-            takes_rows(known, stables)?;
-            fit = Fit::NamedFeatures;
-        }
+    if let Some(gone) = stable.inputs.iter().find(|known| new.input(&known.name).is_none()) {
+        return Err(incompatible(gone, "input", "the new version does not take it".into()));
     }
-    let gone = stable.inputs.iter().find(|known| new.input(&known.name).is_none());
-    match gone {
-        Some(gone) => Err(incompatible(gone, "input", "the new version does not take it".into())),
-        None => Ok(fit),
+    let pairs = |taken: &dyn Fn(&TensorSpec, &TensorSpec) -> Result<()>| {
+        new.inputs.iter().try_for_each(|known| match stable.inputs.iter().find(|spec| spec.name == known.name) {
+            Some(stables) => taken(known, stables),
+            None => Err(incompatible(known, "input", "stable does not take it".into())),
+        })
+    };
+    let names_features = stable.inputs.iter().all(|spec| !spec.feature_names.is_empty());
+    match (pairs(&takes_tensors), pairs(&takes_rows), names_features) {
+        (Ok(()), Ok(()), _) | (Ok(()), _, false) => Ok(Fit::All),
+        (Ok(()), Err(_), true) => Ok(Fit::Tensors),
+        (Err(_), Ok(()), true) => Ok(Fit::NamedFeatures),
+        (Err(_), Err(error), true) | (Err(error), _, false) => Err(error),
     }
 }
 
 /// Every tensor that stable takes is one that `new` takes for the same.
-fn takes_tensors(new: &TensorSpec, stable: &TensorSpec) -> bool {
-    let wider = new.widens && stable.dtype == super::DType::Fp32;
-    let same_columns = new.feature_names == stable.feature_names || new.feature_names.is_empty();
+fn takes_tensors(new: &TensorSpec, stable: &TensorSpec) -> Result<()> {
+    let wider = new.widens && stable.dtype == DType::Fp32;
+    let types = (new.dtype == stable.dtype || wider) && (new.widens || !stable.widens);
+    // Where one of them names no columns, there is nothing by which they could differ but their number.
+    let unnamed = new.feature_names.is_empty() || stable.feature_names.is_empty();
+    let columns = unnamed || new.feature_names == stable.feature_names;
     let shape = new.shape.len() == stable.shape.len()
         && new.shape.iter().zip(&stable.shape).all(|(new, stable)| *new < 0 || new == stable);
-    (new.dtype == stable.dtype || wider) && (new.widens || !stable.widens) && same_columns && shape
+    match types && columns && shape {
+        true => Ok(()),
+        false => Err(incompatible(new, "input", differs(new, stable))),
+    }
 }
 
 /// Every row of named features that stable takes is one that `new` takes.
-fn takes_rows(new: &TensorSpec, stable: Option<&TensorSpec>) -> Result<()> {
-    let Some(stable) = stable else {
-        return Err(incompatible(new, "input", "stable does not take it".into()));
-    };
-    if new.feature_names.is_empty() || stable.feature_names.is_empty() {
+fn takes_rows(new: &TensorSpec, stable: &TensorSpec) -> Result<()> {
+    let alike = new.dtype == stable.dtype || (is_float(new.dtype) && is_float(stable.dtype));
+    if new.feature_names.is_empty() || stable.feature_names.is_empty() || !alike {
         return Err(incompatible(new, "input", differs(new, stable)));
     }
-    let is_given = |name| stable.feature_names.contains(name);
     for (name, missing) in new.feature_names.iter().zip(&new.missing) {
-        if !is_given(name) && missing.is_none() {
-            let why = format!("feature '{name}' is new and does not declare `missing:`");
-            return Err(incompatible(new, "input", why));
+        let stables = stable.feature_names.iter().position(|known| known == name);
+        let may_be_absent = stables.is_none_or(|place| stable.missing.get(place).is_some_and(Option::is_some));
+        if may_be_absent && missing.is_none() {
+            let what = if stables.is_some() { "may be missing in stable" } else { "is new" };
+            return Err(incompatible(new, "input", format!("feature '{name}' {what} and does not declare `missing:`")));
         }
     }
     match stable.feature_names.iter().find(|name| !new.feature_names.contains(name)) {
         Some(gone) => Err(incompatible(new, "input", format!("feature '{gone}' is gone"))),
         None => Ok(()),
     }
+}
+
+fn is_float(dtype: DType) -> bool {
+    matches!(dtype, DType::Fp16 | DType::Bf16 | DType::Fp32 | DType::Fp64)
 }
 
 /// Whether some tensor has both shapes: what an output has beyond its rows is only known when it runs.
@@ -83,7 +96,7 @@ fn incompatible(spec: &TensorSpec, kind: &str, why: String) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{DType, MissingValue};
+    use crate::model::MissingValue;
 
     fn features(names: &[&str], missing: &[&str]) -> Signature {
         let declared = |name: &&str| missing.contains(name).then_some(MissingValue::Nan);
@@ -112,6 +125,23 @@ mod tests {
     }
 
     #[test]
+    fn what_rows_need_is_not_what_tensors_need() {
+        let stable = features(&["a", "b"], &["b"]);
+        assert_eq!(fit(&features(&["a", "b"], &[]), &stable).expect("tensors are the same"), Fit::Tensors);
+        let mut unnamed = features(&["a", "b"], &[]);
+        unnamed.inputs[0].feature_names.clear();
+        unnamed.inputs[0].missing.clear();
+        assert_eq!(fit(&unnamed, &stable).expect("as many columns"), Fit::Tensors);
+        assert_eq!(fit(&stable, &unnamed).expect("it names what had no name"), Fit::All);
+        let mut whole = features(&["a", "b"], &["b"]);
+        whole.inputs[0].dtype = DType::Int64;
+        assert!(reason(&whole, &stable).contains("INT64"));
+        let mut single = features(&["a", "b"], &["b"]);
+        single.inputs[0].dtype = DType::Fp32;
+        assert_eq!(fit(&single, &stable).expect("rows hold numbers"), Fit::NamedFeatures);
+    }
+
+    #[test]
     fn tensors_fit_where_all_that_stable_takes_and_gives_is_there() {
         let of = |input: TensorSpec, outputs: Vec<TensorSpec>| Signature { inputs: vec![input], outputs };
         let y = || vec![TensorSpec::new("y", DType::Fp32, &[-1, 2])];
@@ -122,7 +152,7 @@ mod tests {
         let other = of(TensorSpec::new("x", DType::Fp64, &[-1, 4]), y());
         assert!(reason(&other, &stable).contains("FP64"));
         let renamed = of(TensorSpec::new("z", DType::Fp32, &[-1, 4]), y());
-        assert!(reason(&renamed, &stable).contains("'z'"));
+        assert!(reason(&renamed, &stable).contains("input 'x'"));
         let silent = of(TensorSpec::new("x", DType::Fp32, &[-1, 4]), vec![]);
         assert!(reason(&silent, &stable).contains("output 'y'"));
         let narrow = of(TensorSpec::new("x", DType::Fp32, &[-1, 4]), vec![TensorSpec::new("y", DType::Fp32, &[-1, 3])]);

@@ -49,7 +49,7 @@ pub use request::{
 pub use route::{Disabled, HISTORY_MAX, LABELS_MAX, Route, RouteChange, Stable, check_label};
 pub use settings::{Origin, Setting, settings, settings_of_version};
 pub use signature::{Bound, Signature, TensorSpec};
-pub use slots::{SLOTS, Slot, Slots, slot_of};
+pub use slots::{SLOTS, Slot, Slots, allot, slot_of};
 pub use tensor::{BytesElements, DType, Shape, Tensor, bytes_from, element_count, shape_text};
 pub use variants::{Rule, Shadow, Source, Sticky, Variant, slots_by_weight};
 pub use yaml::{

@@ -7,10 +7,11 @@ use super::{DType, Tensor};
 // === impl Tensor ===
 
 impl Tensor {
-    /// The elements as doubles, integers of 64 bits rounded; `None` for text and truth values.
-    pub fn to_f64(&self) -> Option<Vec<f64>> {
-        let data = &self.data[..];
-        Some(match self.dtype {
+    /// The first elements as doubles, integers of 64 bits rounded, truth values as 0 and 1; none of texts.
+    pub fn first_numbers(&self, count: usize) -> Vec<f64> {
+        let Some(size) = self.dtype.size() else { return Vec::new() };
+        let data = &self.data[..self.data.len().min(count.saturating_mul(size))];
+        match self.dtype {
             DType::Fp64 => elements(data, f64::from_le_bytes).collect(),
             DType::Fp32 => elements(data, |bytes| f64::from(f32::from_le_bytes(bytes))).collect(),
             DType::Fp16 => elements(data, |bytes| f64::from(f16::from_le_bytes(bytes))).collect(),
@@ -23,8 +24,9 @@ impl Tensor {
             DType::Uint32 => elements(data, |bytes| f64::from(u32::from_le_bytes(bytes))).collect(),
             DType::Uint16 => elements(data, |bytes| f64::from(u16::from_le_bytes(bytes))).collect(),
             DType::Uint8 => elements(data, |bytes| f64::from(u8::from_le_bytes(bytes))).collect(),
-            DType::Bool | DType::Bytes => return None,
-        })
+            DType::Bool => elements(data, |[byte]: [u8; 1]| f64::from(byte != 0)).collect(),
+            DType::Bytes => Vec::new(),
+        }
     }
 
     /// Whether no element is a NaN or an infinity.
@@ -59,11 +61,12 @@ mod tests {
     #[test]
     fn every_number_is_read_and_what_is_none_is_not() {
         let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
-        assert_eq!(tensor(DType::Fp32, &bytes(&[1.5, -2.0])).to_f64(), Some(vec![1.5, -2.0]));
-        assert_eq!(tensor(DType::Int16, &[255, 255, 2, 0]).to_f64(), Some(vec![-1.0, 2.0]));
-        assert_eq!(tensor(DType::Uint8, &[255]).to_f64(), Some(vec![255.0]));
-        assert_eq!(tensor(DType::Fp16, &f16::from_f32(0.5).to_le_bytes()).to_f64(), Some(vec![0.5]));
-        assert_eq!(tensor(DType::Bool, &[1]).to_f64(), None);
+        assert_eq!(tensor(DType::Fp32, &bytes(&[1.5, -2.0])).first_numbers(9), vec![1.5, -2.0]);
+        assert_eq!(tensor(DType::Int16, &[255, 255, 2, 0]).first_numbers(9), vec![-1.0, 2.0]);
+        assert_eq!(tensor(DType::Uint8, &[255]).first_numbers(9), vec![255.0]);
+        assert_eq!(tensor(DType::Fp16, &f16::from_f32(0.5).to_le_bytes()).first_numbers(9), vec![0.5]);
+        assert_eq!(tensor(DType::Bool, &[1, 0]).first_numbers(9), vec![1.0, 0.0]);
+        assert_eq!(tensor(DType::Uint8, &[5, 6, 7]).first_numbers(2), vec![5.0, 6.0]);
         assert!(tensor(DType::Fp32, &bytes(&[1.0])).is_finite());
         assert!(!tensor(DType::Fp32, &bytes(&[1.0, f32::NAN])).is_finite());
         assert!(!tensor(DType::Bf16, &bf16::INFINITY.to_le_bytes()).is_finite());

@@ -206,9 +206,18 @@ impl Data {
     pub fn bytes(&self) -> usize {
         match self {
             Data::Tensors(tensors) => tensors.iter().map(|tensor| tensor.contents.bytes()).sum(),
-            Data::Rows(rows) => rows.iter().flatten().map(|(name, _)| name.len() + size_of::<Value>()).sum(),
+            Data::Rows(rows) => rows.iter().flatten().map(|(name, value)| name.len() + value.bytes()).sum(),
             Data::Table(table) => table.values.len() * size_of::<f64>(),
         }
+    }
+}
+
+// === impl Value ===
+
+impl Value {
+    fn bytes(&self) -> usize {
+        let text = if let Value::Text(text) = self { text.len() } else { 0 };
+        size_of::<Self>() + text
     }
 }
 

@@ -12,8 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::{
     Rule, Shadow, Sticky, Variant, Version, parse_yaml,
-    slots::Slot,
-    variants::{RULES_MAX, SHADOWS_MAX, Source, check_variants, slots_by_weight},
+    variants::{RULES_MAX, SHADOWS_MAX, Source, check_variants},
 };
 use crate::error::{Error, Result};
 
@@ -138,15 +137,6 @@ impl Route {
         self.shadow.iter().try_for_each(Shadow::check)
     }
 
-    /// Writes down which slots the variants have by their weights; what is new begins at `begin`.
-    pub fn settle_slots(&mut self, begin: Slot) -> Result<()> {
-        let slots = slots_by_weight(&self.variants, begin)?;
-        for (variant, slots) in self.variants.iter_mut().zip(slots) {
-            variant.slots = slots;
-        }
-        Ok(())
-    }
-
     pub fn to_yaml(&self) -> String {
         let yaml = serde_yaml_ng::to_string(self).expect("plain data: this is a bug");
         format!("# Who gets the traffic. `sconce promote`, `rollback`, `label` … write it; people may, too.\n{yaml}")
@@ -157,7 +147,6 @@ impl Route {
         self.rejected.contains(&version)
             || self.variants.iter().any(|variant| variant.version == version)
             || self.shadow.iter().any(|shadow| shadow.version == version)
-            || self.rules.iter().any(|rule| rule.version == version)
     }
 
     /// What it looks for in the metadata of calls.

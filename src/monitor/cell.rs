@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -21,6 +21,9 @@ pub struct Cell {
     latency: OnceLock<LiveSketch>,
     /// What is counted seldom, and what this replica counted before it was started anew; `None` where there is nothing of either.
     beside: Mutex<Option<Box<Tally>>>,
+    /// Of a shadow: how many requests are on their way to it, and how many bytes they hold.
+    on_their_way: AtomicUsize,
+    bytes_held: AtomicUsize,
     /// Rises with each change.
     changes: AtomicU64,
 }
@@ -33,8 +36,9 @@ impl Cell {
         self.assigned.fetch_add(1, Relaxed);
     }
 
-    /// Stable answers in its place.
+    /// The route gave it a request, and stable answers in its place.
     pub fn stand_in(&self) {
+        self.assign();
         self.degraded.fetch_add(1, Relaxed);
     }
 
@@ -53,6 +57,22 @@ impl Cell {
     /// What became of a prediction whose first output was that.
     pub fn credit(&self, score: f64, outcome: &Outcome) {
         self.count_beside(|tally| tally.outcomes.credit(score, outcome));
+    }
+
+    /// A shadow's request is to be on its way; whether there is room. Whoever has room gives it back.
+    pub fn enter(&self, bytes: usize, (requests_max, bytes_max): (usize, usize)) -> bool {
+        let requests = self.on_their_way.fetch_add(1, Relaxed);
+        let held = self.bytes_held.fetch_add(bytes, Relaxed);
+        let has_room = requests < requests_max && held.saturating_add(bytes) <= bytes_max;
+        if !has_room {
+            self.leave(bytes);
+        }
+        has_room
+    }
+
+    pub fn leave(&self, bytes: usize) {
+        self.on_their_way.fetch_sub(1, Relaxed);
+        self.bytes_held.fetch_sub(bytes, Relaxed);
     }
 
     /// Notes something about a shadow.

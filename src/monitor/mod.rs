@@ -13,6 +13,11 @@ mod series;
 mod sketch;
 mod tally;
 
+/// What is called so that has all that nobody else has.
+pub const STABLE: &str = "stable";
+/// What a variant is called whose answers nobody gets.
+pub const SHADOW: &str = "shadow";
+
 pub use cell::Cell;
 pub use compared::{Compared, Found};
 pub use moments::Moments;

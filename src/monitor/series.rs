@@ -8,7 +8,7 @@ use prometheus_client::{
     metrics::MetricType,
 };
 
-use super::{Compared, Scoreboard, Tally};
+use super::{Compared, SHADOW, STABLE, Scoreboard, Tally};
 use crate::model::{ModelName, Version};
 
 /// Of the models whose traffic is shared, or was since this replica was started; of all others the series by version say as
@@ -30,8 +30,6 @@ struct ShadowLabels {
     result: &'static str,
 }
 
-const SHADOW: &str = "shadow";
-const STABLE: &str = "stable";
 type NoLabels = Vec<(String, String)>;
 
 // === impl Series ===

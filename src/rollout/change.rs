@@ -8,8 +8,8 @@ use std::{
 use crate::{
     error::{Code, Error, Result},
     model::{
-        HISTORY_MAX, LABELS_MAX, Route, RouteChange, Rule, Shadow, Stable, Sticky, Variant, Version, check_label,
-        slot_of,
+        HISTORY_MAX, LABELS_MAX, Route, RouteChange, Rule, Shadow, Slots, Stable, Sticky, Variant, Version, allot,
+        check_label, slot_of, slots_by_weight,
     },
 };
 
@@ -95,6 +95,10 @@ impl Change {
                 next.stable = Stable::Pinned(target);
                 next.previous = None;
                 take_out(&mut next, target);
+                if let Some(left) = left {
+                    take_out(&mut next, left);
+                    next.rules.retain(|rule| rule.version != left);
+                }
             }
             Change::Unpin => next.stable = Stable::Latest,
             Change::SetLabels { set, remove } => {
@@ -201,23 +205,40 @@ impl Sharing {
     /// A variant that was there keeps its slots. What is new begins somewhere else for each version, so that it is not always the
     /// same callers who try what is new. INVALID_ROUTE says what is wrong.
     fn put_into(&self, route: &mut Route, stable: Option<Version>) -> Result<()> {
-        let mut variants = self.variants.clone();
-        for variant in &mut variants {
-            let known = route.variants.iter().find(|known| known.name == variant.name);
-            variant.slots = known.map(|known| known.slots.clone()).unwrap_or_default();
-        }
-        if let Some(stable) = stable.filter(|stable| self.variants.iter().any(|variant| variant.version == *stable)) {
+        if let Some(stable) = stable.filter(|stable| self.tries(*stable)) {
             let message =
-                format!("version {stable} is stable and cannot be a variant beside itself; promote another first");
+                format!("version {stable} is stable and cannot be tried beside itself; promote another first");
             return Err(Error::invalid("INVALID_ROUTE", message));
         }
-        route.variants = variants;
-        route.sticky = self.sticky.clone();
-        route.rules = self.rules.clone();
-        route.shadow = self.shadow.clone();
+        let had = std::mem::take(&mut route.variants);
+        let slots = slots_by_weight(&had, 0)?;
+        route.variants.clone_from(&self.variants);
+        route.sticky.clone_from(&self.sticky);
+        route.rules.clone_from(&self.rules);
+        route.shadow.clone_from(&self.shadow);
+        for variant in &mut route.variants {
+            let known = had.iter().zip(&slots).find(|(known, _)| known.name == variant.name);
+            variant.slots = known.map(|(_, slots)| slots.clone()).unwrap_or_default();
+        }
         route.check_traffic()?;
+        // Those who had a variant that is gone are not to fall to another one.
+        let is_gone = |name: &str| self.variants.iter().all(|variant| variant.name != name);
+        let gone = had.iter().zip(&slots).filter(|(known, _)| is_gone(&known.name)).map(|(_, slots)| (slots, 0));
+        let wanted = route.variants.iter().map(|variant| (&variant.slots, variant.slots_wanted()));
+        let wanted: Vec<(&Slots, usize)> = wanted.chain(gone).collect();
         let newest = self.variants.iter().map(|variant| variant.version).max();
-        route.settle_slots(newest.map_or(0, |version| slot_of("", "variants", &version.to_string())))
+        let begin = newest.map_or(0, |version| slot_of("", "variants", &version.to_string()));
+        let slots = allot(&wanted, begin)?;
+        for (variant, slots) in route.variants.iter_mut().zip(slots) {
+            variant.slots = slots;
+        }
+        Ok(())
+    }
+
+    /// Whether that version is to be tried beside stable.
+    fn tries(&self, version: Version) -> bool {
+        self.variants.iter().any(|variant| variant.version == version)
+            || self.shadow.iter().any(|shadow| shadow.version == version)
     }
 }
 
@@ -232,7 +253,7 @@ impl fmt::Display for Sharing {
         if let Some(sticky) = &self.sticky {
             write!(f, " sticky={}", sticky.source())?;
             if !sticky.salt.is_empty() {
-                write!(f, "/{}", sticky.salt)?;
+                write!(f, " salt={}", sticky.salt)?;
             }
         }
         if !self.rules.is_empty() {
@@ -244,10 +265,10 @@ impl fmt::Display for Sharing {
     }
 }
 
-/// What becomes stable shares nothing with itself.
-fn take_out(route: &mut Route, stable: Version) {
-    route.variants.retain(|variant| variant.version != stable);
-    route.shadow.retain(|shadow| shadow.version != stable);
+/// What becomes stable shares nothing with itself, and what was rejected with nobody.
+fn take_out(route: &mut Route, version: Version) {
+    route.variants.retain(|variant| variant.version != version);
+    route.shadow.retain(|shadow| shadow.version != version);
 }
 
 /// The earlier write of the same request. INVALID_ARGUMENT where the id stood for another change.
@@ -331,6 +352,15 @@ mod tests {
         assert!(again.rejected.is_empty());
         assert_eq!(again.revision, Some(4));
         assert_eq!(again.history.len(), 4);
+    }
+
+    #[test]
+    fn a_route_by_hand_keeps_its_callers_when_its_weight_is_changed() {
+        let by_hand =
+            Route::parse("stable: 1.0.0\nvariants: [{name: canary, version: 2.0.0, weight: 5}]").expect("a route");
+        let known = Known { answering: Some(v(1)), below: None };
+        let more = after(&by_hand, Change::SetRoute(Box::new(canary(v(2), 25.0))), known);
+        assert_eq!(more.variants[0].slots.to_string(), "0-2499");
     }
 
     #[test]

@@ -75,7 +75,7 @@ pub enum Verb {
     },
     /// Say who shares a model's traffic with its stable version: variants by weight, rules, shadows
     #[command(after_help = route::HELP)]
-    Route(RouteArgs),
+    Route(Box<RouteArgs>),
     /// Load a version that model.yaml does not select; it answers only calls that name it
     #[command(
         after_help = "Example:\n  sconce load early-signal 1.0.0 && sconce predict early-signal --version 1.0.0 -f x.csv"

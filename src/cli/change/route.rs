@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
+use tokio::sync::OnceCell;
 use tonic::{Response, Status, transport::Channel};
 
 use super::ChangeArgs;
@@ -24,20 +25,34 @@ pub struct RouteArgs {
     /// Take a variant away; what it had is stable's. May be repeated
     #[arg(long, value_name = "NAME")]
     remove: Vec<String>,
-    /// What a caller is known by: attribute:KEY or metadata:KEY; `none` draws for each call
+    /// What a caller is known by: attribute:KEY or metadata:KEY; `none` draws for each call. A salt stays
     #[arg(long, value_name = "SOURCE", value_parser = parse_sticky)]
     sticky: Option<Known>,
-    /// Give callers a version, e.g. attribute:tenant=a,b:1.2.0; may be repeated, and replaces all rules
+    /// Another salt puts callers into other slots
+    #[arg(long, value_name = "TEXT")]
+    salt: Option<String>,
+    /// Give callers a version, e.g. attribute:tenant=a,b:1.2.0; may be repeated, and replaces all rules; `none` takes them away
     #[arg(long, value_name = "SOURCE=VALUES:VERSION", value_parser = parse_rule)]
-    rule: Vec<RoutingRule>,
-    /// Ask a version as well, whose answers nobody gets, e.g. 1.2.0:10 for a tenth; may be repeated, and replaces all shadows
+    rule: Vec<Listed<RoutingRule>>,
+    /// Ask a version as well, whose answers nobody gets, e.g. 1.2.0:10 for a tenth; may be repeated, and replaces all shadows;
+    /// `none` takes them away
     #[arg(long, value_name = "VERSION:PERCENT", value_parser = parse_shadow)]
-    shadow: Vec<Shadow>,
+    shadow: Vec<Listed<Shadow>>,
     /// Begin with nothing: without anything else stable has all
     #[arg(long)]
     clear: bool,
     #[command(flatten)]
     pub change: ChangeArgs,
+    /// What is asked for, once it is known: a retry asks for the same.
+    #[arg(skip)]
+    request: OnceCell<SetRouteRequest>,
+}
+
+/// One of a list, or that there is to be none.
+#[derive(Clone, Debug, PartialEq)]
+enum Listed<T> {
+    None,
+    One(T),
 }
 
 /// `None` is nobody.
@@ -66,13 +81,22 @@ impl RouteArgs {
         asked: Asked,
         timeout: Duration,
     ) -> Result<Response<ChangeResponse>, Status> {
+        let request = self.request.get_or_try_init(|| self.request_of(client.clone(), asked, timeout)).await?.clone();
+        client.set_route(client::call(request, timeout)).await
+    }
+
+    async fn request_of(
+        &self,
+        mut client: AdminClient<Channel>,
+        asked: Asked,
+        timeout: Duration,
+    ) -> Result<SetRouteRequest, Status> {
         let request = client::call(DescribeModelRequest { model: self.model.clone() }, timeout);
         let described = client.describe_model(request).await?.into_inner();
         let route = described.route.unwrap_or_default();
-        let traffic = self.edit(route.traffic.unwrap_or_default());
-        let asked = Asked { expected_revision: asked.expected_revision.or(Some(route.revision)), ..asked };
-        let request = SetRouteRequest { model: self.model.clone(), traffic: Some(traffic), asked: Some(asked) };
-        client.set_route(client::call(request, timeout)).await
+        let traffic = self.edit(route.traffic.unwrap_or_default()).map_err(Status::invalid_argument)?;
+        let asked = Asked { expected_revision: asked.expected_revision.or(Some(route.latest_revision)), ..asked };
+        Ok(SetRouteRequest { model: self.model.clone(), traffic: Some(traffic), asked: Some(asked) })
     }
 
     pub fn asks_for_nothing(&self) -> bool {
@@ -80,12 +104,19 @@ impl RouteArgs {
             && self.variant.is_empty()
             && self.remove.is_empty()
             && self.sticky.is_none()
+            && self.salt.is_none()
             && self.rule.is_empty()
             && self.shadow.is_empty()
     }
 
-    fn edit(&self, now: Traffic) -> Traffic {
+    /// `Err` says what of it makes no sense.
+    fn edit(&self, now: Traffic) -> Result<Traffic, String> {
         let mut next = if self.clear { Traffic::default() } else { now };
+        let is_known = |name: &String| next.variants.iter().any(|variant| variant.name == *name);
+        if let Some(unknown) = self.remove.iter().find(|name| !is_known(name)) {
+            let names: Vec<&str> = next.variants.iter().map(|variant| variant.name.as_str()).collect();
+            return Err(format!("there is no variant '{unknown}' to remove; there are: {}", names.join(", ")));
+        }
         next.variants.retain(|variant| !self.remove.contains(&variant.name));
         for wanted in &self.variant {
             match next.variants.iter_mut().find(|variant| variant.name == wanted.name) {
@@ -94,16 +125,29 @@ impl RouteArgs {
             }
         }
         if let Some(Known(sticky)) = &self.sticky {
-            next.sticky.clone_from(sticky);
+            let salt = next.sticky.take().map(|known| known.salt).unwrap_or_default();
+            next.sticky = sticky.clone().map(|sticky| Sticky { salt, ..sticky });
+        }
+        if let Some(salt) = &self.salt {
+            let sticky = next.sticky.as_mut().ok_or("--salt is for callers who are known: say --sticky, too")?;
+            sticky.salt.clone_from(salt);
         }
         if !self.rule.is_empty() {
-            next.rules.clone_from(&self.rule);
+            next.rules = listed(&self.rule);
         }
         if !self.shadow.is_empty() {
-            next.shadows.clone_from(&self.shadow);
+            next.shadows = listed(&self.shadow);
         }
-        next
+        Ok(next)
     }
+}
+
+fn listed<T: Clone>(items: &[Listed<T>]) -> Vec<T> {
+    let items = items.iter().filter_map(|item| match item {
+        Listed::None => None,
+        Listed::One(item) => Some(item.clone()),
+    });
+    items.collect()
 }
 
 fn parse_variant(text: &str) -> Result<Variant, String> {
@@ -114,11 +158,14 @@ fn parse_variant(text: &str) -> Result<Variant, String> {
     parsed.ok_or_else(|| "write NAME=VERSION:PERCENT, e.g. canary=1.1.0:5".into())
 }
 
-fn parse_shadow(text: &str) -> Result<Shadow, String> {
+fn parse_shadow(text: &str) -> Result<Listed<Shadow>, String> {
+    if text == "none" {
+        return Ok(Listed::None);
+    }
     let parsed = text
         .rsplit_once(':')
         .and_then(|(version, sample)| Some(Shadow { version: version.into(), sample: percent(sample)? }));
-    parsed.ok_or_else(|| "write VERSION:PERCENT, e.g. 1.2.0:10".into())
+    parsed.map(Listed::One).ok_or_else(|| "write VERSION:PERCENT, e.g. 1.2.0:10, or none".into())
 }
 
 fn parse_sticky(text: &str) -> Result<Known, String> {
@@ -129,14 +176,19 @@ fn parse_sticky(text: &str) -> Result<Known, String> {
     Ok(Known(Some(Sticky { attribute, metadata, salt: String::new() })))
 }
 
-fn parse_rule(text: &str) -> Result<RoutingRule, String> {
+fn parse_rule(text: &str) -> Result<Listed<RoutingRule>, String> {
+    if text == "none" {
+        return Ok(Listed::None);
+    }
     let parsed = text.split_once('=').and_then(|(from, rest)| {
         let (attribute, metadata) = source(from)?;
         let (values, version) = rest.rsplit_once(':')?;
         let values = values.split(',').map(str::to_owned).collect();
         Some(RoutingRule { attribute, metadata, values, version: version.into() })
     });
-    parsed.ok_or_else(|| "write attribute:KEY=VALUE[,VALUE…]:VERSION or metadata:KEY=…".into())
+    parsed
+        .map(Listed::One)
+        .ok_or_else(|| "write attribute:KEY=VALUE[,VALUE…]:VERSION or metadata:KEY=…, or none".into())
 }
 
 /// The two keys, of which one is empty.
@@ -164,7 +216,7 @@ mod tests {
     }
 
     fn edited(now: &Traffic, arguments: &[&str]) -> Traffic {
-        args(arguments).expect("they are right").edit(now.clone())
+        args(arguments).expect("they are right").edit(now.clone()).expect("it makes sense")
     }
 
     #[test]
@@ -182,6 +234,12 @@ mod tests {
         assert_eq!((&second.sticky, &second.shadows), (&first.sticky, &first.shadows));
         assert_eq!(edited(&second, &["--sticky=none"]).sticky, None);
         assert_eq!(edited(&second, &["--clear"]), Traffic::default());
+        let bare = edited(&second, &["--rule=none", "--shadow=none"]);
+        assert_eq!((bare.rules.len(), bare.shadows.len(), bare.variants.len()), (0, 0, 1));
+        let salted = edited(&second, &["--salt=2027"]);
+        assert_eq!(edited(&salted, &["--sticky=attribute:desk"]).sticky.expect("it was asked for").salt, "2027");
+        let refused = args(&["--remove=canry"]).expect("it is written right").edit(second).expect_err("there is none");
+        assert!(refused.contains("'canry'") && refused.contains("canary"), "{refused}");
     }
 
     #[test]

@@ -117,14 +117,9 @@ impl Services {
         Self { open_inference: Arc::new(open_inference), predict: Arc::new(predict), parts }
     }
 
-    /// What the routes in force look for in a call's metadata; of most calls nothing. Of a key that is there twice, the first.
+    /// What the routes in force look for in a call's metadata.
     pub fn wanted_of(&self, headers: &HeaderMap) -> Metadata {
-        let snapshot = self.parts.engine.catalog().load();
-        if snapshot.metadata_keys.is_empty() {
-            return None;
-        }
-        let value = |key: &Arc<str>| Some((key.clone(), headers.get(&**key)?.to_str().ok()?.into()));
-        Some(snapshot.metadata_keys.iter().filter_map(value).collect())
+        wanted_of(&self.parts.engine, headers)
     }
 
     /// A prediction that is not compressed: read and written without the library's streams, which would be a seventh of all that a
@@ -183,6 +178,16 @@ fn unary<D: Dialect>(dialect: Arc<D>, mut body: RequestBody, context: CallContex
         };
         Ok(dialect.write(answered, reply)?)
     })
+}
+
+/// What the routes in force look for in a call's metadata; of most calls nothing. Of a key that is there twice, the first.
+fn wanted_of(engine: &Engine, headers: &HeaderMap) -> Metadata {
+    let snapshot = engine.catalog().load();
+    if snapshot.metadata_keys.iter().all(|key| !headers.contains_key(&**key)) {
+        return None;
+    }
+    let value = |key: &Arc<str>| Some((key.clone(), headers.get(&**key)?.to_str().ok()?.into()));
+    Some(snapshot.metadata_keys.iter().filter_map(value).collect())
 }
 
 /// With what routes look for in its call's metadata.

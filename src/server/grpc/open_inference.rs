@@ -197,7 +197,8 @@ impl GrpcInferenceService for OpenInference {
         request: Request<Streaming<ModelInferRequest>>,
     ) -> Result<Response<Answers>, Status> {
         let context = context(&request);
-        Ok(Response::new(Answers::new(request.into_inner(), self.engine.clone(), context)))
+        let (headers, _, questions) = request.into_parts();
+        Ok(Response::new(Answers::new(questions, headers.into_headers(), self.engine.clone(), context)))
     }
 
     async fn model_statistics(

@@ -7,14 +7,16 @@ use std::{
     time::Instant,
 };
 
+use http::HeaderMap;
 use tokio::task::JoinHandle;
 use tokio_stream::Stream;
 use tonic::{Status, Streaming};
 
-use super::{convert::oip, converted, open_inference::classified, with_metadata};
+use super::{convert::oip, converted, open_inference::classified, wanted_of};
 use crate::{
     engine::Engine,
     error::{Error, Result},
+    model::PredictRequest,
     server::{
         call::{self, Arrival, CallContext, panicked},
         connection::OpenCall,
@@ -27,6 +29,8 @@ use crate::{
 pub struct Answers {
     /// `None` after the last question.
     questions: Option<Streaming<ModelInferRequest>>,
+    /// Of the call: a question is routed by what holds when it comes.
+    headers: HeaderMap,
     /// In the order of the questions, at most `OPEN_MAX`.
     open: VecDeque<Open>,
     /// What ended the questions early; told after the answers to those before.
@@ -50,8 +54,13 @@ const OPEN_MAX: usize = 64;
 // === impl Answers ===
 
 impl Answers {
-    pub fn new(questions: Streaming<ModelInferRequest>, engine: Engine, context: CallContext) -> Self {
-        Self { questions: Some(questions), open: VecDeque::new(), failure: None, engine, context }
+    pub fn new(
+        questions: Streaming<ModelInferRequest>,
+        headers: HeaderMap,
+        engine: Engine,
+        context: CallContext,
+    ) -> Self {
+        Self { questions: Some(questions), headers, open: VecDeque::new(), failure: None, engine, context }
     }
 
     /// Starts what has come, as far as there is room.
@@ -86,7 +95,7 @@ impl Answers {
             Ok(admitted) => admitted,
             Err(error) => return Open::Refused(failed(error, id, &trace, arrival)),
         };
-        let question = with_metadata(question, &self.context);
+        let question = PredictRequest { metadata: wanted_of(&self.engine, &self.headers), ..question };
         let engine = self.engine.clone();
         Open::Running(tokio::spawn(async move {
             let _place = place;

@@ -18,7 +18,7 @@ async fn a_changed_route_holds_when_it_is_answered_and_fails_no_call() {
     let client = server.inference().await;
     let load = OpenLoop::begin(200.0, move |number| predict(client.clone(), number)).expect("a load");
     let mut client = server.inference().await;
-    for round in 0..10 {
+    for round in 0..40 {
         let all = |weight| Traffic { variants: vec![variant("canary", 2, weight)], ..Default::default() };
         let (weight, expected) = if round % 2 == 0 { (100.0, 2) } else { (0.0, 1) };
         sets(&server, all(weight)).await;
@@ -27,7 +27,7 @@ async fn a_changed_route_holds_when_it_is_answered_and_fails_no_call() {
     }
     let record = load.end().await;
     assert_eq!(record.failed, Vec::<String>::new());
-    assert!(record.answered.len() > 50, "{}", record.answered.len());
+    assert!(record.answered.len() >= 40, "a call a change: {}", record.answered.len());
     server.assert_unharmed().await;
 }
 

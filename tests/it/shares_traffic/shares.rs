@@ -9,11 +9,19 @@ use crate::{
     harness::{
         PATIENCE, Server, Store,
         adders::{ADDER, adders, publish_adder, rows, version},
-        call, eventually, sconce,
+        call, eventually, process, sconce,
         tensors::Form,
     },
     proto::{predict_request::Select, *},
 };
+
+/// Another server over the store of one that is killed.
+async fn restarted(mut server: Server, options: &[&str]) -> Server {
+    process::kill(server.pid(), rustix::process::Signal::KILL);
+    let store = std::mem::replace(&mut server.store, Store::new());
+    drop(server);
+    Server::start(store, options).await
+}
 
 /// Who answers each of these callers.
 async fn by_customer(server: &Server, customers: u64) -> BTreeMap<u64, Answered> {
@@ -62,6 +70,10 @@ async fn a_caller_stays_where_its_slot_is_on_every_replica_and_a_larger_share_mo
     other.reaches(ADDER, &version(2), VersionState::Ready).await;
     other.reaches(ADDER, &version(3), VersionState::Ready).await;
     assert_eq!(by_customer(&other, 400).await, first, "another replica of the same store");
+
+    drop(other);
+    let server = restarted(server, &["--poll-interval=20ms"]).await;
+    assert_eq!(by_customer(&server, 400).await, first, "the same server, started anew");
 
     sets(&server, shares(50.0, 10.0)).await;
     let second = by_customer(&server, 400).await;
@@ -128,8 +140,37 @@ async fn rules_look_at_attributes_and_metadata_before_any_share_in_both_dialects
     assert_eq!((beta.number, beta.reason), (3, RouteReason::Rule));
     let nobody = ask(&mut client, &[("tenant", "Acme")], &[("x-beta", "no")]).await.expect("an answer");
     assert_eq!((nobody.number, nobody.variant.as_str(), nobody.reason), (3, "all", RouteReason::Draw));
+
     let known = ask(&mut client, &[], &[("x-customer", "c-1")]).await.expect("an answer");
     assert_eq!((known.number, known.reason), (3, RouteReason::Sticky));
+
+    let plain = || {
+        let mut request = oip::ModelInferRequest { model_name: ADDER.into(), ..Default::default() };
+        rows(1).into_oip(&mut request, Form::Raw);
+        request
+    };
+    let beta = |message| {
+        let mut request = call(message);
+        request.metadata_mut().insert("x-beta", "yes".parse().expect("a value"));
+        request
+    };
+    let answer = server.oip().await.model_infer(beta(plain())).await.expect("an answer").into_inner();
+    assert_eq!(answer.model_version, version(3), "by metadata");
+
+    // A stream is older than the rule that its next message is given by.
+    let (questions, asked) = tokio::sync::mpsc::channel(4);
+    let mut streamed = call(tokio_stream::wrappers::ReceiverStream::new(asked));
+    streamed.metadata_mut().insert("x-late", "yes".parse().expect("a value"));
+    let mut answers = server.oip().await.model_stream_infer(streamed).await.expect("a stream").into_inner();
+    questions.send(plain()).await.expect("it is open");
+    let answered = |answer: Option<oip::ModelStreamInferResponse>| {
+        answer.and_then(|answer| answer.infer_response).expect("an answer")
+    };
+    assert_eq!(answered(answers.message().await.expect("it is open")).model_version, version(3));
+    let late = vec![rule("tenant", "", &["acme"], 2), rule("", "x-late", &["yes"], 2)];
+    sets(&server, Traffic { rules: late, variants: vec![variant("all", 3, 100.0)], ..Default::default() }).await;
+    questions.send(plain()).await.expect("it is open");
+    assert_eq!(answered(answers.message().await.expect("it is open")).model_version, version(2));
 
     let mut request = oip::ModelInferRequest { model_name: ADDER.into(), ..Default::default() };
     rows(1).into_oip(&mut request, Form::Raw);
@@ -163,4 +204,33 @@ async fn stable_stands_in_for_what_is_not_ready_and_says_so() {
     })
     .await;
     assert_eq!((answered.variant.as_str(), answered.degraded.len()), ("canary", 0));
+}
+
+#[tokio::test]
+async fn what_is_asked_twice_is_made_once_and_an_edit_goes_on_from_what_was_decided_last() {
+    let server = Server::start(adders(1..=2), &[]).await;
+    pins(&server, 1).await;
+    let asked = |id: &str| Some(Asked { request_id: id.into(), ..Default::default() });
+    let traffic = |weight| Some(Traffic { variants: vec![variant("canary", 2, weight)], ..Default::default() });
+    let mut admin = server.admin().await;
+    let mut set = async |weight, id| {
+        let request = SetRouteRequest { model: ADDER.into(), traffic: traffic(weight), asked: asked(id) };
+        admin.set_route(call(request)).await.map(tonic::Response::into_inner)
+    };
+    let first = set(5.0, "one").await.expect("it is right");
+    let again = set(5.0, "one").await.expect("it is right");
+    assert_eq!((again.revision, again.repeated), (first.revision, true));
+    let other = set(6.0, "one").await.expect_err("another change");
+    assert_eq!(crate::harness::reason(&other), "REQUEST_ID_REUSED");
+    // The next one waits for a version that never comes, and the command edits upon it all the same.
+    let text = format!("revision: {}\nstable: 1.0.9\n", first.revision + 1);
+    std::fs::write(server.store.path().join(ADDER).join("route.yaml"), text).expect("a file");
+    eventually("the other route is known", PATIENCE, async || {
+        let route = server.describe(ADDER).await.route.expect("it is shown");
+        (route.latest_revision == first.revision + 1 && !route.pending.is_empty()).then_some(())
+    })
+    .await;
+    crate::commands::succeeds(&server, &["route", ADDER, "--variant=canary=1.0.2:7", "--no-wait"], "");
+    let shown = server.describe(ADDER).await.route.expect("it is shown");
+    assert_eq!(shown.history[0].change, "route canary=1.0.2:7");
 }

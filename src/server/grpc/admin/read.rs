@@ -51,6 +51,7 @@ fn route(model: &ModelEntry) -> Route {
         pending: pending(model).unwrap_or_default(),
         history: latest.history.iter().rev().map(change).collect(),
         traffic: Some(traffic::written(model)),
+        latest_revision: model.known_revision(),
     }
 }
 

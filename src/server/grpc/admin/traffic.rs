@@ -35,9 +35,9 @@ pub fn read(traffic: Traffic) -> Result<Sharing> {
     })
 }
 
-/// What holds on this replica.
+/// What was decided last, whether it holds here already or not.
 pub fn written(model: &ModelEntry) -> Traffic {
-    let route = &model.route;
+    let route = model.pending.as_ref().map_or(&model.route, |pending| &pending.route);
     let variant = |variant: &model::Variant| Variant {
         name: variant.name.clone(),
         version: variant.version.to_string(),
@@ -68,7 +68,10 @@ fn stood_in_for(model: &ModelEntry, variant: &str) -> String {
     match arm.map(|arm| &arm.standing) {
         Some(Standing::Answers(_, model::Fit::All)) => String::new(),
         Some(Standing::Answers(_, model::Fit::NamedFeatures)) => {
-            "for tensors: it answers named features alone, for it has other columns than stable".to_owned()
+            "where tensors come: it answers named features alone, for it has other columns than stable".to_owned()
+        }
+        Some(Standing::Answers(_, model::Fit::Tensors)) => {
+            "where named features come: it answers tensors alone, for stable takes rows that it does not".to_owned()
         }
         Some(Standing::Incompatible(error)) => error.message().to_owned(),
         Some(Standing::Unready) | None => "its version is not ready here".to_owned(),
