@@ -182,6 +182,7 @@ fn answer_of(command: &str) -> Option<Answer> {
         ("sconce promote momentum-lstm 1.1.0", Answer::Says("stable 1.1.0, and it holds")),
         ("sconce rollback", Answer::Says("stable 1.0.0, and it holds")),
         ("sconce route momentum-lstm", Answer::Says("and it holds")),
+        ("sconce experiment", Answer::Says("canary 1.1.0 beside stable")),
         ("sconce.v1.Admin/SetRoute", Answer::Says("SETTLED_READY")),
         ("sconce unpin", Answer::Says("stable latest, and it holds")),
         ("sconce disable", Answer::Says("and it holds")),
