@@ -91,7 +91,8 @@ fn lay_out(store: &Path) -> Result<()> {
         }
         fs::write(store.join(model).join("model.yaml"), "versions: all\n")?;
     }
-    let variants = (2..=VERSIONS).map(|version| format!("- {{name: v{version}, version: {version}, weight: 20}}\n"));
+    let variants =
+        (2..=VERSIONS).map(|version| format!("- {{name: variant-{version}, version: {version}, weight: 20}}\n"));
     let route = format!("stable: 1.0.0\nsticky: {{attribute: customer}}\nvariants:\n{}", variants.collect::<String>());
     Ok(fs::write(store.join(SHARED).join("route.yaml"), route)?)
 }
@@ -153,7 +154,7 @@ fn report(args: &Args, [plain, shared]: [f64; 2]) -> Result<()> {
     let mut verdicts = verdicts::Verdicts::default();
     verdicts.at_most("microseconds a pick", "four variants, sticky", shared / 1e3, SHARED_MICROS_MAX);
     let text = format!(
-        "\n### Routing · {} · {} · {} · {}\n\nFinding out who answers takes {plain:.0} ns where nobody shares the traffic and {shared:.0} ns with four \
+        "\n## Routing · {} · {} · {} · {}\n\nFinding out who answers takes {plain:.0} ns where nobody shares the traffic and {shared:.0} ns with four \
          variants and a sticky key: {:.0} ns more.\n{}",
         humantime::format_rfc3339_seconds(std::time::SystemTime::now())
             .to_string()
