@@ -80,10 +80,16 @@ impl S3 {
         }
         let dir = tempfile::Builder::new().prefix("sconce-s3-").tempdir().expect("a folder");
         std::fs::create_dir_all(dir.path().join("data").join(BUCKET)).expect("a folder");
-        let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-        let mut s3 = Self { dir, port: free.expect("a port").port(), running: None };
-        s3.resume().await;
-        Some(s3)
+        let mut s3 = Self { dir, port: 0, running: None };
+        // A port that is free here may be taken by another test before the server binds it.
+        for _ in 0..5 {
+            let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+            s3.port = free.expect("a port").port();
+            if s3.listens().await {
+                return Some(s3);
+            }
+        }
+        panic!("versitygw ends as soon as it is started, on five ports");
     }
 
     pub fn port(&self) -> u16 {
@@ -100,8 +106,13 @@ impl S3 {
 
     /// Starts it again over what it held.
     pub async fn resume(&mut self) {
+        assert!(self.listens().await, "versitygw does not start again");
+    }
+
+    /// Whether it came up; it did not if it ended instead.
+    async fn listens(&mut self) -> bool {
         let log = std::fs::File::options().create(true).append(true).open(self.dir.path().join("log"));
-        let child = Command::new(program().expect("found before"))
+        let mut child = Command::new(program().expect("found before"))
             .args(["--access", ACCESS, "--secret", SECRET, "--port", &format!("127.0.0.1:{}", self.port), "posix"])
             .arg(self.dir.path().join("data"))
             .stdin(Stdio::null())
@@ -109,10 +120,19 @@ impl S3 {
             .stderr(Stdio::null())
             .spawn()
             .expect("versitygw starts");
-        let guard = Guard::of(child.id(), self.dir.path());
-        self.running = Some((child, guard));
-        eventually("the S3 server listens", PATIENCE, async || TcpStream::connect(("127.0.0.1", self.port)).await.ok())
-            .await;
+        let mut guard = Guard::of(child.id(), self.dir.path());
+        let listens = eventually("the S3 server listens", PATIENCE, async || {
+            let ended = child.try_wait().expect("it is ours").is_some();
+            let connected = !ended && TcpStream::connect(("127.0.0.1", self.port)).await.is_ok();
+            (ended || connected).then_some(connected)
+        })
+        .await;
+        if listens {
+            self.running = Some((child, guard));
+        } else {
+            guard.disarm();
+        }
+        listens
     }
 
     /// The requests so far: method and path.
