@@ -17,6 +17,7 @@ mod padding;
 mod pattern;
 mod plan;
 mod request;
+mod rollout;
 mod route;
 mod rows;
 mod scaling;
@@ -46,6 +47,7 @@ pub use request::{
     Answer, CacheUse, Contents, Data, Metadata, Parameter, Parameters, PredictRequest, Priority, RouteReason, Row,
     Select, Served, Table, TensorInput, Timing, Value, length_prefixed,
 };
+pub use rollout::{Pause, Phase, Rollout, Ruled, StageBegun, since_epoch};
 pub use route::{Disabled, HISTORY_MAX, LABELS_MAX, Route, RouteChange, Stable, check_label};
 pub use settings::{Origin, Setting, settings, settings_of_version};
 pub use signature::{Bound, Signature, TensorSpec};

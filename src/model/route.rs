@@ -11,7 +11,7 @@ use std::{
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::{
-    Rule, Shadow, Sticky, Variant, Version, parse_yaml,
+    Rollout, Rule, Shadow, Sticky, Variant, Version, parse_yaml,
     variants::{RULES_MAX, SHADOWS_MAX, Source, check_variants},
 };
 use crate::error::{Error, Result};
@@ -42,6 +42,9 @@ pub struct Route {
     /// Versions that are asked as well, and whose answers nobody gets.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub shadow: Vec<Shadow>,
+    /// The last version that came, or comes, to stable step by step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<Rollout>,
     /// Names for versions.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, Version>,
@@ -114,7 +117,8 @@ impl Route {
         for label in route.labels.keys() {
             check_label(label).map_err(|error| wrong(error.to_string()))?;
         }
-        route.check_traffic().map_err(|error| wrong(error.message().to_owned()))?;
+        let checked = route.check_traffic().and_then(|()| route.rollout.iter().try_for_each(Rollout::check));
+        checked.map_err(|error| wrong(error.message().to_owned()))?;
         // Others count on from it.
         let numbers = [route.revision.unwrap_or(0), route.reloads];
         if numbers.iter().any(|number| *number > COUNT_MAX) {
@@ -145,8 +149,14 @@ impl Route {
     /// Whether `latest` is not to be that one: it was rejected, or it is still being tried beside stable.
     pub fn passes_over(&self, version: Version) -> bool {
         self.rejected.contains(&version)
+            || self.running().is_some_and(|rollout| rollout.version == version)
             || self.variants.iter().any(|variant| variant.version == version)
             || self.shadow.iter().any(|shadow| shadow.version == version)
+    }
+
+    /// The rollout that is on its way.
+    pub fn running(&self) -> Option<&Rollout> {
+        self.rollout.as_ref().filter(|rollout| rollout.is_running())
     }
 
     /// What it looks for in the metadata of calls.
@@ -179,7 +189,8 @@ impl Route {
         let variants = self.variants.iter().map(|variant| variant.version);
         let others = self.rules.iter().map(|rule| rule.version).chain(self.shadow.iter().map(|shadow| shadow.version));
         let decided = stable.into_iter().chain(previous).chain(labels).chain(self.load.iter().copied());
-        decided.chain(variants).chain(others).collect()
+        let tried = self.running().map(|rollout| rollout.version);
+        decided.chain(variants).chain(others).chain(tried).collect()
     }
 }
 

@@ -5,11 +5,12 @@ use std::{
     fmt,
 };
 
+use super::course::{self, Judged, Moment};
 use crate::{
     error::{Code, Error, Result},
     model::{
-        HISTORY_MAX, LABELS_MAX, Route, RouteChange, Rule, Shadow, Slots, Stable, Sticky, Variant, Version, allot,
-        check_label, slot_of, slots_by_weight,
+        HISTORY_MAX, LABELS_MAX, Phase, Plan, Route, RouteChange, Rule, Shadow, Slots, Stable, Sticky, Variant,
+        Version, allot, check_label, slot_of, slots_by_weight,
     },
 };
 
@@ -28,6 +29,14 @@ pub enum Change {
     },
     /// Who shares the traffic with stable, all of it.
     SetRoute(Box<Sharing>),
+    /// Brings a version to stable, by plan.
+    Deploy(Version, Box<Plan>),
+    /// Of the rollout that is on its way.
+    Pause,
+    Resume,
+    Abort,
+    /// What became of it.
+    Judged(Box<Judged>),
     /// Loads a version that model.yaml does not select.
     Load(Version),
     /// Takes that back.
@@ -75,9 +84,24 @@ const TEXT_BYTES_MAX: usize = 1024;
 
 impl Change {
     /// The route with the change made, without its history.
-    fn edit(&self, route: &Route, known: Known, asked: &Asked) -> Result<Route> {
+    fn edit(&self, route: &Route, known: Known, asked: &Asked, moment: &Moment) -> Result<Route> {
         let mut next = route.clone();
+        let tried = route.running().map(|rollout| (rollout.version, rollout.control));
         match self {
+            Change::Promote(version) if tried.is_some_and(|(tried, _)| tried == *version) => {
+                course::promote(&mut next, moment)?;
+            }
+            Change::Rollback(wanted) if tried.is_some_and(|(_, control)| wanted.is_none_or(|to| to == control)) => {
+                course::roll_back(&mut next, moment)?;
+            }
+            Change::Promote(_) | Change::Rollback(_) | Change::Unpin | Change::SetRoute(_) if tried.is_some() => {
+                course::refuse_beside(route)?;
+            }
+            Change::Deploy(version, plan) => course::deploy(&mut next, known, *version, plan, moment)?,
+            Change::Pause => course::pause(&mut next, &asked.reason, moment)?,
+            Change::Resume => course::resume(&mut next, moment)?,
+            Change::Abort => course::abort(&mut next, moment)?,
+            Change::Judged(judged) => course::carry_out(&mut next, judged, moment)?,
             Change::Promote(version) => {
                 let before = stable_of(route, known);
                 next.rejected.remove(version);
@@ -98,6 +122,10 @@ impl Change {
                 if let Some(left) = left {
                     take_out(&mut next, left);
                     next.rules.retain(|rule| rule.version != left);
+                }
+                // It came to stable step by step, and that is over.
+                if let Some(rollout) = next.rollout.as_mut().filter(|rollout| Some(rollout.version) == left) {
+                    rollout.phase = Phase::RolledBack;
                 }
             }
             Change::Unpin => next.stable = Stable::Latest,
@@ -138,13 +166,15 @@ impl Change {
         time: String,
     ) -> Result<Option<Route>> {
         check_texts(asked)?;
-        let mut next = self.edit(route, known, asked)?;
+        let moment = Moment { revision: revision + 1, time };
+        let mut next = self.edit(route, known, asked, &moment)?;
         if next == *route {
             return Ok(None);
         }
-        next.revision = Some(revision + 1);
+        let Moment { revision, time } = moment;
+        next.revision = Some(revision);
         next.history.push(RouteChange {
-            revision: revision + 1,
+            revision,
             time,
             change: self.to_string(),
             stable: next.stable,
@@ -183,6 +213,14 @@ impl fmt::Display for Change {
                 remove.iter().try_for_each(|label| write!(f, " -{label}"))
             }
             Change::SetRoute(sharing) => sharing.fmt(f),
+            Change::Deploy(version, plan) => {
+                let text = serde_json::to_vec(plan).unwrap_or_default();
+                write!(f, "deploy {version} plan#{}", &blake3::hash(&text).to_hex()[..8])
+            }
+            Change::Pause => f.write_str("pause"),
+            Change::Resume => f.write_str("resume"),
+            Change::Abort => f.write_str("abort"),
+            Change::Judged(judged) => judged.fmt(f),
             Change::Load(version) => write!(f, "load {version}"),
             Change::Unload(version) => write!(f, "unload {version}"),
             Change::Disable => f.write_str("disable"),
@@ -204,7 +242,7 @@ impl Sharing {
 
     /// A variant that was there keeps its slots. What is new begins somewhere else for each version, so that it is not always the
     /// same callers who try what is new. INVALID_ROUTE says what is wrong.
-    fn put_into(&self, route: &mut Route, stable: Option<Version>) -> Result<()> {
+    pub(super) fn put_into(&self, route: &mut Route, stable: Option<Version>) -> Result<()> {
         if let Some(stable) = stable.filter(|stable| self.tries(*stable)) {
             let message =
                 format!("version {stable} is stable and cannot be tried beside itself; promote another first");
@@ -266,7 +304,7 @@ impl fmt::Display for Sharing {
 }
 
 /// What becomes stable shares nothing with itself, and what was rejected with nobody.
-fn take_out(route: &mut Route, version: Version) {
+pub fn take_out(route: &mut Route, version: Version) {
     route.variants.retain(|variant| variant.version != version);
     route.shadow.retain(|shadow| shadow.version != version);
 }
@@ -286,7 +324,7 @@ pub fn repeat_of<'a>(route: &'a Route, change: &Change, asked: &Asked) -> Result
     }
 }
 
-fn stable_of(route: &Route, known: Known) -> Option<Version> {
+pub fn stable_of(route: &Route, known: Known) -> Option<Version> {
     match route.stable {
         Stable::Pinned(version) => Some(version),
         Stable::Latest => known.answering,

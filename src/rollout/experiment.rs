@@ -211,7 +211,7 @@ fn sample_ratio(counts: &Counts, route: &Route, revision: u64, stable: Version) 
     Some(p_value(ratio_mismatch(&seen, &expected)))
 }
 
-fn sum<'a>(tallies: impl Iterator<Item = &'a Tally>) -> Tally {
+pub fn sum<'a>(tallies: impl Iterator<Item = &'a Tally>) -> Tally {
     tallies.fold(Tally::default(), |mut sum, tally| {
         sum.merge(tally);
         sum
@@ -226,7 +226,7 @@ fn ratio(one: Option<f64>, other: Option<f64>) -> Option<f64> {
 // === impl VariantReport ===
 
 impl VariantReport {
-    fn of(name: &str, version: Version, weight: f64, tally: &Tally) -> Self {
+    pub fn of(name: &str, version: Version, weight: f64, tally: &Tally) -> Self {
         let (latency, outcomes) = (&tally.latency, &tally.outcomes);
         let mean = |moments: &crate::monitor::Moments| (moments.count > 0).then_some(moments.mean);
         Self {

@@ -266,6 +266,20 @@ fn below(log_e: f64, level: f64) -> String {
     format!("p = {} < {}", words::p_value(p_value(log_e)), words::p_value(level))
 }
 
+// === impl Decision ===
+
+impl Decision {
+    /// As it stands in route.yaml, in metrics and in what the webhook is told.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Decision::Advance => "advance",
+            Decision::Hold => "hold",
+            Decision::RollBack => "roll_back",
+            Decision::Halt => "halt",
+        }
+    }
+}
+
 // === impl Ruling ===
 
 impl Ruling {

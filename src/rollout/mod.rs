@@ -7,15 +7,21 @@
 
 mod change;
 pub mod counts;
+mod course;
 pub mod experiment;
 pub mod judge;
 mod metric;
 mod operator;
+mod progress;
 mod replica;
 pub mod statistics;
+mod told;
 mod words;
 
 pub use change::{Asked, Change, Sharing};
 pub use counts::Counts;
+pub use course::CANARY;
 pub use operator::{Operator, Settled, Written};
+pub use progress::Progress;
 pub use replica::{name as replica_name, report};
+pub use told::event;

@@ -274,7 +274,10 @@ fn check_fit(entry: &ModelEntry, sharing: &Sharing) -> Result<()> {
 /// The versions that must be there.
 fn named(change: &Change) -> Vec<Version> {
     match change {
-        Change::Promote(version) | Change::Rollback(Some(version)) | Change::Load(version) => vec![*version],
+        Change::Promote(version)
+        | Change::Rollback(Some(version))
+        | Change::Load(version)
+        | Change::Deploy(version, _) => vec![*version],
         Change::SetLabels { set, .. } => set.values().copied().collect(),
         Change::SetRoute(sharing) => sharing.versions().collect(),
         _ => vec![],
@@ -282,7 +285,7 @@ fn named(change: &Change) -> Vec<Version> {
 }
 
 fn must_serve(change: &Change) -> bool {
-    matches!(change, Change::Promote(_) | Change::Rollback(_) | Change::SetRoute(_))
+    matches!(change, Change::Promote(_) | Change::Rollback(_) | Change::SetRoute(_) | Change::Deploy(..))
 }
 
 /// What a waiting caller is told; `Err` says what is still waited for.

@@ -11,7 +11,7 @@ use tonic::Request;
 use crate::{
     error::{Error, Result},
     model::Version,
-    rollout::{self, Change, Written},
+    rollout::{self, Change},
     server::{
         call::panicked,
         control::Control,
@@ -23,7 +23,6 @@ use crate::{
             UnpinRequest,
         },
     },
-    telemetry::events::{Event, Kind},
 };
 
 /// A message that asks for a change of one model's route.
@@ -76,7 +75,7 @@ pub async fn carry_out(control: &Control, mut phases: Phases, order: Order) -> R
         async move {
             let written = control.operator.change(&model, change.clone(), asked.clone()).await?;
             if !written.repeated && !written.time.is_empty() {
-                control.events.tell(event(&model, &change, &asked, &written));
+                control.events.tell(rollout::event(&model, &change, &asked, &written));
             }
             Ok(written)
         }
@@ -128,29 +127,6 @@ fn told(settled: rollout::Settled) -> (Settled, String) {
         rollout::Settled::Ready => (Settled::Ready, String::new()),
         rollout::Settled::Failed(error) => (Settled::Failed, format!("{}: {error}", error.reason())),
         rollout::Settled::Pending(why) => (Settled::Pending, why),
-    }
-}
-
-fn event(model: &str, change: &Change, asked: &rollout::Asked, written: &Written) -> Event {
-    let (kind, version) = match change {
-        Change::Promote(version) => (Kind::Promoted, Some(*version)),
-        Change::Rollback(_) => (Kind::RolledBack, written.awaits.first().copied()),
-        Change::Unpin => (Kind::Unpinned, None),
-        Change::SetLabels { .. } => (Kind::LabelsSet, None),
-        Change::SetRoute(_) => (Kind::RouteSet, None),
-        Change::Load(version) => (Kind::LoadAsked, Some(*version)),
-        Change::Unload(version) => (Kind::UnloadAsked, Some(*version)),
-        Change::Disable => (Kind::ModelDisabled, None),
-        Change::Enable => (Kind::ModelEnabled, None),
-        Change::Reload => (Kind::ReloadAsked, None),
-    };
-    Event {
-        version: version.map(|version| version.to_string()).unwrap_or_default(),
-        revision: written.revision,
-        message: asked.reason.clone(),
-        caller: asked.caller.clone(),
-        request_id: asked.request_id.clone(),
-        ..Event::of_model(kind, model)
     }
 }
 
