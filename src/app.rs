@@ -2,6 +2,8 @@
 //!
 //! Two planes: the cores (`runtime`) answer requests; one small runtime of its own, made here, does everything else.
 
+mod files;
+
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -10,17 +12,18 @@ use std::{
 };
 
 use anyhow::Context as _;
-use sha2::{Digest, Sha256};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
     task::JoinHandle,
 };
 
+use files::{id_key, webhook, write_ports};
+
 use crate::{
     catalog::{self, Catalog, Snapshot},
     config::{Config, Listening, Routes, Source},
-    engine::{Engine, IdKey},
+    engine::Engine,
     error::{Code, Error},
     lifecycle::{self, Lifecycle},
     model::{ModelName, Version},
@@ -43,7 +46,6 @@ const ANNOUNCE_AFTER: Duration = Duration::from_secs(60);
 /// A store that does not answer holds up nobody's end.
 const STATUS_REMOVED_WITHIN: Duration = Duration::from_secs(2);
 const COUNTS_WRITTEN_WITHIN: Duration = Duration::from_secs(5);
-const ID_KEY_BYTES_MIN: usize = 16;
 
 /// Serves until a signal says stop. `announce` is called once, when the models are ready or finally failed.
 pub fn serve(config: Config, level: Level, announce: impl FnOnce(&Snapshot, Listening)) -> anyhow::Result<()> {
@@ -102,8 +104,19 @@ async fn serve_here(config: Config, level: Level, announce: impl FnOnce(&Snapsho
     let events = Events::new(&replica);
     let place = notes(&config, &store);
     let counts = Counts::new(engine, scoreboard.clone(), place.clone(), &*replica, metrics.clone());
+    let operator = Operator::new(records(&config, &store), catalog.clone(), refresh);
+    let controller = rollout::Controller {
+        operator: operator.clone(),
+        counts: counts.clone(),
+        scoreboard: scoreboard.clone(),
+        catalog: catalog.clone(),
+        events: events.clone(),
+        metrics: metrics.clone(),
+        webhook: webhook(&config)?,
+        replica: replica.clone(),
+    };
     let control = Control {
-        operator: Operator::new(records(&config, &store), catalog.clone(), refresh),
+        operator,
         counts: counts.clone(),
         events: events.clone(),
         level,
@@ -118,7 +131,7 @@ async fn serve_here(config: Config, level: Level, announce: impl FnOnce(&Snapsho
         runtime.clone(),
         lifecycle::Told { metrics, scoreboard, events: events.clone() },
     )?;
-    let writers = Writers::start(&catalog, place, replica, counts);
+    let writers = Writers::start(&catalog, place, replica, counts, controller);
     if let Some(file) = &config.listen.ports_file {
         write_ports(file, ports)?;
     }
@@ -312,31 +325,6 @@ fn listening(config: &Config, ports: Ports) -> Listening {
     }
 }
 
-/// The first 16 bytes of the file's sha256, so that any secret of enough length will do.
-fn id_key(config: &Config) -> anyhow::Result<IdKey> {
-    let Some(file) = &config.telemetry.prediction_id_key_file else {
-        return Ok(IdKey::random()?);
-    };
-    let secret = std::fs::read(file).with_context(|| format!("prediction_id_key_file {}", file.display()))?;
-    let secret = secret.trim_ascii();
-    anyhow::ensure!(
-        secret.len() >= ID_KEY_BYTES_MIN,
-        "prediction_id_key_file {}: {} bytes, at least {ID_KEY_BYTES_MIN} are needed; `head -c 32 /dev/urandom | base64` makes one",
-        file.display(),
-        secret.len()
-    );
-    let digest: [u8; 32] = Sha256::digest(secret).into();
-    Ok(IdKey::new(digest.first_chunk().copied().context("a digest has 32 bytes")?))
-}
-
-/// Whole or not at all: whoever waits for the file reads it as soon as it is there.
-fn write_ports(file: &Path, ports: Ports) -> anyhow::Result<()> {
-    let mut beside = PathBuf::from(file);
-    beside.as_mut_os_string().push(".tmp");
-    let written = std::fs::write(&beside, serde_json::to_string(&ports)? + "\n");
-    written.and_then(|()| std::fs::rename(&beside, file)).with_context(|| format!("ports_file {}", file.display()))
-}
-
 /// What this replica writes beside the routes while it serves.
 struct Writers {
     end: watch::Sender<()>,
@@ -353,11 +341,18 @@ struct Stop {
 // === impl Writers ===
 
 impl Writers {
-    fn start(catalog: &Catalog, place: Records, replica: String, counts: Counts) -> Self {
+    fn start(
+        catalog: &Catalog,
+        place: Records,
+        replica: String,
+        counts: Counts,
+        controller: rollout::Controller,
+    ) -> Self {
         let (end, ended) = watch::channel(());
         let until = |mut ended: watch::Receiver<()>| async move { while ended.changed().await.is_ok() {} };
         let status = tokio::spawn(rollout::report(catalog.clone(), place, replica, until(ended.clone())));
-        let counts = tokio::spawn(counts.keep(until(ended)));
+        let counts = tokio::spawn(counts.keep(until(ended.clone())));
+        tokio::spawn(controller.run(until(ended)));
         Self { end, status, counts }
     }
 

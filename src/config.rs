@@ -234,6 +234,9 @@ pub struct TelemetryConfig {
     /// The key of the prediction ids' checksum, the same on all replicas (default: one of this process's own)
     #[arg(long, value_name = "FILE")]
     pub prediction_id_key_file: Option<PathBuf>,
+    /// A file with the URL that each verdict on a rollout is posted to, as JSON (default: none)
+    #[arg(long, value_name = "FILE")]
+    pub rollout_webhook_file: Option<PathBuf>,
 }
 
 /// What `ListenConfig` became once all ports were bound.

@@ -48,6 +48,9 @@ const VARIANT_UNREADY: &str = "variant_unready";
 /// The variant cannot answer what stable's callers ask: stable answers.
 const VARIANT_INCOMPATIBLE: &str = "variant_incompatible";
 
+/// This replica found that the variant fails: stable answers until the route says so, too.
+const VARIANT_TAKEN_OUT: &str = "variant_taken_out";
+
 const RETRY_WHILE_LOADING: Duration = Duration::from_secs(1);
 /// An operator disabled it, and an operator will enable it.
 const RETRY_WHILE_DISABLED: Duration = Duration::from_secs(10);
@@ -183,6 +186,9 @@ impl Caller<'_> {
 impl Arm {
     /// `Err` says why stable answers in its place.
     fn answers(&self, caller: &Caller<'_>) -> Result<&Arc<Servable>, &'static str> {
+        if self.cell.is_taken_out() {
+            return Err(VARIANT_TAKEN_OUT);
+        }
         match &self.standing {
             Standing::Answers(servable, Fit::All) => Ok(servable),
             Standing::Answers(servable, Fit::NamedFeatures) if caller.names_features => Ok(servable),

@@ -46,7 +46,7 @@ pub fn choose(traffic: &Traffic, answering: &Servable, request: &PredictRequest)
     let mut chosen: SmallVec<[Place; 1]> = SmallVec::new();
     for arm in &traffic.shadows {
         let Some(servable) = arm.servable.as_ref().filter(|_| arm.version != answering.version()) else { continue };
-        if fastrand::u16(..SLOTS as u16) >= arm.sample {
+        if arm.cell.is_taken_out() || fastrand::u16(..SLOTS as u16) >= arm.sample {
             continue;
         }
         let is_behind = answering.waiting() > BACKLOG_MAX || servable.waiting() > BACKLOG_MAX;

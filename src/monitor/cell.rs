@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -24,6 +24,8 @@ pub struct Cell {
     /// Of a shadow: how many requests are on their way to it, and how many bytes they hold.
     on_their_way: AtomicUsize,
     bytes_held: AtomicUsize,
+    /// The variant is to get nothing here, whatever the route says.
+    is_taken_out: AtomicBool,
     /// Rises with each change.
     changes: AtomicU64,
 }
@@ -78,6 +80,15 @@ impl Cell {
     /// Notes something about a shadow.
     pub fn compare(&self, note: impl FnOnce(&mut Compared)) {
         self.count_beside(|tally| note(&mut tally.compared));
+    }
+
+    /// From now on nobody asks it here; whether anybody might have until now.
+    pub fn take_out(&self) -> bool {
+        !self.is_taken_out.swap(true, Relaxed)
+    }
+
+    pub fn is_taken_out(&self) -> bool {
+        self.is_taken_out.load(Relaxed)
     }
 
     /// Counts on from there.

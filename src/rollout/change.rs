@@ -109,25 +109,7 @@ impl Change {
                 next.previous = before.filter(|before| before != version).or(route.previous);
                 take_out(&mut next, *version);
             }
-            Change::Rollback(wanted) => {
-                let left = stable_of(route, known);
-                let earlier = || route.previous.filter(|previous| !route.rejected.contains(previous));
-                let target = wanted.or_else(earlier).or(known.below).filter(|target| Some(*target) != left);
-                let target = target.ok_or_else(nothing_before)?;
-                next.rejected.remove(&target);
-                next.rejected.extend(left);
-                next.stable = Stable::Pinned(target);
-                next.previous = None;
-                take_out(&mut next, target);
-                if let Some(left) = left {
-                    take_out(&mut next, left);
-                    next.rules.retain(|rule| rule.version != left);
-                }
-                // It came to stable step by step, and that is over.
-                if let Some(rollout) = next.rollout.as_mut().filter(|rollout| Some(rollout.version) == left) {
-                    rollout.phase = Phase::RolledBack;
-                }
-            }
+            Change::Rollback(wanted) => roll_back(&mut next, *wanted, route, known)?,
             Change::Unpin => next.stable = Stable::Latest,
             Change::SetLabels { set, remove } => {
                 for label in set.keys() {
@@ -303,6 +285,28 @@ impl fmt::Display for Sharing {
     }
 }
 
+/// To that version, or to the one before. The one that is left is rejected.
+fn roll_back(next: &mut Route, wanted: Option<Version>, route: &Route, known: Known) -> Result<()> {
+    let left = stable_of(route, known);
+    let earlier = || route.previous.filter(|previous| !route.rejected.contains(previous));
+    let target = wanted.or_else(earlier).or(known.below).filter(|target| Some(*target) != left);
+    let target = target.ok_or_else(nothing_before)?;
+    next.rejected.remove(&target);
+    next.rejected.extend(left);
+    next.stable = Stable::Pinned(target);
+    next.previous = None;
+    take_out(next, target);
+    if let Some(left) = left {
+        take_out(next, left);
+        next.rules.retain(|rule| rule.version != left);
+    }
+    // It came to stable step by step, and that is over.
+    if let Some(rollout) = next.rollout.as_mut().filter(|rollout| Some(rollout.version) == left) {
+        rollout.phase = Phase::RolledBack;
+    }
+    Ok(())
+}
+
 /// What becomes stable shares nothing with itself, and what was rejected with nobody.
 pub fn take_out(route: &mut Route, version: Version) {
     route.variants.retain(|variant| variant.version != version);
@@ -472,6 +476,10 @@ mod tests {
             (version(), 0u32..=100)
                 .prop_map(|(version, weight)| Change::SetRoute(Box::new(canary(version, weight.into())))),
             Just(Change::SetRoute(Box::default())),
+            version().prop_map(|version| Change::Deploy(version, Box::default())),
+            Just(Change::Pause),
+            Just(Change::Resume),
+            Just(Change::Abort),
         ]
     }
 
@@ -485,7 +493,7 @@ mod tests {
             let mut revision = 0;
             for change in changes {
                 let known = Known { answering, below: None };
-                let done = change.apply(&route, revision, known, &Asked::default(), "now".into());
+                let done = change.apply(&route, revision, known, &Asked::default(), "2026-01-01T00:00:00Z".into());
                 if let Ok(Some(next)) = done {
                     revision += 1;
                     prop_assert_eq!(next.revision, Some(revision));

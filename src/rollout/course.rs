@@ -39,7 +39,8 @@ pub struct Judged {
 pub fn deploy(next: &mut Route, known: Known, version: Version, plan: &Plan, moment: &Moment) -> Result<()> {
     plan.check()?;
     refuse_beside(next)?;
-    let Some(control) = stable_of(next, known) else {
+    let control = stable_of(next, known).filter(|control| !next.rejected.contains(control));
+    let Some(control) = control else {
         let message = format!("nothing is stable that version {version} could be compared with; promote it instead");
         return Err(refused("NO_STABLE_VERSION", message));
     };
@@ -241,5 +242,214 @@ impl fmt::Display for Judged {
             Decision::Halt => "stopped",
         };
         write!(f, "rollout {}: {} {done}", self.version, self.phase)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        model::ShadowStage,
+        rollout::change::{Asked, Change},
+    };
+
+    fn v(major: u64) -> Version {
+        Version::new(major, 0, 0)
+    }
+
+    fn plan() -> Plan {
+        Plan { steps: vec![5.0, 50.0, 100.0], shadow: Some(ShadowStage::default()), ..Plan::default() }
+    }
+
+    const KNOWN: Known = Known { answering: Some(Version::new(1, 0, 0)), below: None };
+
+    fn tried(route: &Route, change: Change, minute: u64) -> Result<Option<Route>> {
+        let time = format!("2026-01-01T{:02}:{:02}:00Z", minute / 60, minute % 60);
+        change.apply(route, route.revision.unwrap_or(0), KNOWN, &Asked::default(), time)
+    }
+
+    fn after(route: &Route, change: Change, minute: u64) -> Route {
+        tried(route, change, minute).expect("it may be done").expect("it changes something")
+    }
+
+    fn refused(route: &Route, change: Change) -> &'static str {
+        tried(route, change, 0).expect_err("it may not be done").reason()
+    }
+
+    fn judged(route: &Route, decision: Decision, rule: &'static str) -> Change {
+        let rollout = route.rollout.as_ref().expect("there is one");
+        let verdict = Verdict { decision, rule, message: format!("because of {rule}"), exposure: 17 };
+        Change::Judged(Box::new(Judged {
+            version: rollout.version,
+            began: rollout.began,
+            phase: rollout.phase,
+            verdict,
+        }))
+    }
+
+    fn deployed() -> Route {
+        after(&Route::default(), Change::Deploy(v(2), Box::new(plan())), 0)
+    }
+
+    fn rollout(route: &Route) -> &Rollout {
+        route.rollout.as_ref().expect("there is one")
+    }
+
+    /// Each state is read back from its own YAML, as every replica does.
+    fn advanced(mut route: Route, times: u64) -> Route {
+        for minute in 1..=times {
+            let change = judged(&route, Decision::Advance, "passed");
+            route = Route::parse(&after(&route, change, minute).to_yaml()).expect("as it was written");
+            if let Some(rollout) = route.running() {
+                assert!(is_as_written(&route, rollout), "{route:?}");
+            }
+        }
+        route
+    }
+
+    #[test]
+    fn a_good_version_goes_all_the_way() {
+        let begun = deployed();
+        assert_eq!((begun.stable, rollout(&begun).phase), (Stable::Pinned(v(1)), Phase::Gates));
+        assert_eq!(
+            (begun.named(), begun.passes_over(v(2))),
+            ([v(1), v(2)].into(), true),
+            "it is loaded and answers nobody"
+        );
+        assert!(begun.history[0].change.starts_with("deploy 2.0.0 plan#"));
+        let shadowed = advanced(begun, 1);
+        assert_eq!((shadowed.shadow.len(), shadowed.variants.len()), (1, 0));
+        let first = advanced(shadowed.clone(), 1);
+        assert_eq!((first.shadow.len(), first.variants[0].weight, first.variants[0].slots.len()), (0, 5.0, 500));
+        let second = advanced(first.clone(), 1);
+        assert_eq!((second.variants[0].weight, second.variants[0].slots.len()), (50.0, 5000));
+        assert!(first.variants[0].slots.iter().all(|slot| second.variants[0].slots.iter().any(|other| other == slot)));
+        let whole = advanced(second, 1);
+        assert_eq!((whole.variants[0].slots.len(), whole.stable), (10_000, Stable::Pinned(v(1))));
+        let done = advanced(whole, 1);
+        assert_eq!((done.stable, done.previous, done.variants.len()), (Stable::Pinned(v(2)), Some(v(1)), 0));
+        let stages: Vec<_> =
+            rollout(&done).stages.iter().map(|stage| (stage.revision, stage.phase, stage.share)).collect();
+        assert_eq!(
+            stages,
+            [
+                (2, Phase::Shadow, None),
+                (3, Phase::Step(0), Some(0.05)),
+                (4, Phase::Step(1), Some(0.5)),
+                (5, Phase::Step(2), Some(1.0)),
+                (6, Phase::Promoted, None),
+            ]
+        );
+        assert_eq!(done.history[5].change, "rollout 2.0.0: step 3 passed");
+        let back = after(&done, Change::Rollback(None), 9);
+        assert_eq!((back.stable, rollout(&back).phase), (Stable::Pinned(v(1)), Phase::RolledBack));
+    }
+
+    #[test]
+    fn a_bad_one_is_rejected_and_an_aborted_one_is_not() {
+        let first = advanced(deployed(), 2);
+        let verdict = judged(&first, Decision::RollBack, "error_rate");
+        let back = after(&first, verdict.clone(), 7);
+        assert_eq!((back.stable, back.variants.len(), back.rejected.contains(&v(2))), (Stable::Pinned(v(1)), 0, true));
+        let said = rollout(&back).verdict.as_ref().expect("a verdict");
+        assert_eq!((&*said.decision, &*said.rule, said.exposure), ("roll_back", "error_rate", 17));
+        assert_eq!(back.named(), [v(1)].into(), "its memory comes back");
+        assert_eq!(refused(&back, verdict), "NO_ROLLOUT");
+        let by_person = after(&first, Change::Rollback(None), 7);
+        assert_eq!((rollout(&by_person).phase, by_person.rejected.contains(&v(2))), (Phase::RolledBack, true));
+        let aborted = after(&first, Change::Abort, 7);
+        assert_eq!((rollout(&aborted).phase, aborted.rejected.is_empty()), (Phase::Aborted, true));
+        let again = after(&back, Change::Deploy(v(2), Box::new(plan())), 8);
+        assert!(again.rejected.is_empty() && again.running().is_some());
+    }
+
+    #[test]
+    fn whoever_judged_an_earlier_phase_moves_nothing() {
+        let first = advanced(deployed(), 2);
+        let late = judged(&first, Decision::Advance, "passed");
+        let second = after(&first, late.clone(), 5);
+        assert_eq!(refused(&second, late.clone()), "ROLLOUT_MOVED");
+        let anew = after(&after(&second, Change::Abort, 6), Change::Deploy(v(2), Box::new(plan())), 7);
+        assert_eq!(refused(&advanced(anew, 2), late), "ROLLOUT_MOVED", "another rollout of the same version");
+    }
+
+    #[test]
+    fn a_pause_holds_what_goes_on_and_not_what_goes_back() {
+        let first = advanced(deployed(), 2);
+        let paused = after(&first, Change::Pause, 10);
+        assert!(rollout(&paused).paused.is_some() && paused.variants == first.variants);
+        for decision in [Decision::Advance, Decision::Halt] {
+            assert_eq!(tried(&paused, judged(&paused, decision, "x"), 11).expect("no error"), None);
+        }
+        assert_eq!(rollout(&after(&paused, judged(&paused, Decision::RollBack, "x"), 11)).phase, Phase::RolledBack);
+        assert_eq!(tried(&paused, Change::Pause, 11).expect("no error"), None, "twice writes once");
+        let resumed = after(&paused, Change::Resume, 15);
+        assert_eq!((rollout(&resumed).paused_seconds, rollout(&resumed).paused_seconds_in_phase), (300, 300));
+        let second = after(&resumed, judged(&resumed, Decision::Advance, "passed"), 16);
+        assert_eq!((rollout(&second).paused_seconds, rollout(&second).paused_seconds_in_phase), (300, 0));
+    }
+
+    #[test]
+    fn who_resumes_knows_what_it_was_stopped_for() {
+        let first = advanced(deployed(), 2);
+        let late = after(&first, judged(&first, Decision::Halt, "max_duration"), 60);
+        assert_eq!(rollout(&late).paused.as_ref().map(|pause| &*pause.rule), Some("max_duration"));
+        let resumed = after(&late, Change::Resume, 90);
+        let (in_all, _) =
+            rollout(&resumed).lasted(since_epoch("2026-01-01T01:30:00Z").expect("a time")).expect("times");
+        assert_eq!(in_all.as_secs(), 0, "its time begins anew");
+        let uneven = after(&first, judged(&first, Decision::Halt, "sample_ratio"), 60);
+        let resumed = after(&uneven, Change::Resume, 90);
+        let shares: Vec<_> = rollout(&resumed).stages.iter().map(|stage| (stage.revision, stage.share)).collect();
+        assert_eq!(shares, [(2, None), (3, None), (5, Some(0.05))], "what comes from now on is");
+    }
+
+    #[test]
+    fn what_may_not_be_done_says_why() {
+        let deploy = |version| Change::Deploy(version, Box::default());
+        assert_eq!(refused(&Route::default(), deploy(v(1))), "ALREADY_STABLE");
+        let nobody = deploy(v(2)).apply(&Route::default(), 0, Known::default(), &Asked::default(), "".into());
+        assert_eq!(nobody.expect_err("nothing is stable").reason(), "NO_STABLE_VERSION");
+        let shared = Route::parse("stable: 1.0.0\nshadow: [{version: 2}]").expect("a route");
+        assert_eq!(refused(&shared, deploy(v(2))), "TRAFFIC_SHARED");
+        let bad = Plan { steps: vec![50.0], ..Plan::default() };
+        assert_eq!(refused(&Route::default(), Change::Deploy(v(2), Box::new(bad))), "INVALID_PLAN");
+        let running = advanced(deployed(), 2);
+        for change in [
+            deploy(v(3)),
+            Change::Promote(v(3)),
+            Change::Rollback(Some(v(3))),
+            Change::Unpin,
+            Change::SetRoute(Box::default()),
+        ] {
+            assert_eq!(refused(&running, change), "ROLLOUT_RUNNING");
+        }
+        assert_eq!(refused(&running, Change::Unload(v(2))), "VERSION_IN_USE");
+        for change in [Change::Pause, Change::Resume, Change::Abort] {
+            assert_eq!(refused(&Route::default(), change), "NO_ROLLOUT");
+        }
+        let now = after(&running, Change::Promote(v(2)), 30);
+        assert_eq!(
+            (now.stable, now.previous, rollout(&now).phase),
+            (Stable::Pinned(v(2)), Some(v(1)), Phase::Promoted)
+        );
+    }
+
+    #[test]
+    fn what_somebody_wrote_by_hand_is_noticed() {
+        let running = advanced(deployed(), 2);
+        let edits: [fn(&mut Route); 3] = [
+            |route| route.variants.clear(),
+            |route| route.variants[0].weight = 90.0,
+            |route| route.stable = Stable::Latest,
+        ];
+        for edit in edits {
+            let mut route = running.clone();
+            edit(&mut route);
+            assert!(!is_as_written(&route, rollout(&running)));
+        }
+        let labelled = Change::SetLabels { set: [("a".into(), v(1))].into(), remove: vec![] };
+        let labelled = after(&running, labelled, 40);
+        assert!(is_as_written(&labelled, rollout(&labelled)));
     }
 }

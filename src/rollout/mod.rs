@@ -6,9 +6,11 @@
 //! Inference service reports outcomes.
 
 mod change;
+mod controller;
 pub mod counts;
 mod course;
 pub mod experiment;
+mod gates;
 pub mod judge;
 mod metric;
 mod operator;
@@ -16,12 +18,15 @@ mod progress;
 mod replica;
 pub mod statistics;
 mod told;
+mod webhook;
 mod words;
 
 pub use change::{Asked, Change, Sharing};
+pub use controller::Controller;
 pub use counts::Counts;
 pub use course::CANARY;
 pub use operator::{Operator, Settled, Written};
 pub use progress::Progress;
 pub use replica::{name as replica_name, report};
 pub use told::event;
+pub use webhook::Webhook;

@@ -32,7 +32,7 @@ use std::{
 
 use crate::{error::Result, model::Patterns};
 
-pub use bucket::{Bucket, Etag, IfChanged, Object, PutOutcome};
+pub use bucket::{Bucket, Etag, IfChanged, Object, PutOutcome, install_tls};
 pub use layout::{ModelFolder, Stamp, StoreFile, StoreListing, TextFile, VersionFolder, Walk, platform_of};
 pub use location::Location;
 pub use record::{Note, Record, Records, Replaced, Tag};

@@ -17,7 +17,12 @@ use prometheus_client::{
 };
 
 pub use super::labels::Closed;
-use super::labels::{BatchLabels, CacheLabels, LoadLabels, OutcomeLabels, RefusedLabels, RequestLabels, VersionLabels};
+use super::{
+    buckets::{ages, rows, seconds, shares},
+    labels::{
+        BatchLabels, CacheLabels, LoadLabels, OutcomeLabels, RefusedLabels, RequestLabels, VerdictLabels, VersionLabels,
+    },
+};
 use crate::error::Code;
 
 /// All instruments of the process.
@@ -40,6 +45,7 @@ pub struct Metrics {
     loads: Family<LoadLabels, Counter>,
     refused: Family<RefusedLabels, Counter>,
     outcomes: Family<OutcomeLabels, Counter>,
+    rollout_verdicts: Family<VerdictLabels, Counter>,
     /// The versions that have series.
     versions: Mutex<HashMap<VersionLabels, Weak<VersionMetrics>>>,
     /// Open inference connections.
@@ -128,6 +134,7 @@ impl Metrics {
             loads: Family::default(),
             refused: Family::default(),
             outcomes: Family::default(),
+            rollout_verdicts: Family::default(),
             versions: Mutex::default(),
             connections: Gauge::default(),
             requests_in_flight: Gauge::default(),
@@ -169,13 +176,24 @@ impl Metrics {
             metrics.padding.clone(),
         );
         metrics.register_cache(&mut registry);
-        registry.register("model_loads", "Loads of versions by outcome", metrics.loads.clone());
-        registry.register("refused", "Calls refused at the edge by reason", metrics.refused.clone());
-        registry.register("outcomes", "Outcomes of predictions by what became of them", metrics.outcomes.clone());
-        registry.register("connections", "Open inference connections", metrics.connections.clone());
-        registry.register("requests_in_flight", "Calls being worked on", metrics.requests_in_flight.clone());
-        registry.register("panics", "Handlers that panicked", metrics.panics.clone());
+        metrics.register_control(&mut registry);
         Arc::new(Self { registry: Mutex::new(registry), ..metrics })
+    }
+
+    /// What is counted seldom.
+    fn register_control(&self, registry: &mut Registry) {
+        registry.register("model_loads", "Loads of versions by outcome", self.loads.clone());
+        registry.register("refused", "Calls refused at the edge by reason", self.refused.clone());
+        registry.register("outcomes", "Outcomes of predictions by what became of them", self.outcomes.clone());
+        let verdicts = self.rollout_verdicts.clone();
+        registry.register(
+            "rollout_verdicts",
+            "Verdicts that moved a rollout, by the replica that wrote them",
+            verdicts,
+        );
+        registry.register("connections", "Open inference connections", self.connections.clone());
+        registry.register("requests_in_flight", "Calls being worked on", self.requests_in_flight.clone());
+        registry.register("panics", "Handlers that panicked", self.panics.clone());
     }
 
     fn register_cache(&self, registry: &mut Registry) {
@@ -290,6 +308,10 @@ impl Metrics {
         self.outcomes.get_or_create(&OutcomeLabels { model: model.into(), result }).inc();
     }
 
+    pub fn rollout_verdict(&self, model: &str, decision: &'static str, rule: &'static str) {
+        self.rollout_verdicts.get_or_create(&VerdictLabels { model: model.into(), decision, rule }).inc();
+    }
+
     /// The OpenMetrics text.
     pub fn encode(&self) -> String {
         let mut text = String::new();
@@ -368,29 +390,6 @@ impl Default for CacheMetrics {
 
 fn cache_labels(VersionLabels { model, version }: &VersionLabels, result: &'static str) -> CacheLabels {
     CacheLabels { model: model.clone(), version: version.clone(), result }
-}
-
-/// 10 µs to 10 s, about three buckets a decade.
-fn seconds() -> Histogram {
-    Histogram::new([
-        10e-6, 25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 0.1, 0.25, 0.5, 1.0, 2.5,
-        5.0, 10.0,
-    ])
-}
-
-/// Tenths.
-fn shares() -> Histogram {
-    Histogram::new((0..10).map(|tenths| f64::from(tenths) / 10.0))
-}
-
-/// 1 ms to a day.
-fn ages() -> Histogram {
-    Histogram::new([1e-3, 10e-3, 0.1, 1.0, 10.0, 60.0, 300.0, 1800.0, 3600.0, 21_600.0, 86_400.0])
-}
-
-/// Powers of two to 1,024.
-fn rows() -> Histogram {
-    Histogram::new((0..=10).map(|power| f64::from(1 << power)))
 }
 
 #[cfg(test)]

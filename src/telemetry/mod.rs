@@ -1,5 +1,6 @@
 //! What operators see: metrics, logs and events. Knows nothing of what it measures.
 
+mod buckets;
 pub mod events;
 mod labels;
 pub mod logs;

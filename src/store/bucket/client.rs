@@ -58,7 +58,7 @@ pub(super) fn open(url: &str, variables: &Variables, requests: Arc<AtomicU64>) -
 }
 
 /// One TLS library for all clients of the process. Another part may have been first, which is as good.
-fn install_tls() {
+pub fn install_tls() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let _ = rustls::crypto::ring::default_provider().install_default();

@@ -28,7 +28,7 @@ use tokio_stream::StreamExt as _;
 pub(in crate::store) use self::seen::has_stamp;
 use self::words::trouble;
 pub use self::{
-    client::Variables,
+    client::{Variables, install_tls},
     lister::MARKER,
     watch::{look_once, watch},
     words::STORE_UNAVAILABLE,

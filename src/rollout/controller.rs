@@ -1,0 +1,301 @@
+//! Moves rollouts: looks at every tick where each of them stands, asks the judge, and does what it says.
+//!
+//! Every replica runs one, and they need not agree: each looks at the sum of what all counted, and whoever wins the
+//! compare-and-swap has moved the rollout; the others see the next phase. What a replica sees of a failing version it acts upon at
+//! once, by itself: the version gets nothing here from then on, whether or not the store can be written just then.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use tokio::{
+    task::{AbortHandle, JoinSet},
+    time::{Instant, MissedTickBehavior, interval, timeout},
+};
+
+use super::{
+    Counts, Operator,
+    change::{Asked, Change},
+    course::{Judged, is_as_written},
+    gates,
+    judge::{Decision, Situation, Verdict, judge},
+    progress::{now, periods, stage},
+    told::event,
+    webhook::{Note, Webhook},
+};
+use crate::{
+    catalog::{Catalog, ModelEntry},
+    error::{Error, Result},
+    model::{ModelName, Rollout, Version},
+    monitor::Scoreboard,
+    telemetry::{Events, Metrics},
+};
+
+/// What a controller works with. Cheap to clone.
+#[derive(Clone)]
+pub struct Controller {
+    pub operator: Operator,
+    pub counts: Counts,
+    pub scoreboard: Scoreboard,
+    pub catalog: Catalog,
+    pub events: Events,
+    pub metrics: Arc<Metrics>,
+    pub webhook: Option<Webhook>,
+    /// This replica's name.
+    pub replica: String,
+}
+
+/// Follows one model's rollouts.
+struct Follower {
+    control: Controller,
+    model: ModelName,
+    clock: Option<Clock>,
+    /// What is to be written as soon as it can be: the version is taken out here already.
+    failing: Option<Judged>,
+}
+
+/// How long a rollout has lasted: by the wall clock when it was first seen as it is, and by this process's own from then on, so that
+/// nobody who sets the time moves a rollout.
+struct Clock {
+    of: Seen,
+    at: Instant,
+    in_all: Duration,
+    in_phase: Duration,
+}
+
+/// What a clock is started anew by.
+#[derive(PartialEq)]
+struct Seen {
+    began: u64,
+    phase_at: String,
+    is_paused: bool,
+    paused_seconds: u64,
+}
+
+const TICK: Duration = Duration::from_secs(1);
+/// After which the store counts as away, and what was counted here alone decides whether the version is taken out here.
+const SUMS_WITHIN: Duration = Duration::from_secs(2);
+/// Of an operator's change.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(10);
+/// Of a verdict's sentence, in the history and in events.
+const MESSAGE_BYTES_MAX: usize = 1000;
+
+// === impl Controller ===
+
+impl Controller {
+    /// Until `end`. A verdict that is being written then is written by another replica, or after the next start.
+    pub async fn run(self, end: impl Future<Output = ()>) {
+        let mut end = std::pin::pin!(end);
+        let mut followers: JoinSet<ModelName> = JoinSet::new();
+        let mut followed: HashMap<ModelName, AbortHandle> = HashMap::new();
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = &mut end => return,
+                _ = ticks.tick() => {}
+                Some(ended) = followers.join_next() => {
+                    match ended {
+                        Ok(model) => drop(followed.remove(&model)),
+                        // A bug in one of them is no reason to leave the others alone, nor this one.
+                        Err(error) => {
+                            tracing::error!(%error, "a rollout's follower ended; it is begun anew");
+                            followed.retain(|_, handle| !handle.is_finished());
+                        }
+                    }
+                    continue;
+                }
+            }
+            let snapshot = self.catalog.load();
+            for entry in snapshot.models.values().filter(|entry| needs_following(entry)) {
+                if !followed.contains_key(&entry.name) {
+                    let follower = Follower::new(self.clone(), entry.name.clone());
+                    followed.insert(entry.name.clone(), followers.spawn(follower.run()));
+                }
+            }
+        }
+    }
+}
+
+fn needs_following(entry: &ModelEntry) -> bool {
+    entry.route.running().is_some()
+}
+
+// === impl Follower ===
+
+impl Follower {
+    fn new(control: Controller, model: ModelName) -> Self {
+        Self { control, model, clock: None, failing: None }
+    }
+
+    async fn run(mut self) -> ModelName {
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let snapshot = self.control.catalog.load();
+            let Some(entry) = snapshot.models.get(self.model.as_str()).filter(|entry| needs_following(entry)) else {
+                return self.model;
+            };
+            if let Some(rollout) = entry.route.running() {
+                self.look(entry, rollout).await;
+            }
+        }
+    }
+
+    /// One tick.
+    async fn look(&mut self, entry: &Arc<ModelEntry>, rollout: &Rollout) {
+        let failing = self.failing.take().filter(|judged| judged.began == rollout.began);
+        let judged = match failing {
+            Some(judged) => Judged { phase: rollout.phase, ..judged },
+            None => match self.verdict(entry, rollout).await {
+                Ok(verdict) => judged(rollout, verdict),
+                Err(error) => {
+                    tracing::warn!(model = %self.model, %error, "the rollout cannot be judged");
+                    return;
+                }
+            },
+        };
+        match judged.verdict.decision {
+            Decision::Hold => {}
+            Decision::RollBack => {
+                if take_out(entry, rollout.version) {
+                    let (model, version, why) = (&self.model, rollout.version, &judged.verdict.message);
+                    tracing::warn!(%model, %version, why, "the version gets nothing here any more; stable answers");
+                }
+                if self.write(judged.clone(), rollout).await.is_err() {
+                    self.failing = Some(judged);
+                }
+            }
+            // Whoever paused it decides when it goes on.
+            Decision::Advance | Decision::Halt if rollout.paused.is_some() => {}
+            Decision::Advance | Decision::Halt => drop(self.write(judged, rollout).await),
+        }
+    }
+
+    async fn verdict(&mut self, entry: &ModelEntry, rollout: &Rollout) -> Result<Verdict> {
+        let (in_all, in_stage) = self.lasted(rollout)?;
+        let Some(stage) = stage(rollout.phase) else { return Ok(gates::pass(entry, rollout)) };
+        if !is_as_written(&entry.route, rollout) {
+            let message =
+                "somebody else changed who gets the traffic: resume when it is as the rollout wants it, or abort";
+            return Ok(halt("route_changed", message));
+        }
+        let plan = &rollout.plan;
+        let sums = timeout(SUMS_WITHIN, self.control.counts.sums(&self.model)).await;
+        if let Ok(Ok(sums)) = sums {
+            let periods = periods(rollout, &sums);
+            return Ok(judge(plan, &Situation { stage, in_stage, in_all, periods: &periods }));
+        }
+        let periods = periods(rollout, &self.control.scoreboard.read(&self.model));
+        let verdict = judge(plan, &Situation { stage, in_stage, in_all, periods: &periods });
+        // Only that it fails needs nobody else's counts.
+        Ok(match verdict.decision {
+            Decision::RollBack => verdict,
+            _ => Verdict {
+                decision: Decision::Hold,
+                rule: "store_unavailable",
+                message: "the counts of the other replicas cannot be read".to_owned(),
+                exposure: verdict.exposure,
+            },
+        })
+    }
+
+    fn lasted(&mut self, rollout: &Rollout) -> Result<(Duration, Duration)> {
+        let seen = Seen {
+            began: rollout.began,
+            phase_at: rollout.phase_at.clone(),
+            is_paused: rollout.paused.is_some(),
+            paused_seconds: rollout.paused_seconds,
+        };
+        let clock = match self.clock.take().filter(|clock| clock.of == seen) {
+            Some(clock) => clock,
+            None => {
+                let (in_all, in_phase) = rollout.lasted(now())?;
+                Clock { of: seen, at: Instant::now(), in_all, in_phase }
+            }
+        };
+        let since = if rollout.paused.is_some() { Duration::ZERO } else { clock.at.elapsed() };
+        let lasted = (clock.in_all + since, clock.in_phase + since);
+        self.clock = Some(clock);
+        Ok(lasted)
+    }
+
+    /// `Err` where it is to be written again at the next tick. That somebody else was first is no error: the next tick sees what
+    /// they made of it.
+    async fn write(&self, judged: Judged, rollout: &Rollout) -> Result<()> {
+        let Judged { verdict, phase, version, .. } = &judged;
+        let (decision, rule) = (verdict.decision, verdict.rule);
+        let reason = verdict.message.clone();
+        let change = Change::Judged(Box::new(judged.clone()));
+        let written = self.change(change, reason).await?;
+        let Some((revision, time)) = written else { return Ok(()) };
+        let (model, control) = (&self.model, &self.control);
+        control.metrics.rollout_verdict(model.as_str(), decision.as_str(), rule);
+        let (exposure, message) = (verdict.exposure, &verdict.message);
+        match decision {
+            Decision::RollBack | Decision::Halt => {
+                tracing::warn!(%model, %version, %phase, decision = decision.as_str(), rule, exposure, message, "rollout judged");
+            }
+            _ => {
+                tracing::info!(%model, %version, %phase, decision = decision.as_str(), rule, exposure, message, "rollout judged")
+            }
+        }
+        if let Some(webhook) = &control.webhook {
+            webhook.tell(Note {
+                model: model.to_string(),
+                version: version.to_string(),
+                control: rollout.control.to_string(),
+                phase: phase.to_string(),
+                decision: decision.as_str(),
+                rule,
+                message: message.clone(),
+                exposure,
+                revision,
+                time,
+                replica: control.replica.clone(),
+            });
+        }
+        Ok(())
+    }
+
+    /// The revision and time of what was written; `None` where nothing was to be.
+    async fn change(&self, change: Change, reason: String) -> Result<Option<(u64, String)>> {
+        let control = &self.control;
+        let asked = Asked { caller: format!("sconce@{}", control.replica), reason, ..Asked::default() };
+        let writing = control.operator.change(self.model.as_str(), change.clone(), asked.clone());
+        let written = match timeout(WRITTEN_WITHIN, writing).await {
+            Ok(written) => written,
+            Err(_) => Err(Error::unavailable("STORE_UNAVAILABLE", "the store has not answered in time", TICK)),
+        };
+        match written {
+            Ok(written) if written.time.is_empty() => Ok(None),
+            Ok(written) => {
+                control.events.tell(event(self.model.as_str(), &change, &asked, &written));
+                Ok(Some((written.revision, written.time)))
+            }
+            Err(error) if matches!(error.reason(), "REVISION_MOVED" | "ROLLOUT_MOVED" | "NO_ROLLOUT") => Ok(None),
+            Err(error) => {
+                tracing::warn!(model = %self.model, %change, %error, "the rollout cannot be moved; it is tried again");
+                Err(error)
+            }
+        }
+    }
+}
+
+fn judged(rollout: &Rollout, mut verdict: Verdict) -> Judged {
+    if verdict.message.len() > MESSAGE_BYTES_MAX {
+        verdict.message.truncate(verdict.message.floor_char_boundary(MESSAGE_BYTES_MAX));
+        verdict.message.push('…');
+    }
+    Judged { version: rollout.version, began: rollout.began, phase: rollout.phase, verdict }
+}
+
+fn halt(rule: &'static str, message: &str) -> Verdict {
+    Verdict { decision: Decision::Halt, rule, message: message.to_owned(), exposure: 0 }
+}
+
+/// Whether it got anything here until now.
+fn take_out(entry: &ModelEntry, version: Version) -> bool {
+    let arms = entry.traffic.arms.iter().filter(|arm| arm.version == version).map(|arm| &arm.cell);
+    let shadows = entry.traffic.shadows.iter().filter(|shadow| shadow.version == version).map(|shadow| &shadow.cell);
+    arms.chain(shadows).fold(false, |was_in, cell| cell.take_out() || was_in)
+}
