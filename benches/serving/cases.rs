@@ -48,7 +48,7 @@ pub const ALONE: [Load; 1] = [load(1, 1)];
 const ROWS: usize = 64;
 const SEED: u64 = 7;
 /// FP32 widened to FP64 takes the same paths through the trees: the values at their leaves are the same numbers.
-const TOLERANCE: f64 = 1e-9;
+pub const TOLERANCE: f64 = 1e-9;
 const MLP_TOLERANCE: f64 = 1e-3;
 const MLP_WIDTHS: [usize; 4] = [256, 1024, 1024, 16];
 
@@ -61,6 +61,9 @@ const TINY_EXAMPLE: &str = "tests/fixtures/onnx/tiny.json";
 const EARLY_SIGNAL: &str = "model-store/early-signal/1.0.0";
 /// early-signal under a name of its own, with a model.yaml that keeps answers.
 pub const KEPT_MODEL: &str = "early-signal-kept";
+
+/// And under another, with a second version that is asked as a shadow.
+pub const SHADOWED_MODEL: &str = "early-signal-shadowed";
 
 const fn load(in_flight: usize, connections: usize) -> Load {
     Load { in_flight, connections }
@@ -88,8 +91,14 @@ pub fn make_store(store: &Path) -> Result<()> {
     fs::write(store.join("mlp/1/model.onnx"), Mlp::new(&MLP_WIDTHS).onnx())?;
     let model_yaml = fs::read_to_string(repository(EARLY_SIGNAL).with_file_name("model.yaml"))?;
     let kept = format!("{model_yaml}\ncache: {{ ttl: 1h, max_entries: {ENTRIES_MAX} }}\n");
-    for (model, yaml) in [("early-signal", model_yaml), (KEPT_MODEL, kept)] {
-        let version = store.join(model).join("1.0.0");
+    let versions = [
+        ("early-signal", "1.0.0", &model_yaml),
+        (KEPT_MODEL, "1.0.0", &kept),
+        (SHADOWED_MODEL, "1.0.0", &model_yaml),
+        (SHADOWED_MODEL, "2.0.0", &model_yaml),
+    ];
+    for (model, version, yaml) in versions {
+        let version = store.join(model).join(version);
         fs::create_dir_all(&version)?;
         for file in fs::read_dir(repository(EARLY_SIGNAL))? {
             let file = file?;
@@ -97,6 +106,8 @@ pub fn make_store(store: &Path) -> Result<()> {
         }
         fs::write(store.join(model).join("model.yaml"), yaml)?;
     }
+    let route = "stable: 1.0.0\nshadow: [{ version: 2.0.0, sample: 10 }]\n";
+    fs::write(store.join(SHADOWED_MODEL).join("route.yaml"), route)?;
     Ok(())
 }
 
@@ -109,11 +120,7 @@ pub fn repository(path: &str) -> PathBuf {
 
 impl Case {
     pub fn traffic(&self) -> Arc<Traffic> {
-        let (expected, tolerance) = (self.answer.clone(), self.tolerance);
-        Arc::new(Traffic {
-            messages: self.requests.iter().map(frame).collect(),
-            check: Box::new(move |answer| check(&expected, answer, tolerance)),
-        })
+        traffic(&self.requests, self.answer.clone(), self.tolerance)
     }
 
     /// The folder of the one version.
@@ -277,6 +284,13 @@ fn answer(outputs: &[ExampleTensor]) -> Result<ModelInferResponse> {
         answer.raw_output_contents.push(raw.data);
     }
     Ok(answer)
+}
+
+pub fn traffic(requests: &[ModelInferRequest], expected: ModelInferResponse, tolerance: f64) -> Arc<Traffic> {
+    Arc::new(Traffic {
+        messages: requests.iter().map(frame).collect(),
+        check: Box::new(move |answer| check(&expected, answer, tolerance)),
+    })
 }
 
 /// Whether an encoded answer holds the expected values.

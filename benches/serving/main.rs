@@ -23,6 +23,7 @@ mod open;
 mod process;
 mod report;
 mod server;
+mod shadow;
 #[path = "../parts/verdicts.rs"]
 mod verdicts;
 #[allow(dead_code, reason = "the integration tests use the rest")]
@@ -67,7 +68,7 @@ struct Args {
     /// A look, not a measurement: one second a cell
     #[arg(long)]
     quick: bool,
-    /// Only what has this in its name: `startup`, `cache`, or a cell as in `tiny ONNX, 8 in flight over 1`
+    /// Only what has this in its name: `startup`, `cache`, `a shadow`, or a cell as in `tiny ONNX, 8 in flight over 1`
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
     /// Measured seconds a cell, in five turns with the echo
@@ -178,8 +179,8 @@ impl Bench {
         self.progress.suspend(|| print!("{}", report.head()));
         let store = tempfile::tempdir()?;
         cases::make_store(store.path())?;
-        let cache = self.selects("cache");
-        let server = match self.args.floors || (cases.is_empty() && !cache) {
+        let (cache, shadow) = (self.selects("cache"), self.selects("a shadow"));
+        let server = match self.args.floors || (cases.is_empty() && !cache && !shadow) {
             true => None,
             false => Some(self.serve(store.path()).await?),
         };
@@ -196,6 +197,9 @@ impl Bench {
             let kept = kept::measure(server, self.window.measured).await.context("kept answers")?;
             self.progress.suspend(|| print!("{}", kept.text()));
             report.kept = Some(kept);
+        }
+        if let Some(server) = server.as_ref().filter(|_| shadow) {
+            report.shadow = Some(self.shadow(server).await.context("a shadow")?);
         }
         drop(server);
         if self.selects("both CPUs") && !self.args.floors {

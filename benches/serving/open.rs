@@ -40,7 +40,7 @@ pub struct Latencies {
 }
 
 const CONNECTIONS: usize = 8;
-const CAPACITY: Load = Load { in_flight: 64, connections: CONNECTIONS };
+pub const CAPACITY: Load = Load { in_flight: 64, connections: CONNECTIONS };
 const LATENCY_MAX: Duration = Duration::from_secs(60);
 
 // === impl Bench ===
@@ -75,7 +75,12 @@ impl Bench {
     }
 }
 
-async fn open_loop(address: SocketAddr, traffic: &Arc<Traffic>, rate_per_s: f64, window: Window) -> Result<Latencies> {
+pub async fn open_loop(
+    address: SocketAddr,
+    traffic: &Arc<Traffic>,
+    rate_per_s: f64,
+    window: Window,
+) -> Result<Latencies> {
     let head = head(&address.to_string(), MODEL_INFER, None)?;
     let mut clients: Vec<SendRequest<Bytes>> = Vec::new();
     for _ in 0..CONNECTIONS {

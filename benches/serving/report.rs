@@ -19,6 +19,7 @@ use crate::{
     machine::{Machine, commit},
     open::Half,
     process::Cpus,
+    shadow::ShadowReport,
     verdicts::Verdicts,
 };
 
@@ -37,6 +38,8 @@ pub struct Report {
     pub both: Vec<Both>,
     /// What kept answers are worth; `None` where it was not measured.
     pub kept: Option<KeptReport>,
+    /// What a shadow costs callers; `None` where it was not measured.
+    pub shadow: Option<ShadowReport>,
     pub verdicts: Verdicts,
 }
 
@@ -125,6 +128,7 @@ impl Report {
             half: Vec::new(),
             both: Vec::new(),
             kept: None,
+            shadow: None,
             verdicts: Verdicts::default(),
         }
     }
@@ -145,6 +149,10 @@ impl Report {
                 on / off,
                 BATCHING_COST_MAX,
             );
+        }
+        if let Some(shadow) = &self.shadow {
+            let place = "early-signal, half of capacity";
+            verdicts.at_most("p99 with a shadow at 10 % / worst p99 without", place, shadow.beyond_noise(), 1.0);
         }
         for half in &self.half {
             let place = format!("{}, half of capacity", half.name);
@@ -194,6 +202,7 @@ impl Report {
         text.extend(self.half.iter().map(Half::text));
         text.extend(self.both.iter().map(Both::text));
         text += &self.kept.as_ref().map(KeptReport::text).unwrap_or_default();
+        text += &self.shadow.as_ref().map(ShadowReport::text).unwrap_or_default();
         text + &self.verdicts.text()
     }
 
