@@ -12,7 +12,7 @@ pub enum TakesEffect {
 }
 
 /// Every key of model.yaml. README.md's table says the same.
-pub const KEYS: [(&str, TakesEffect); 14] = [
+pub const KEYS: [(&str, TakesEffect); 16] = [
     ("platform", TakesEffect::NewServables),
     ("inputs", TakesEffect::NewServables),
     ("outputs", TakesEffect::NewServables),
@@ -25,6 +25,8 @@ pub const KEYS: [(&str, TakesEffect); 14] = [
     ("required", TakesEffect::AtOnce),
     ("swap_policy", TakesEffect::AtOnce),
     ("keep_previous", TakesEffect::AtOnce),
+    ("on_new_version", TakesEffect::AtOnce),
+    ("canary", TakesEffect::AtOnce),
     ("cache", TakesEffect::NewServables),
     ("onnx", TakesEffect::NewServables),
 ];
@@ -46,7 +48,15 @@ impl TakesEffect {
 impl ModelYaml {
     /// What servables are made by: without the keys that hold at once.
     pub fn of_servables(&self) -> ModelYaml {
-        ModelYaml { versions: None, required: None, swap_policy: None, keep_previous: None, ..self.clone() }
+        ModelYaml {
+            versions: None,
+            required: None,
+            swap_policy: None,
+            keep_previous: None,
+            on_new_version: None,
+            canary: None,
+            ..self.clone()
+        }
     }
 }
 
@@ -67,6 +77,8 @@ mod tests {
             "versions" => "all",
             "required" => "true",
             "swap_policy" => "resource",
+            "on_new_version" => "hold",
+            "canary" => "{ steps: [50, 100] }",
             "cache" => "{ ttl: 5m }",
             "onnx" => "{ intra_op_threads: 2, tensorrt: true }",
             _ => panic!("{key} needs a sample here"),

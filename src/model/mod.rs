@@ -8,6 +8,7 @@ mod device;
 mod example;
 mod features;
 mod fit;
+mod gates;
 mod id;
 mod keys;
 mod manifest;
@@ -36,6 +37,7 @@ pub use device::Device;
 pub use example::{Example, ExampleFile, ExampleRequest, ExampleTensor, Expected};
 pub use features::Features;
 pub use fit::{Fit, fit};
+pub use gates::Gates;
 pub use id::{ModelName, Version, repeated};
 pub use keys::{KEYS, TakesEffect};
 pub use manifest::{Manifest, Platform};
@@ -55,6 +57,6 @@ pub use slots::{SLOTS, Slot, Slots, allot, slot_of};
 pub use tensor::{BytesElements, DType, Shape, Tensor, bytes_from, element_count, shape_text};
 pub use variants::{Rule, Shadow, Source, Sticky, Variant, slots_by_weight};
 pub use yaml::{
-    FeatureSpec, FileEntry, Instances, MissingValue, ModelYaml, OnnxOptions, Placement, SpecYaml, SwapPolicy,
-    VersionYaml, VersionsPolicy, Warmup, parse_yaml,
+    FeatureSpec, FileEntry, Instances, MissingValue, ModelYaml, OnNewVersion, OnnxOptions, Placement, SpecYaml,
+    SwapPolicy, VersionYaml, VersionsPolicy, Warmup, parse_yaml,
 };

@@ -6,7 +6,7 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::units::parse_duration;
+use super::{Gates, units::parse_duration};
 use crate::error::{Error, Result};
 
 /// All keys may be left out.
@@ -56,6 +56,9 @@ pub struct Plan {
     pub effect: Option<f64>,
     /// How likely a version that is as good as stable may be rolled back, by all rules together and however often one looks.
     pub alpha: f64,
+    /// What the version has to be before all that.
+    #[serde(skip_serializing_if = "Gates::is_empty")]
+    pub gates: Gates,
 }
 
 /// A copy of so much of the traffic, for so long.
@@ -94,7 +97,7 @@ pub enum Goal {
 const STEPS_MAX: usize = 20;
 const SAMPLES_MAX: u64 = 1_000_000_000;
 const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
-const METRIC_BYTES_MAX: usize = 128;
+pub(super) const METRIC_BYTES_MAX: usize = 128;
 /// A level above it is not meant.
 const ALPHA_MAX: f64 = 0.5;
 const RATIO_MAX: f64 = 1_000.0;
@@ -120,6 +123,7 @@ impl Default for Plan {
             margin: None,
             effect: None,
             alpha: 0.05,
+            gates: Gates::default(),
         }
     }
 }
@@ -143,7 +147,8 @@ impl Plan {
             demand((1.0..=RATIO_MAX).contains(&ratio), key, ratio, "a ratio from 1 to 1000, e.g. 1.2")?;
         }
         demand(self.alpha > 0.0 && self.alpha <= ALPHA_MAX, "alpha", self.alpha, "a share above 0 and at most 0.5")?;
-        self.check_metric()
+        self.check_metric()?;
+        self.gates.check()
     }
 
     /// Which way is better; `None` without a metric.
@@ -220,12 +225,12 @@ fn demand_samples(key: &str, samples: u64) -> Result<()> {
     demand((1..=SAMPLES_MAX).contains(&samples), key, samples, "a number from 1 to 1000000000")
 }
 
-fn demand_duration(key: &str, duration: Duration) -> Result<()> {
+pub(super) fn demand_duration(key: &str, duration: Duration) -> Result<()> {
     let shown = humantime::format_duration(duration);
     demand(duration <= DURATION_MAX, key, shown, "at most 365 days")
 }
 
-fn demand(is_right: bool, key: &str, value: impl fmt::Display, expected: &str) -> Result<()> {
+pub(super) fn demand(is_right: bool, key: &str, value: impl fmt::Display, expected: &str) -> Result<()> {
     match is_right {
         true => Ok(()),
         false => Err(wrong(format!("{key} is {value}; expected is {expected}"))),

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use serde_yaml_ng::{Mapping, Value};
+
 use super::{
-    Batching, CacheOptions, Caching, ModelYaml, OnOff,
+    Batching, CacheOptions, Caching, ModelYaml, OnOff, Plan, units,
     yaml::{Placement, SpecYaml, SwapPolicy, VersionYaml, VersionsPolicy, Warmup},
 };
 
@@ -31,7 +33,7 @@ pub enum Origin {
 /// An option's key, how its value is read where somebody gave one, and what holds otherwise.
 type Known = (&'static str, fn(&ModelYaml) -> Option<String>, &'static str);
 
-const OPTIONS: [Known; 29] = [
+const OPTIONS: [Known; 31] = [
     ("platform", |yaml| yaml.platform.map(|platform| platform.to_string()), "by the artifact's file name"),
     ("inputs", |yaml| yaml.inputs.as_deref().map(specs), "by the artifact"),
     ("outputs", |yaml| yaml.outputs.as_deref().map(specs), "by the artifact"),
@@ -40,7 +42,7 @@ const OPTIONS: [Known; 29] = [
     ("instances.device", |yaml| yaml.instances.as_ref()?.device.clone(), "auto"),
     ("instances.placement", |yaml| yaml.instances.as_ref()?.placement.map(placement), "by what a row costs"),
     ("onnx.intra_op_threads", |yaml| Some(yaml.onnx.as_ref()?.intra_op_threads?.to_string()), "1"),
-    ("instances.gpu_memory_limit", |yaml| yaml.instances.as_ref()?.gpu_memory_limit.map(size), "none"),
+    ("instances.gpu_memory_limit", |yaml| yaml.instances.as_ref()?.gpu_memory_limit.map(units::size_text), "none"),
     ("batching", |yaml| yaml.batching.as_ref().map(is_on), "on"),
     ("batching.max_batch_size", |yaml| Some(batching(yaml)?.max_batch_size?.to_string()), "64"),
     (
@@ -51,7 +53,7 @@ const OPTIONS: [Known; 29] = [
     ("batching.max_delay", |yaml| batching(yaml)?.max_delay.map(time), "0s"),
     ("batching.queue_timeout", |yaml| batching(yaml)?.queue_timeout.map(time), "1s"),
     ("batching.max_queue.rows", |yaml| Some(batching(yaml)?.max_queue.as_ref()?.rows?.to_string()), "1024"),
-    ("batching.max_queue.bytes", |yaml| batching(yaml)?.max_queue.as_ref()?.bytes.map(size), "64MiB"),
+    ("batching.max_queue.bytes", |yaml| batching(yaml)?.max_queue.as_ref()?.bytes.map(units::size_text), "64MiB"),
     ("batching.joinable", |yaml| Some(batching(yaml)?.joinable?.to_string()), "as the child has shown"),
     (
         "warmup",
@@ -63,10 +65,12 @@ const OPTIONS: [Known; 29] = [
     ("required", |yaml| Some(yaml.required?.to_string()), "false"),
     ("swap_policy", |yaml| yaml.swap_policy.map(|policy| swap_policy(policy).to_owned()), "availability"),
     ("keep_previous", |yaml| yaml.keep_previous.map(time), "0s"),
+    ("on_new_version", |yaml| yaml.on_new_version.map(|word| word.as_str().to_owned()), "serve"),
+    ("canary", |yaml| yaml.canary.as_ref().map(canary), "{ steps: [5, 25, 50, 100], hold: 10m }"),
     ("cache", |yaml| yaml.cache.as_ref().map(keeps), "off"),
     ("cache.ttl", |yaml| cache(yaml)?.ttl.map(time), "1m"),
     ("cache.max_entries", |yaml| Some(cache(yaml)?.max_entries?.to_string()), "10000"),
-    ("cache.max_bytes", |yaml| cache(yaml)?.max_bytes.map(size), "64MiB"),
+    ("cache.max_bytes", |yaml| cache(yaml)?.max_bytes.map(units::size_text), "64MiB"),
     ("onnx.tensorrt", |yaml| Some(yaml.onnx.as_ref()?.tensorrt?.to_string()), "false"),
     ("cache.key", |yaml| Some(format!("[{}]", cache(yaml)?.key.as_ref()?.join(", "))), "the inputs"),
 ];
@@ -140,7 +144,7 @@ fn versions(policy: &VersionsPolicy) -> String {
         VersionsPolicy::All => "all".to_owned(),
         VersionsPolicy::Latest(count) => format!("{{ latest: {count} }}"),
         VersionsPolicy::Only(only) => {
-            let text = |value: &serde_yaml_ng::Value| serde_yaml_ng::to_string(value).unwrap_or_default();
+            let text = |value: &Value| serde_yaml_ng::to_string(value).unwrap_or_default();
             let only: Vec<String> = only.iter().map(|value| text(value).trim().to_owned()).collect();
             format!("{{ only: [{}] }}", only.join(", "))
         }
@@ -154,6 +158,31 @@ fn swap_policy(policy: SwapPolicy) -> &'static str {
     }
 }
 
+/// The steps and how long they last, and what else is not as it is by default.
+fn canary(plan: &Plan) -> String {
+    let keys = |plan: &Plan| match serde_yaml_ng::to_value(plan) {
+        Ok(Value::Mapping(keys)) => keys,
+        _ => Mapping::new(),
+    };
+    let default = keys(&Plan::default());
+    let always = |key: &Value| matches!(key.as_str(), Some("steps" | "hold"));
+    let shown = keys(plan).into_iter().filter(|(key, value)| always(key) || default.get(key) != Some(value));
+    on_one_line(&Value::Mapping(shown.collect()))
+}
+
+fn on_one_line(value: &Value) -> String {
+    match value {
+        Value::Mapping(keys) => {
+            let pair = |(key, value)| format!("{}: {}", on_one_line(key), on_one_line(value));
+            format!("{{ {} }}", keys.iter().map(pair).collect::<Vec<_>>().join(", "))
+        }
+        Value::Sequence(items) => format!("[{}]", items.iter().map(on_one_line).collect::<Vec<_>>().join(", ")),
+        // 5 where it is 5.0
+        Value::Number(number) => number.as_f64().map(|number| number.to_string()).unwrap_or_default(),
+        value => serde_yaml_ng::to_string(value).unwrap_or_default().trim().to_owned(),
+    }
+}
+
 fn placement(placement: Placement) -> String {
     match placement {
         Placement::Loop => "loop",
@@ -164,16 +193,6 @@ fn placement(placement: Placement) -> String {
 
 fn time(time: Duration) -> String {
     humantime::format_duration(time).to_string().replace(' ', "")
-}
-
-fn size(bytes: u64) -> String {
-    match bytes {
-        0 => "0".to_owned(),
-        bytes if bytes.is_multiple_of(1 << 30) => format!("{}GiB", bytes >> 30),
-        bytes if bytes.is_multiple_of(1 << 20) => format!("{}MiB", bytes >> 20),
-        bytes if bytes.is_multiple_of(1 << 10) => format!("{}KiB", bytes >> 10),
-        bytes => bytes.to_string(),
-    }
 }
 
 // === impl Origin ===
@@ -192,7 +211,7 @@ impl Origin {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{KEYS, Manifest, Platform};
+    use crate::model::{KEYS, Manifest, OnNewVersion, Platform};
 
     fn held(own: &str, server: &str) -> Vec<Setting> {
         let yaml = |text: &str| ModelYaml::parse(text).expect("a model.yaml");
@@ -223,6 +242,12 @@ mod tests {
         let limited = held("instances: { gpu_memory_limit: 2GiB }", "instances: { device: cuda:1 }");
         assert_eq!(of(&limited, "instances.gpu_memory_limit"), ("2GiB", Origin::ModelYaml));
         assert_eq!(of(&limited, "instances.device"), ("cuda:1", Origin::Server));
+        let gated =
+            "canary: { steps: [12.5, 100], max_error_rate: 0.01, gates: { max_size: 64MiB, metrics: { 'a: b': 1 } } }";
+        let gated = held(gated, "on_new_version: canary");
+        assert_eq!(of(&gated, "on_new_version"), ("canary", Origin::Server));
+        let shown = "{ steps: [12.5, 100], hold: 10m, max_error_rate: 0.01, gates: { metrics: { 'a: b': 1 }, max_size: 64MiB } }";
+        assert_eq!(of(&gated, "canary"), (shown, Origin::ModelYaml));
         let off = held("batching: off", server);
         assert_eq!(of(&off, "batching"), ("off", Origin::ModelYaml));
         assert_eq!(of(&off, "batching.max_batch_size"), ("64", Origin::Default), "it does not inherit what it is not");
@@ -237,7 +262,7 @@ mod tests {
         let value = |key| of(&listed, key).0;
         let written = format!(
             "instances: {{ count: {}, device: {} }}\nbatching: {{ max_batch_size: {}, preferred_batch_sizes: {}, max_delay: {}, queue_timeout: {}, max_queue: {{ rows: {}, \
-             bytes: {} }} }}\nwarmup_budget: {}\nversions: {}\nrequired: {}\nswap_policy: {}\nkeep_previous: {}\n\
+             bytes: {} }} }}\nwarmup_budget: {}\nversions: {}\nrequired: {}\nswap_policy: {}\nkeep_previous: {}\non_new_version: {}\ncanary: {}\n\
              cache: {{ ttl: {}, max_entries: {}, max_bytes: {} }}\nonnx: {{ intra_op_threads: {}, tensorrt: {} }}",
             value("instances.count"),
             value("instances.device"),
@@ -252,6 +277,8 @@ mod tests {
             value("required"),
             value("swap_policy"),
             value("keep_previous"),
+            value("on_new_version"),
+            value("canary"),
             value("cache.ttl"),
             value("cache.max_entries"),
             value("cache.max_bytes"),
@@ -261,6 +288,8 @@ mod tests {
         let written = ModelYaml::parse(&written).expect("as one writes it");
         assert_eq!(written.versions.clone().unwrap_or_default(), VersionsPolicy::default());
         assert_eq!(written.swap_policy, Some(SwapPolicy::default()));
+        assert_eq!((written.on_new_version, &written.canary), (Some(OnNewVersion::default()), &Some(Plan::default())));
+        assert_eq!(value("canary"), canary(&Plan::default()));
         assert_eq!((written.required, written.keep_previous), (Some(false), Some(Duration::ZERO)));
         let resolve = |yaml| Manifest::resolve(Platform::Onnx, yaml, VersionYaml::default()).expect("it is right");
         assert_eq!(value("cache"), "off");

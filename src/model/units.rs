@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serializer};
 
 /// For clap's `value_parser` and for serde alike.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
@@ -33,5 +33,32 @@ pub fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D
     match Size::deserialize(deserializer)? {
         Size::Bytes(bytes) => Ok(Some(bytes)),
         Size::Text(text) => parse_size(&text).map(Some).map_err(serde::de::Error::custom),
+    }
+}
+
+/// `64MiB`; bytes as they are where no unit fits.
+pub fn size_text(bytes: u64) -> String {
+    match bytes {
+        0 => "0".to_owned(),
+        bytes if bytes.is_multiple_of(1 << 30) => format!("{}GiB", bytes >> 30),
+        bytes if bytes.is_multiple_of(1 << 20) => format!("{}MiB", bytes >> 20),
+        bytes if bytes.is_multiple_of(1 << 10) => format!("{}KiB", bytes >> 10),
+        bytes => bytes.to_string(),
+    }
+}
+
+/// `#[serde(serialize_with = "units::write_duration")]`, as `duration` reads it.
+pub fn write_duration<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    match duration {
+        Some(duration) => serializer.collect_str(&humantime::format_duration(*duration)),
+        None => serializer.serialize_none(),
+    }
+}
+
+/// `#[serde(serialize_with = "units::write_size")]`, as `size` reads it.
+pub fn write_size<S: Serializer>(bytes: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {
+    match bytes {
+        Some(bytes) => serializer.serialize_str(&size_text(*bytes)),
+        None => serializer.serialize_none(),
     }
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-use super::{Batching, Caching, DType, PadYaml, Platform, UnpadYaml, units, word_or_map::WordOrMap};
+use super::{Batching, Caching, DType, PadYaml, Plan, Platform, UnpadYaml, units, word_or_map::WordOrMap};
 use crate::error::{self, Error};
 
 /// `model.yaml`, and `defaults:` of the server's configuration.
@@ -31,6 +31,10 @@ pub struct ModelYaml {
     /// How long a version whose place a higher one took stays loaded.
     #[serde(deserialize_with = "units::duration", skip_serializing)]
     pub keep_previous: Option<Duration>,
+    pub on_new_version: Option<OnNewVersion>,
+    /// How a version comes to serve where nobody says it otherwise.
+    #[serde(deserialize_with = "checked_plan")]
+    pub canary: Option<Plan>,
     pub cache: Option<Caching>,
     pub onnx: Option<OnnxOptions>,
 }
@@ -154,6 +158,19 @@ pub enum SwapPolicy {
     Resource,
 }
 
+/// What becomes of a version that is ready and higher than the one that answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnNewVersion {
+    /// It answers.
+    #[default]
+    Serve,
+    /// It is loaded, and a rollout by the plan of `canary` begins.
+    Canary,
+    /// It is loaded, and waits for somebody to decide.
+    Hold,
+}
+
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct SomeVersions {
@@ -257,6 +274,18 @@ impl Default for VersionsPolicy {
     }
 }
 
+// === impl OnNewVersion ===
+
+impl OnNewVersion {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            OnNewVersion::Serve => "serve",
+            OnNewVersion::Canary => "canary",
+            OnNewVersion::Hold => "hold",
+        }
+    }
+}
+
 // === impl ModelYaml ===
 
 impl ModelYaml {
@@ -295,6 +324,8 @@ impl ModelYaml {
             warmup_budget: self.warmup_budget.or(under.warmup_budget),
             swap_policy: self.swap_policy.or(under.swap_policy),
             keep_previous: self.keep_previous.or(under.keep_previous),
+            on_new_version: self.on_new_version.or(under.on_new_version),
+            canary: self.canary.or(under.canary),
             cache: Caching::over(self.cache, under.cache),
             onnx: self.onnx.or(under.onnx),
         }
@@ -307,6 +338,14 @@ impl VersionYaml {
     pub fn parse(text: &str) -> error::Result<Self> {
         parse_yaml("version.yaml", text)
     }
+}
+
+/// A plan that nobody could follow is refused with the file that it stands in, wherever that is.
+fn checked_plan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Plan>, D::Error> {
+    let plan = Option::<Plan>::deserialize(deserializer)?;
+    let checked = plan.as_ref().map_or(Ok(()), Plan::check);
+    checked.map_err(|error| de::Error::custom(format!("canary: {}", error.message())))?;
+    Ok(plan)
 }
 
 /// One parser for all our YAML: a bounded size, and errors that begin with the file's name.
@@ -347,6 +386,32 @@ mod tests {
         assert_eq!(yaml("versions: { latest: 2 }").versions, Some(VersionsPolicy::Latest(2)));
         assert!(refused("versions: { latest: 2, only: [1] }").contains("latest"));
         assert!(refused("batching: sometimes").contains("sometimes"));
+    }
+
+    #[test]
+    fn what_becomes_of_a_new_version_is_read_and_a_plan_is_checked() {
+        let yaml = |text| ModelYaml::parse(text).expect("good yaml");
+        for word in [OnNewVersion::Serve, OnNewVersion::Canary, OnNewVersion::Hold] {
+            let text = format!("on_new_version: {}", word.as_str());
+            assert_eq!(ModelYaml::parse(&text).expect("good yaml").on_new_version, Some(word));
+        }
+        assert!(refused("on_new_version: wait").contains("on_new_version"));
+        assert_eq!(yaml("canary: { steps: [10, 100] }").canary.expect("a plan").steps, [10.0, 100.0]);
+        for (text, named) in [
+            ("{ steps: [5] }", "steps"),
+            ("{ step: [5] }", "step"),
+            ("{ metric: clicks }", "goal"),
+            ("{ gates: { metrics: { accuracy: .nan } } }", "gates.metrics.accuracy"),
+        ] {
+            let error = ModelYaml::parse(&format!("canary: {text}")).expect_err(text);
+            let said = error.message();
+            assert_eq!(error.reason(), "INVALID_MANIFEST");
+            assert!(said.starts_with("model.yaml: canary") && said.contains(named), "{text}: {said}");
+        }
+        let under = yaml("on_new_version: hold\ncanary: { steps: [50, 100] }");
+        assert_eq!(yaml("").over(&under), under);
+        let own = yaml("on_new_version: serve\ncanary: {}");
+        assert_eq!(own.clone().over(&under), own, "a plan is one whole");
     }
 
     #[test]
