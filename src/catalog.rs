@@ -8,7 +8,7 @@ mod traffic;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use arc_swap::{ArcSwap, Guard};
@@ -19,7 +19,7 @@ pub use crate::monitor::{SHADOW, STABLE};
 
 use crate::{
     error::{Error, Result},
-    model::{ModelName, Platform, Route, Setting, Signature, Version, VersionsPolicy, repeated},
+    model::{ModelName, OnNewVersion, Plan, Platform, Route, Setting, Signature, Version, VersionsPolicy, repeated},
     runtime::Servable,
 };
 
@@ -57,6 +57,10 @@ pub struct ModelEntry {
     pub disabled: Option<String>,
     /// Whether servables of it are still to be made anew, with other options.
     pub remade: bool,
+    /// What becomes of a version that is ready and higher than the one that answers.
+    pub on_new_version: OnNewVersion,
+    /// How a version comes to serve where nobody says it otherwise.
+    pub canary: Arc<Plan>,
     /// Each option with who said it, but for what a version says of itself.
     pub settings: Arc<[Setting]>,
     /// What is wrong with the model as a whole, e.g. a bad model.yaml.
@@ -109,6 +113,9 @@ pub struct VersionEntry {
     pub memory_bytes: u64,
     /// What a GPU lost when it was opened there; 0 on the CPU, and where that is not known.
     pub gpu_bytes: u64,
+    /// How long this replica took to verify, open, try and warm it, waits for memory and for a GPU included; shorter where a pass
+    /// of the child was remembered. Zero where it does not serve.
+    pub load_time: Duration,
     pub servable: Option<Arc<Servable>>,
 }
 
@@ -204,6 +211,8 @@ impl ModelEntry {
             pending: None,
             disabled: None,
             remade: false,
+            on_new_version: OnNewVersion::default(),
+            canary: Arc::default(),
             settings: Arc::default(),
             message: None,
             refused: Refused::default(),
@@ -280,6 +289,7 @@ impl VersionEntry {
             artifact_bytes: 0,
             memory_bytes: 0,
             gpu_bytes: 0,
+            load_time: Duration::ZERO,
             servable: None,
         }
     }

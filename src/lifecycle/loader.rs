@@ -10,7 +10,7 @@ use std::{
         Arc, Mutex,
         mpsc::{Receiver, SyncSender, sync_channel},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::mpsc;
@@ -89,6 +89,8 @@ pub struct Loaded<T = Servable> {
     pub memory_bytes: u64,
     /// What it takes of a GPU, as measured when it was opened there; 0 on the CPU, and where that is not known.
     pub gpu_bytes: u64,
+    /// From the moment a thread took it up.
+    pub load_time: Duration,
     pub notes: Vec<String>,
     pub metrics: std::collections::BTreeMap<String, f64>,
     /// What its version.yaml says of options.
@@ -218,6 +220,7 @@ impl Loader {
     }
 
     fn load(&self, prober: &mut Prober, job: &LoadJob) -> Result<Loaded, Obstacle> {
+        let begun = Instant::now();
         let (mut manifest, yaml) = manifest_of(&job.source, &job.options)?;
         if let Some((stamp, error)) = &job.missing_library
             && *stamp == remembered::library_stamp(&self.native_dir, manifest.platform)
@@ -274,7 +277,8 @@ impl Loader {
         };
         let servable = Servable::new(&self.runtime, config);
         let settings = settings_of_version(&yaml).into();
-        Ok(Loaded { servable, platform, digest, bytes, memory_bytes, gpu_bytes, notes, metrics, settings })
+        let load_time = begun.elapsed();
+        Ok(Loaded { servable, platform, digest, bytes, memory_bytes, gpu_bytes, load_time, notes, metrics, settings })
     }
 
     /// What the child says of the version, now or when it last had the same before it.

@@ -157,7 +157,7 @@ impl Manager {
         match &done.outcome {
             Outcome::Loaded(loaded) => {
                 self.metrics.load_finished(model.as_str(), "OK");
-                tracing::info!(%model, %version, platform = %loaded.platform, "version ready");
+                tracing::info!(%model, %version, platform = %loaded.platform, took = ?loaded.load_time, "version ready");
             }
             Outcome::Rechecked(_) => {}
             Outcome::Failed { error, .. } => {
@@ -262,6 +262,8 @@ fn entry_of(name: &ModelName, model: &ModelState<Servable>, scoreboard: &Scorebo
         // At once: whoever disables a model does not wait for a version.
         disabled: model.route.wanted().disabled.as_ref().map(|disabled| disabled.reason.clone()),
         remade: model.is_remade(),
+        on_new_version: model.on_new_version(),
+        canary: model.canary().map(Arc::new).unwrap_or_default(),
         settings: model.settings.clone(),
         message: (!messages.is_empty()).then(|| messages.join("; ")),
         refused: Refused { model_yaml: model.message.clone(), route_yaml: model.route.message().cloned() },
@@ -286,6 +288,7 @@ fn version_entry(version: &VersionState<Servable>, model: &ModelState<Servable>)
         artifact_bytes: loaded.map_or(listed_bytes, |loaded| loaded.bytes),
         memory_bytes: loaded.map_or(0, |loaded| loaded.memory_bytes),
         gpu_bytes: loaded.map_or(0, |loaded| loaded.gpu_bytes),
+        load_time: loaded.map_or(Duration::ZERO, |loaded| loaded.load_time),
         servable: loaded.map(|loaded| loaded.servable.clone()),
     }
 }
@@ -301,7 +304,7 @@ mod tests {
     use crate::{
         catalog::{self, Catalog, State},
         error::{Code, Error},
-        model::ModelYaml,
+        model::{ModelYaml, OnNewVersion, Plan},
         store::{ModelFolder, StoreListing, VersionFolder},
     };
 
@@ -402,6 +405,25 @@ mod tests {
         ends.done.try_send(failed(job)).expect("there is room");
         manager.step().await;
         assert_eq!(ends.catalog.load().unready, ["required model 'm' does not serve: it crashed"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_becomes_of_new_versions_is_published_and_a_bad_plan_keeps_the_last_good_one() {
+        let (mut manager, ends) = manager();
+        let said = async |manager: &mut Manager, yaml: &str| {
+            ends.news.send_modify(|news| news.listing = Some(Arc::new(listing(yaml))));
+            manager.step().await;
+            let snapshot = ends.catalog.load();
+            let model = snapshot.model("m").expect("it is there");
+            (model.on_new_version, model.canary.steps.clone(), model.refused.model_yaml.clone())
+        };
+        let default = Plan::default().steps;
+        assert_eq!(said(&mut manager, "").await, (OnNewVersion::Serve, default, None));
+        let (word, steps, refused) = said(&mut manager, "on_new_version: canary\ncanary: { steps: [50, 100] }").await;
+        assert_eq!((word, steps, refused), (OnNewVersion::Canary, vec![50.0, 100.0], None));
+        let (word, steps, refused) = said(&mut manager, "on_new_version: hold\ncanary: { steps: [100, 50] }").await;
+        assert_eq!((word, steps), (OnNewVersion::Canary, vec![50.0, 100.0]));
+        assert!(refused.is_some_and(|why| why.contains("canary: steps")));
     }
 
     #[tokio::test(start_paused = true)]

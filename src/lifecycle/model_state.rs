@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     catalog::PendingWhy,
-    model::{ModelYaml, Setting, Version, VersionsPolicy, settings},
+    model::{ModelYaml, OnNewVersion, Plan, Setting, Version, VersionsPolicy, settings},
     store::{ModelFolder, TextFile},
 };
 
@@ -162,7 +162,7 @@ impl<T> ModelState<T> {
         self.route.stable(ready.map(|(number, _)| *number))
     }
 
-    /// Takes a route that waited, where its stable is ready by now.
+    /// Takes a route that waited, where its stable is ready by now, and notes who answers.
     pub fn settle_route(&mut self) {
         let versions = &self.versions;
         let ready = |number| versions.get(&number).is_some_and(|version| version.serving.is_some());
@@ -172,6 +172,21 @@ impl<T> ModelState<T> {
             _ => PendingWhy::Absent,
         };
         self.route.settle(ready, why);
+        let holds = self.on_new_version() != OnNewVersion::Serve;
+        let is_coming =
+            |number| versions.get(&number).is_some_and(|version| version.is_candidate() && version.failure.is_none());
+        let serving = versions.iter().filter(|(_, version)| version.serving.is_some()).map(|(number, _)| *number);
+        let is_settled = self.is_settled();
+        self.route.note_answering(holds, serving, is_coming, is_settled);
+    }
+
+    pub fn on_new_version(&self) -> OnNewVersion {
+        self.yaml.as_ref().and_then(|yaml| yaml.on_new_version).unwrap_or_default()
+    }
+
+    /// What model.yaml says of rollouts.
+    pub fn canary(&self) -> Option<Plan> {
+        self.yaml.as_ref()?.canary.clone()
     }
 
     /// What holds for all its versions at once.

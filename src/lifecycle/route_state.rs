@@ -21,6 +21,10 @@ pub struct RouteState {
     /// What traffic follows; `None` until there was one.
     taken: Option<(Arc<Route>, u64)>,
     waits: Option<PendingWhy>,
+    /// Who answered last. None while versions are on their way at a start: the first that is ready is not the one to stay with.
+    answered: Option<Version>,
+    /// Whether `answered` answers on where the route says `latest`, whatever is higher.
+    holds: bool,
     /// What is wrong with route.yaml.
     message: Option<String>,
 }
@@ -68,8 +72,36 @@ impl RouteState {
         }
     }
 
+    /// Notes who answers now, for `latest` to stay with where `holds`. `is_coming` says of a version that is not ready, whether it is
+    /// soon: then it is waited for. `is_settled` is whether every version has come to an end.
+    pub fn note_answering(
+        &mut self,
+        holds: bool,
+        ready: impl Iterator<Item = Version> + Clone,
+        is_coming: impl Fn(Version) -> bool,
+        is_settled: bool,
+    ) {
+        self.holds = holds;
+        let stays = self.answered.is_some() || is_settled;
+        let is_there =
+            |version: &Version| ready.clone().any(|ready| ready == *version) || (holds && is_coming(*version));
+        self.answered = self.answered.filter(is_there);
+        if let Some(answering) = self.stable(ready).filter(|_| stays) {
+            self.answered = Some(answering);
+        }
+    }
+
+    /// The version that answers on although the route says `latest`.
+    fn held(&self) -> Option<Version> {
+        let (route, _) = self.taken.as_ref().filter(|(route, _)| self.holds && route.stable == Stable::Latest)?;
+        self.answered.filter(|version| !route.passes_over(*version))
+    }
+
     /// The version that answers, of those that are ready.
-    pub fn stable(&self, ready: impl Iterator<Item = Version>) -> Option<Version> {
+    pub fn stable(&self, mut ready: impl Iterator<Item = Version>) -> Option<Version> {
+        if let Some(held) = self.held() {
+            return ready.find(|version| *version == held);
+        }
         match (&self.taken, self.waits) {
             (Some((route, _)), _) => route.pick(ready),
             // A server that starts beside a stable that cannot be served takes the one before it.
@@ -87,6 +119,7 @@ impl RouteState {
         if let (Some((taken, _)), true) = (&self.taken, self.waits.is_some()) {
             named.extend(taken.named());
         }
+        named.extend(self.held());
         named
     }
 
@@ -198,6 +231,30 @@ mod tests {
         assert!(state.message().is_some_and(|message| message.contains("revision 5")));
         take(&mut state, "stable: 1.0.0", &[1, 2]);
         assert_eq!((stable(&state, &[1, 2]), state.in_force().1), (Some(v(1)), 7));
+    }
+
+    /// Notes who answers, of these that are ready, and says it.
+    fn note(state: &mut RouteState, holds: bool, ready: &[u64], coming: &[u64], is_settled: bool) -> Option<Version> {
+        let is_coming = |version| coming.iter().any(|major| v(*major) == version);
+        state.note_answering(holds, ready.iter().map(|major| v(*major)), is_coming, is_settled);
+        stable(state, ready)
+    }
+
+    #[test]
+    fn who_answers_is_held_where_latest_is_told_to() {
+        let mut state = RouteState::default();
+        take(&mut state, "", &[]);
+        assert_eq!(note(&mut state, true, &[1], &[2], false), Some(v(1)));
+        assert_eq!(note(&mut state, true, &[1, 2], &[], true), Some(v(2)), "it was not settled");
+        assert_eq!(note(&mut state, true, &[1, 2, 3], &[], true), Some(v(2)));
+        assert_eq!(state.named(), [v(2)].into(), "it stays loaded");
+        assert_eq!(note(&mut state, true, &[3], &[2], false), None, "it is made anew");
+        assert_eq!(note(&mut state, true, &[2, 3], &[], true), Some(v(2)));
+        assert_eq!(note(&mut state, true, &[1, 3], &[], true), Some(v(3)), "it is gone");
+        assert_eq!(note(&mut state, true, &[1, 2, 3], &[], true), Some(v(3)));
+        assert_eq!(note(&mut state, false, &[3, 4], &[], true), Some(v(4)));
+        assert_eq!(state.named(), [].into());
+        assert_eq!(note(&mut state, true, &[4, 5], &[], true), Some(v(4)), "as it was when the word changed");
     }
 
     #[test]

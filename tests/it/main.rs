@@ -14,6 +14,7 @@ mod edge_limits;
 mod external_data;
 mod faults_while_loading;
 mod health_and_http;
+mod holds_new_versions;
 mod holds_up_no_core;
 mod hot_swap;
 mod joins_only_what_is_safe;

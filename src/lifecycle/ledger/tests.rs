@@ -1,5 +1,6 @@
 //! The ledger against a store and a loader that do as they are told.
 
+mod holds;
 mod routes;
 
 use std::time::Duration;
@@ -80,37 +81,43 @@ impl World {
         let mut asked = Vec::new();
         while let Some(job) = self.ledger.next_job() {
             asked.push(format!("{:?} {}", job.task, job.version));
-            let bytes = job.source.files["model.onnx"].stamp.inode.to_string();
-            let known = job.known_digest.as_ref().is_some_and(|known| *known != bytes);
-            let fails = known || broken.iter().any(|&major| Version::new(major, 0, 0) == job.version);
-            let outcome = match job.task {
-                Task::Recheck => Outcome::Rechecked(bytes),
-                Task::Load if fails => Outcome::Failed {
-                    error: Error::new(Code::FailedPrecondition, "LOAD_CRASHED", "it crashed"),
-                    missing_library: None,
-                    short_bytes: 0,
-                },
-                Task::Load => {
-                    self.served += 1;
-                    Outcome::Loaded(Loaded {
-                        servable: Arc::new(self.served),
-                        platform: Platform::Onnx,
-                        digest: bytes,
-                        bytes: 10,
-                        memory_bytes: 10,
-                        gpu_bytes: 0,
-                        notes: Vec::new(),
-                        settings: Default::default(),
-                        metrics: BTreeMap::new(),
-                    })
-                }
-            };
-            let done =
-                LoadDone { model: job.model, version: job.version, source: job.source, options: job.options, outcome };
-            self.ledger.take_result(done, self.now);
-            self.plan();
+            self.finish(job, broken);
         }
         asked
+    }
+
+    /// The end of one load.
+    fn finish(&mut self, job: LoadJob, broken: &[u64]) {
+        let bytes = job.source.files["model.onnx"].stamp.inode.to_string();
+        let known = job.known_digest.as_ref().is_some_and(|known| *known != bytes);
+        let fails = known || broken.iter().any(|&major| Version::new(major, 0, 0) == job.version);
+        let outcome = match job.task {
+            Task::Recheck => Outcome::Rechecked(bytes),
+            Task::Load if fails => Outcome::Failed {
+                error: Error::new(Code::FailedPrecondition, "LOAD_CRASHED", "it crashed"),
+                missing_library: None,
+                short_bytes: 0,
+            },
+            Task::Load => {
+                self.served += 1;
+                Outcome::Loaded(Loaded {
+                    servable: Arc::new(self.served),
+                    platform: Platform::Onnx,
+                    digest: bytes,
+                    bytes: 10,
+                    memory_bytes: 10,
+                    gpu_bytes: 0,
+                    load_time: Duration::ZERO,
+                    notes: Vec::new(),
+                    settings: Default::default(),
+                    metrics: BTreeMap::new(),
+                })
+            }
+        };
+        let done =
+            LoadDone { model: job.model, version: job.version, source: job.source, options: job.options, outcome };
+        self.ledger.take_result(done, self.now);
+        self.plan();
     }
 
     fn shown(&self) -> Vec<(String, State)> {

@@ -3,12 +3,12 @@
 use super::*;
 
 /// Who answers a call without a version.
-fn stable(world: &World) -> Option<String> {
+pub fn stable(world: &World) -> Option<String> {
     world.ledger.models()[&name()].stable().map(|version| version.to_string())
 }
 
 /// The store with that route, and every load done.
-fn settle(world: &mut World, route: &'static str, versions: &[(u64, u64)], broken: &[u64]) {
+pub fn settle(world: &mut World, route: &'static str, versions: &[(u64, u64)], broken: &[u64]) {
     world.route = route;
     world.list(versions);
     world.work(broken);
