@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use super::{
-    Counts, Operator,
+    Counts, Operator, arrivals,
     change::{Asked, Change},
     course::{Judged, is_as_written},
     gates,
@@ -50,6 +50,8 @@ struct Follower {
     clock: Option<Clock>,
     /// What is to be written as soon as it can be: the version is taken out here already.
     failing: Option<Judged>,
+    /// Why nothing could be written last, so that it is said once.
+    trouble: Option<&'static str>,
 }
 
 /// How long a rollout has lasted: by the wall clock when it was first seen as it is, and by this process's own from then on, so that
@@ -105,7 +107,7 @@ impl Controller {
                 }
             }
             let snapshot = self.catalog.load();
-            for entry in snapshot.models.values().filter(|entry| needs_following(entry)) {
+            for entry in snapshot.models.values().filter(|entry| self.has_to_do(entry)) {
                 if !followed.contains_key(&entry.name) {
                     let follower = Follower::new(self.clone(), entry.name.clone());
                     followed.insert(entry.name.clone(), followers.spawn(follower.run()));
@@ -113,17 +115,22 @@ impl Controller {
             }
         }
     }
-}
 
-fn needs_following(entry: &ModelEntry) -> bool {
-    entry.route.running().is_some()
+    fn has_to_do(&self, entry: &ModelEntry) -> bool {
+        entry.route.running().is_some() || self.arrived(entry).is_some()
+    }
+
+    /// Where routes are written elsewhere, so is what becomes of new versions.
+    fn arrived(&self, entry: &ModelEntry) -> Option<Change> {
+        arrivals::wanted(entry).filter(|_| self.operator.closed_because().is_none())
+    }
 }
 
 // === impl Follower ===
 
 impl Follower {
     fn new(control: Controller, model: ModelName) -> Self {
-        Self { control, model, clock: None, failing: None }
+        Self { control, model, clock: None, failing: None, trouble: None }
     }
 
     async fn run(mut self) -> ModelName {
@@ -132,11 +139,15 @@ impl Follower {
         loop {
             ticks.tick().await;
             let snapshot = self.control.catalog.load();
-            let Some(entry) = snapshot.models.get(self.model.as_str()).filter(|entry| needs_following(entry)) else {
+            let Some(entry) = snapshot.models.get(self.model.as_str()).filter(|entry| self.control.has_to_do(entry))
+            else {
                 return self.model;
             };
             if let Some(rollout) = entry.route.running() {
                 self.look(entry, rollout).await;
+            } else if let Some(change) = self.control.arrived(entry) {
+                let reason = format!("on_new_version: {}", entry.on_new_version.as_str());
+                let _ = self.change(change, reason).await;
             }
         }
     }
@@ -221,7 +232,7 @@ impl Follower {
 
     /// `Err` where it is to be written again at the next tick. That somebody else was first is no error: the next tick sees what
     /// they made of it.
-    async fn write(&self, judged: Judged, rollout: &Rollout) -> Result<()> {
+    async fn write(&mut self, judged: Judged, rollout: &Rollout) -> Result<()> {
         let Judged { verdict, phase, version, .. } = &judged;
         let (decision, rule) = (verdict.decision, verdict.rule);
         let reason = verdict.message.clone();
@@ -258,7 +269,7 @@ impl Follower {
     }
 
     /// The revision and time of what was written; `None` where nothing was to be.
-    async fn change(&self, change: Change, reason: String) -> Result<Option<(u64, String)>> {
+    async fn change(&mut self, change: Change, reason: String) -> Result<Option<(u64, String)>> {
         let control = &self.control;
         let asked = Asked { caller: format!("sconce@{}", control.replica), reason, ..Asked::default() };
         let writing = control.operator.change(self.model.as_str(), change.clone(), asked.clone());
@@ -269,12 +280,15 @@ impl Follower {
         match written {
             Ok(written) if written.time.is_empty() => Ok(None),
             Ok(written) => {
+                self.trouble = None;
                 control.events.tell(event(self.model.as_str(), &change, &asked, &written));
                 Ok(Some((written.revision, written.time)))
             }
             Err(error) if matches!(error.reason(), "REVISION_MOVED" | "ROLLOUT_MOVED" | "NO_ROLLOUT") => Ok(None),
             Err(error) => {
-                tracing::warn!(model = %self.model, %change, %error, "the rollout cannot be moved; it is tried again");
+                if self.trouble.replace(error.reason()) != Some(error.reason()) {
+                    tracing::warn!(model = %self.model, %change, %error, "the route cannot be written; it is tried again");
+                }
                 Err(error)
             }
         }

@@ -3,7 +3,12 @@
 //! That it is ready says that its files are what version.yaml says, that it opened, was warmed up, and answered its example.json
 //! right, on this replica.
 
-use super::judge::{Decision, Verdict};
+use std::time::Duration;
+
+use super::{
+    judge::{Decision, Verdict},
+    words,
+};
 use crate::{
     catalog::{ModelEntry, State, VersionEntry},
     error::Error,
@@ -38,9 +43,102 @@ fn broken(entry: &ModelEntry, known: &VersionEntry, rollout: &Rollout) -> Option
     {
         return Some(("signature", error.message().to_owned()));
     }
-    None
+    let gates = &rollout.plan.gates;
+    for (name, least) in &gates.metrics {
+        let says = match known.metrics.get(name) {
+            Some(found) if found >= least => continue,
+            Some(found) => format!("{name} is {}", words::number(*found)),
+            None => format!("version.yaml says nothing of {name}"),
+        };
+        return Some(("metrics", format!("{says}; at least {} is asked for", words::number(*least))));
+    }
+    if let Some(most) = gates.max_size.filter(|most| known.artifact_bytes > *most) {
+        let (bytes, most) = (words::count(known.artifact_bytes), words::count(most));
+        return Some(("max_size", format!("its files have {bytes} bytes, at most {most} are allowed")));
+    }
+    let most = gates.max_load_time.filter(|most| known.load_time > *most)?;
+    let shown = |time: Duration| humantime::format_duration(Duration::from_millis(time.as_millis() as u64));
+    let (took, most) = (shown(known.load_time), shown(most));
+    Some(("max_load_time", format!("it took {took} to load, at most {most} is allowed")))
 }
 
 fn ruled(decision: Decision, rule: &'static str, message: String) -> Verdict {
     Verdict { decision, rule, message, exposure: 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        error::Code,
+        model::{Gates, ModelName, Plan, Route, Version},
+        rollout::change::{Asked, Change, Known},
+    };
+
+    fn v(major: u64) -> Version {
+        Version::new(major, 0, 0)
+    }
+
+    fn ready() -> VersionEntry {
+        VersionEntry {
+            metrics: [("accuracy".to_owned(), 0.6)].into(),
+            artifact_bytes: 1000,
+            load_time: Duration::from_secs(3),
+            ..VersionEntry::new(State::Ready)
+        }
+    }
+
+    fn found(known: Option<VersionEntry>, gates: Gates) -> (Decision, &'static str, String) {
+        let plan = Plan { gates, ..Plan::default() };
+        let deploy = Change::Deploy(v(2), Box::new(plan));
+        let known_before = Known { answering: Some(v(1)), below: None };
+        let time = "2026-01-01T00:00:00Z".to_owned();
+        let route = deploy.apply(&Route::default(), 0, known_before, &Asked::default(), time);
+        let route = route.expect("it may be done").expect("it changes something");
+        let versions = known.map(|known| (v(2), known)).into_iter().collect();
+        let rollout = route.rollout.clone().expect("it was begun");
+        let name = ModelName::new("m").expect("a name");
+        let entry = ModelEntry { versions, route: Arc::new(route), ..ModelEntry::new(name) };
+        let verdict = pass(&entry, &rollout);
+        (verdict.decision, verdict.rule, verdict.message)
+    }
+
+    #[test]
+    fn what_is_not_ready_waits_and_what_failed_is_out() {
+        let outcome = |known| {
+            let (decision, rule, _) = found(known, Gates::default());
+            (decision, rule)
+        };
+        assert_eq!(outcome(None), (Decision::Hold, "absent"));
+        assert_eq!(outcome(Some(VersionEntry::new(State::Loading))), (Decision::Hold, "loading"));
+        assert_eq!(outcome(Some(ready())), (Decision::Advance, "gates"));
+        let cause = Some(Error::new(Code::FailedPrecondition, "EXAMPLE_MISMATCH", "example 1 is not right"));
+        let failed = VersionEntry { cause, ..VersionEntry::new(State::Failed) };
+        let (decision, rule, message) = found(Some(failed), Gates::default());
+        assert_eq!((decision, rule), (Decision::RollBack, "load"));
+        assert!(message.contains("example 1 is not right"), "{message}");
+    }
+
+    #[test]
+    fn each_gate_lets_through_what_is_just_enough() {
+        let metrics = |name: &str, least| Gates { metrics: [(name.to_owned(), least)].into(), ..Gates::default() };
+        let size = |most| Gates { max_size: Some(most), ..Gates::default() };
+        let time = |most| Gates { max_load_time: Some(Duration::from_secs(most)), ..Gates::default() };
+        for gates in [metrics("accuracy", 0.6), size(1000), time(3)] {
+            assert_eq!(found(Some(ready()), gates).0, Decision::Advance);
+        }
+        let broken = [
+            (metrics("accuracy", 0.61), "metrics", "accuracy is 0.6"),
+            (metrics("auc", 0.1), "metrics", "nothing of auc"),
+            (size(999), "max_size", "1,000 bytes"),
+            (time(2), "max_load_time", "it took 3s"),
+        ];
+        for (gates, rule, words) in broken {
+            let (decision, by, message) = found(Some(ready()), gates);
+            assert_eq!((decision, by), (Decision::RollBack, rule));
+            assert!(message.contains(words), "{message}");
+        }
+    }
 }

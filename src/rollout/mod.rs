@@ -5,6 +5,7 @@
 //! touches what is served. The store tells lifecycle, and lifecycle publishes. The server's Admin service is the caller; its
 //! Inference service reports outcomes.
 
+mod arrivals;
 mod change;
 mod controller;
 pub mod counts;

@@ -55,10 +55,6 @@ async fn bucket_with_tiny() -> Option<S3> {
     Some(s3)
 }
 
-fn take_store(mut server: Server) -> Store {
-    std::mem::replace(&mut server.store, Store::new())
-}
-
 fn cache_bytes(store: &Store) -> u64 {
     let folders = ["objects", "partial"].map(|name| store.beside("work/cache").join(name));
     let files = folders.iter().flat_map(|folder| std::fs::read_dir(folder).into_iter().flatten());
@@ -116,7 +112,7 @@ async fn without_a_marker_changes_are_seen_all_the_same() {
 #[tokio::test]
 async fn it_starts_without_the_bucket_and_goes_on_when_it_is_back() {
     let Some(mut s3) = bucket_with_tiny().await else { return };
-    let store = take_store(s3.serve(Store::new(), s3.port(), &[]).await);
+    let store = s3.serve(Store::new(), s3.port(), &[]).await.into_store();
     s3.stop();
     let server = s3.serve(store, s3.port(), &[]).await;
     assert_eq!(stable(&server).await, "1.0.0");
@@ -159,7 +155,7 @@ async fn a_download_that_is_cut_off_goes_on() {
     proxy.set(Fault::CutAfter(0));
     let weights = filler(BYTES, 2);
     s3.publish("tiny/1.0.2", &[("model.onnx", tiny()), ("weights.bin", weights.clone())], false).await;
-    let store = take_store(server);
+    let store = server.into_store();
     let parts = store.beside("work/cache/partial");
     proxy.set(Fault::CutAfter(MIB as u64));
     let server = s3.begin(store, proxy.port, &[]).await;
@@ -168,7 +164,7 @@ async fn a_download_that_is_cut_off_goes_on() {
         std::fs::read_dir(&parts).ok()?.flatten().any(|file| long(file.path())).then_some(())
     })
     .await;
-    let store = take_store(server);
+    let store = server.into_store();
     proxy.set(Fault::None);
     let server = s3.begin(store, proxy.port, &[]).await;
     serves(&server, "1.0.2").await;
@@ -186,7 +182,7 @@ async fn what_is_not_what_version_yaml_says_never_serves() {
     let said = String::from_utf8_lossy(&checked.stdout).into_owned();
     assert!(said.contains("tiny 1.0.1: the sha256 of 'model.onnx'") && said.ends_with("1 problem\n"), "{said}");
     // And what was damaged in the cache is fetched again.
-    let store = take_store(server);
+    let store = server.into_store();
     for file in std::fs::read_dir(store.beside("work/cache/objects")).expect("a folder").flatten() {
         std::fs::write(file.path(), vec![0; tiny().len()]).expect("written");
     }
@@ -243,7 +239,7 @@ async fn a_full_disk_names_the_cache_and_the_old_version_serves() {
     assert!(failed.message.contains("disk of the cache"), "{}", failed.message);
     assert_eq!(stable(&server).await, "1.0.0");
     // The folder below can only go once nothing is mounted there.
-    let store = take_store(server);
+    let store = server.into_store();
     drop(disk);
     drop(store);
 }

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use crate::{
     harness::{
-        Server,
+        PATIENCE, Server,
         adders::{ADDER, adders, answer_of, answering, publish_adder, version},
-        call,
+        call, eventually,
     },
     proto::{predict_request::Select, *},
 };
@@ -51,7 +51,7 @@ async fn a_version_that_is_held_answers_who_names_it_and_nobody_else_until_it_is
 }
 
 #[tokio::test]
-async fn a_server_that_is_told_to_hold_while_it_runs_does_so_from_then_on() {
+async fn a_server_that_is_told_to_hold_while_it_runs_does_so_from_then_on_and_after_a_restart() {
     let server = Server::start(adders(1..=1), &OPTIONS).await;
     publish_adder(&server.store, 2);
     server.reaches(ADDER, &version(1), VersionState::Available).await;
@@ -60,7 +60,17 @@ async fn a_server_that_is_told_to_hold_while_it_runs_does_so_from_then_on() {
     publish_adder(&server.store, 3);
     server.reaches(ADDER, &version(3), VersionState::Ready).await;
     answers_all(&server, 2).await;
+    eventually("who answers is pinned", PATIENCE, async || {
+        let stable = server.describe(ADDER).await.route.map(|route| route.stable);
+        (stable == Some(version(2))).then_some(())
+    })
+    .await;
+    let server = Server::start(server.into_store(), &OPTIONS).await;
+    answers_all(&server, 2).await;
+
     server.store.write("adder/model.yaml", "on_new_version: serve\n");
+    let request = UnpinRequest { model: ADDER.into(), asked: None };
+    server.admin().await.unpin(call(request)).await.expect("it may be done");
     server.reaches(ADDER, &version(2), VersionState::Available).await;
     answers_all(&server, 3).await;
     server.assert_unharmed().await;

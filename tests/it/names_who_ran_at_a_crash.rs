@@ -41,7 +41,7 @@ async fn crashed() -> Store {
     assert!(answer.is_err(), "a process that died gives no answer");
     let status = eventually("the server's end", PATIENCE, async || server.exit_status()).await;
     assert_eq!(status.signal(), Some(8), "SIGFPE");
-    take_store(server)
+    server.into_store()
 }
 
 #[tokio::test]
@@ -60,7 +60,7 @@ async fn it_is_named_and_serves_again_once_it_passed() {
     // Whoever stops in good order leaves no mark, and who has passed is no suspect any more.
     process::kill(server.pid(), Signal::INT);
     eventually("the server's end", PATIENCE, async || server.exit_status()).await;
-    let next = Server::start(take_store(server), &[]).await;
+    let next = Server::start(server.into_store(), &[]).await;
     assert!(!next.log().contains("running when a server died"), "{}", next.log());
     assert!(!note(next.version("div", "1.0.0").await.expect("it is there")));
 }
@@ -77,12 +77,4 @@ async fn it_does_not_serve_when_it_fails_there() {
     assert!(version.message.contains("SIGSEGV"), "{}", version.message);
     // Its neighbour did not run, so its pass still holds: this child would have killed it, too.
     server.reaches("tiny", "1.0.0", VersionState::Ready).await;
-}
-
-/// The store of a server that has ended, with its work folder beside it.
-fn take_store(mut server: Server) -> Store {
-    let store = std::mem::replace(&mut server.store, Store::new());
-    // The next server's ports are waited for.
-    std::fs::remove_file(store.beside("ports.json")).expect("it was written");
-    store
 }

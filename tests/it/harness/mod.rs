@@ -107,6 +107,14 @@ pub fn has_torch() -> bool {
 // === impl Server ===
 
 impl Server {
+    /// Kills it; what it served over is left as it is, for the next one.
+    pub fn into_store(mut self) -> Store {
+        let store = std::mem::replace(&mut self.store, Store::new());
+        // The next server's ports are waited for.
+        std::fs::remove_file(store.beside("ports.json")).expect("every server writes it");
+        store
+    }
+
     /// Serves `store` and waits until it is ready and no version is being loaded any more.
     pub async fn start(store: Store, options: &[&str]) -> Self {
         let server = Self::begin(store, options).await;

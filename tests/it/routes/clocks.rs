@@ -11,7 +11,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{OPTIONS, answers, asked, promote, route_file, take_store, upon, write_route, written};
+use super::{OPTIONS, answers, asked, promote, route_file, upon, write_route, written};
 use crate::{
     harness::{
         PATIENCE, Server, Store,
@@ -182,7 +182,7 @@ async fn a_clock_that_is_set_changes_nothing_but_the_times_that_are_shown() {
         write_route(&server, format!("revision: {revision}\nstable: {}\n", version(number)));
         answers(&server, number).await;
         if round % 2 == 1 {
-            server = start(take_store(server), &library).await;
+            server = start(server.into_store(), &library).await;
             assert_eq!(answering(&server, None).await.expect("an answer"), number, "after a restart");
             eventually("the revision is known", PATIENCE, async || {
                 (server.describe(ADDER).await.route?.revision == revision).then_some(())

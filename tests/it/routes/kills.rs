@@ -13,7 +13,7 @@ use sconce::model::{HISTORY_MAX, Route};
 use tokio::task::JoinHandle;
 use tonic::Status;
 
-use super::{OPTIONS, asked, promote, take_store, written};
+use super::{OPTIONS, asked, promote, written};
 use crate::{
     harness::{
         PATIENCE, Server, Store,
@@ -132,7 +132,7 @@ async fn promote_and_kill(
 
 /// Starts the server again, and asks for the same as before it was killed: it stands in the route once.
 async fn restart_and_repeat(server: Server, number: u64, request_id: &str, known: &mut Acknowledged) -> Server {
-    let store = take_store(server);
+    let store = server.into_store();
     let route = written(&store);
     known.assert_in(&route, request_id);
     let left = leftovers(&store);

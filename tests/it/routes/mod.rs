@@ -45,13 +45,6 @@ fn written(store: &Store) -> model::Route {
     model::Route::parse(&text).unwrap_or_else(|wrong| panic!("route.yaml is not whole: {wrong}\n{text}"))
 }
 
-/// The store of a server that is killed by this, unless it has ended; another one may start over it.
-fn take_store(mut server: Server) -> Store {
-    let store = std::mem::replace(&mut server.store, Store::new());
-    fs::remove_file(store.beside("ports.json")).expect("every server writes it");
-    store
-}
-
 fn asked(request_id: &str) -> Asked {
     Asked { request_id: request_id.into(), caller: "tester".into(), ..Default::default() }
 }

@@ -8,7 +8,7 @@ use std::{
 use rustix::process::Signal;
 use tonic::Code;
 
-use super::{asked, assert_moved, promote, take_store, upon};
+use super::{asked, assert_moved, promote, upon};
 use crate::{
     harness::{
         PATIENCE, Server, Store,
@@ -167,7 +167,7 @@ impl Replicas {
     async fn restart(&mut self, place: usize) {
         let server = self.servers.remove(place);
         process::kill(server.pid(), Signal::KILL);
-        let server = self.place.serve(take_store(server)).await;
+        let server = self.place.serve(server.into_store()).await;
         self.servers.insert(place, server);
     }
 

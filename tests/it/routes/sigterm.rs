@@ -261,7 +261,7 @@ async fn a_promote_that_waits_is_answered_and_holds_at_the_next_start() {
     ends_well(&server, signalled).await;
 
     fs::write(&gate, "").expect("a file");
-    let store = super::take_store(server);
+    let store = server.into_store();
     assert_eq!(written(&store).history.last().map(|entry| entry.request_id.as_str()), Some("waiting"));
     let server = Server::start(store, &OPTIONS).await;
     assert_eq!(answering(&server, None).await.expect("an answer"), 3, "what was acknowledged holds");

@@ -9,7 +9,7 @@ use std::{
 
 use tonic::{Code, Status};
 
-use super::{OPTIONS, answers, asked, promote, route_file, take_store, written};
+use super::{OPTIONS, answers, asked, promote, route_file, written};
 use crate::{
     commands::{fails, succeeds},
     harness::{
@@ -34,7 +34,7 @@ fn on_a_small_disk() -> Option<(Store, SmallDisk)> {
 
 /// Ends the server before its disk: a folder can only go once nothing is mounted there.
 fn end(server: Server, disk: SmallDisk) {
-    let store = take_store(server);
+    let store = server.into_store();
     drop(disk);
     drop(store);
 }
@@ -173,7 +173,7 @@ async fn a_store_that_may_not_be_written_to_serves_and_every_write_says_so() {
     let info = server.admin().await.server_info(call(ServerInfoRequest {})).await.expect("info").into_inner();
     assert_eq!(info.not_writable, "");
     server.assert_unharmed().await;
-    let store = take_store(server);
+    let store = server.into_store();
     drop(rights);
     drop(store);
 }
