@@ -55,10 +55,12 @@ pub struct DeployArgs {
 }
 
 pub const HELP: &str = "\
-It passes its gates (it is ready, and answers what stable's callers ask), then a shadow stage where there is one, then step by step
-a larger share. Each step is judged beside stable: a version that fails more, is slower or predicts worse is taken out at once, and
-what nobody knows is waited for. It answers when the rollout has begun; `sconce rollout status MODEL --watch` follows it.
-Without a plan it is model.yaml's `canary:`; with --plan or any flag that says how, nothing of `canary:` holds.
+It passes its gates (it is ready, and answers what stable's callers ask), then a shadow stage where
+there is one, then step by step a larger share. Each step is judged beside stable: a version that
+fails more, is slower or predicts worse is taken out at once, and what nobody knows is waited for.
+The command ends when the rollout has begun; `sconce rollout status MODEL --watch` follows it.
+Without a plan it goes by model.yaml's `canary:`; with --plan, or any flag that says how, nothing of
+`canary:` holds.
 
 Examples:
   sconce deploy early-signal 1.1.0

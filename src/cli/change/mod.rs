@@ -174,8 +174,8 @@ Examples:
   sconce promote early-signal 1.1.0 --no-wait --json | jq .revision";
 
 const ROLLBACK_HELP: &str = "\
-The version that is left is rejected: `stable: latest` passes over it, and only `promote` or `deploy` brings it back. While a
-version is being rolled out, it is that one.
+The version that is left is rejected: `stable: latest` passes over it, and only `promote` or
+`deploy` brings it back. While a version is being rolled out, it is that one.
 
 Examples:
   sconce rollback early-signal --reason 'drift since 14:00'

@@ -39,8 +39,8 @@ pub struct StatusArgs {
 }
 
 const STATUS_HELP: &str = "\
-With --watch the picture is drawn anew each second; where stdout is no terminal, or with --json, a line comes with each change.
-A server that goes away meanwhile is asked again until it is back.
+With --watch the picture is drawn anew each second; where stdout is no terminal, or with --json,
+a line comes with each change. A server that goes away meanwhile is asked again until it is back.
 Exit status of --watch: 0 it was promoted, 1 it was rolled back or aborted.
 
 Examples:

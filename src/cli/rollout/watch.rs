@@ -99,7 +99,6 @@ impl Screen {
         match self {
             Screen::Drawn(bar) => {
                 bar.set_message(draw::picture(&described.model, rollout));
-                bar.tick();
                 Ok(())
             }
             Screen::Lines { .. } if !is_news => Ok(()),

@@ -1,6 +1,9 @@
 //! What is asked of a rollout, and what is refused while one runs.
 
-use sconce::model::{Metric, Phase, Stable, Version};
+use sconce::{
+    model::{self, Metric, Phase, Route, Slots, Stable, StageBegun, Version},
+    rollout::CANARY,
+};
 use tonic::Code;
 
 use super::{
@@ -9,9 +12,9 @@ use super::{
 };
 use crate::{
     harness::{
-        Server,
-        adders::{ADDER, adders, answering, version},
-        assert_refused, call, fact,
+        PATIENCE, Server,
+        adders::{ADDER, adders, answering, predict, version},
+        assert_refused, call, eventually, fact,
     },
     proto::*,
 };
@@ -189,5 +192,46 @@ async fn what_cannot_be_is_refused_by_name() {
     let shared = deploy(&server, 2, unhurried()).await;
     assert_refused("shared", shared, Code::FailedPrecondition, "TRAFFIC_SHARED");
     assert_eq!(record(&server).rollout, None);
+    server.assert_unharmed().await;
+}
+
+#[tokio::test]
+async fn a_step_is_shown_with_what_was_counted_and_recommendations_go_by_its_plan() {
+    let server = stable_beside(2).await;
+    deploy(&server, 2, RolloutPlan { steps: vec![50.0, 100.0], ..unhurried() }).await.expect("it is right");
+    pause(&server, Asked::default()).await.expect("it runs");
+    // Paused, it moves no more. If it has not passed its gates yet, it is put at its first step as a person may do.
+    let mut route = record(&server);
+    let mut rollout = route.rollout.take().expect("a rollout");
+    if rollout.phase == Phase::Gates {
+        let revision = route.revision.expect("it is counted") + 1;
+        rollout.phase = Phase::Step(0);
+        rollout.stages.push(StageBegun { revision, phase: Phase::Step(0), share: Some(0.5) });
+        let (name, version, weight, slots) = (CANARY.to_owned(), number(2), 50.0, Slots::default());
+        route.variants.push(model::Variant { name, version, weight, slots });
+        let route = Route { revision: Some(revision), rollout: Some(rollout), ..route };
+        std::fs::write(server.store.path().join(ADDER).join("route.yaml"), route.to_yaml()).expect("a file");
+    }
+    eventually("the step holds", PATIENCE, async || {
+        let shown = described(&server).await.expect("it is shown");
+        let holds = server.describe(ADDER).await.route.expect("it is shown").rollout.contains("step 1, 50 %");
+        (holds && (shown.phase.as_str(), shown.weight) == ("step 1", 50.0)).then_some(())
+    })
+    .await;
+    let client = server.inference().await;
+    let mut canary = 0;
+    for call in 0..60 {
+        canary += u64::from(predict(client.clone(), call).await.expect("an answer") == 2);
+    }
+    let shown = described(&server).await.expect("it is shown");
+    let verdict = shown.verdict.expect("a step is judged");
+    assert_eq!((verdict.decision.as_str(), verdict.rule.as_str(), verdict.exposure), ("hold", "hold", canary));
+    assert_eq!(shown.hold_seconds, 600.0);
+    let assigned: Vec<_> = shown.variants.iter().map(|variant| (variant.name.as_str(), variant.assigned)).collect();
+    assert_eq!(assigned, [("stable", 60 - canary), (CANARY, canary)]);
+    let request = GetExperimentRequest { model: ADDER.into() };
+    let report = server.admin().await.get_experiment(call(request)).await.expect("a report").into_inner();
+    let said = report.pairs[0].recommendation.clone().expect("it is there").reason;
+    assert!(said.contains("1,000,000"), "by the plan's sample: {said}");
     server.assert_unharmed().await;
 }
