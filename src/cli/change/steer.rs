@@ -1,14 +1,13 @@
 //! `sconce rollout pause`, `resume`, `abort` and `promote`: changes of the rollout that runs.
 
-use std::time::Duration;
+use std::{sync::Mutex, time::Duration};
 
 use clap::Subcommand;
-use tokio::sync::OnceCell;
 use tonic::{Response, Status, transport::Channel};
 
 use super::ChangeArgs;
 use crate::cli::{
-    client,
+    client::{self, Failure},
     proto::{
         AbortRolloutRequest, Asked, ChangeResponse, DescribeRolloutRequest, PauseRolloutRequest, PromoteRequest,
         ResumeRolloutRequest, admin_client::AdminClient,
@@ -54,9 +53,13 @@ Example:
         change: ChangeArgs,
         /// What is asked for, once it is known: a retry asks for the same.
         #[arg(skip)]
-        request: OnceCell<PromoteRequest>,
+        request: Mutex<Option<PromoteRequest>>,
     },
 }
+
+/// Of a rollout that moved on by itself while it was asked for.
+const ATTEMPTS_MAX: usize = 20;
+const SOON: Duration = Duration::from_millis(100);
 
 // === impl Steer ===
 
@@ -79,7 +82,25 @@ impl Steer {
         }
     }
 
+    /// A rollout passes stages by itself, which is no reason to refuse: where the caller named no revision, it is asked again
+    /// upon the one that holds by then.
     pub async fn call(
+        &self,
+        client: &mut AdminClient<Channel>,
+        asked: Asked,
+        timeout: Duration,
+    ) -> Result<Response<ChangeResponse>, Status> {
+        for _ in 1..ATTEMPTS_MAX {
+            match self.ask(client, asked.clone(), timeout).await {
+                Err(status) if asked.expected_revision.is_none() && has_moved(&status) => self.forget(),
+                answer => return answer,
+            }
+            tokio::time::sleep(SOON).await;
+        }
+        self.ask(client, asked, timeout).await
+    }
+
+    async fn ask(
         &self,
         client: &mut AdminClient<Channel>,
         asked: Asked,
@@ -97,11 +118,31 @@ impl Steer {
                 client.abort_rollout(client::call(AbortRolloutRequest { model, asked: Some(asked) }, timeout)).await
             }
             Steer::Promote { request, .. } => {
-                let request = request.get_or_try_init(|| promotion(client.clone(), model, asked, timeout)).await?;
-                client.promote(client::call(request.clone(), timeout)).await
+                let known = request.lock().ok().and_then(|known| known.clone());
+                let wanted = match known {
+                    Some(known) => known,
+                    None => promotion(client.clone(), model, asked, timeout).await?,
+                };
+                if let Ok(mut known) = request.lock() {
+                    *known = Some(wanted.clone());
+                }
+                client.promote(client::call(wanted, timeout)).await
             }
         }
     }
+
+    /// Nothing was written, so it may be asked for otherwise.
+    fn forget(&self) {
+        if let Steer::Promote { request, .. } = self
+            && let Ok(mut known) = request.lock()
+        {
+            *known = None;
+        }
+    }
+}
+
+fn has_moved(status: &Status) -> bool {
+    Failure::from(status.clone()).reason() == "REVISION_MOVED"
 }
 
 /// Of the version that runs. If it is over by the time this is asked for, nothing is promoted.
