@@ -24,7 +24,7 @@ pub enum Rollout {
     #[command(after_help = STATUS_HELP)]
     Status(StatusArgs),
     #[command(flatten)]
-    Steer(Steer),
+    Steer(Box<Steer>),
 }
 
 #[derive(Args)]
@@ -52,7 +52,7 @@ pub fn run(rollout: Rollout) -> anyhow::Result<ExitCode> {
     match rollout {
         Rollout::Status(args) if args.watch => watch::run(&args),
         Rollout::Status(args) => status(&args),
-        Rollout::Steer(steer) => change::run(&Verb::Steer(steer)),
+        Rollout::Steer(steer) => change::run(&Verb::Steer(*steer)),
     }
 }
 
