@@ -142,12 +142,12 @@ fn advice(advice: Advice) -> &'static str {
     }
 }
 
-fn milliseconds(seconds: Option<f64>) -> String {
+pub fn milliseconds(seconds: Option<f64>) -> String {
     seconds.map_or("-".into(), |seconds| format!("{:.2} ms", seconds * 1e3))
 }
 
 /// Four digits that say something.
-fn short(value: f64) -> String {
+pub fn short(value: f64) -> String {
     match value.abs() {
         0.0 => "0".into(),
         size if (1e-3..1e5).contains(&size) => {
@@ -174,7 +174,7 @@ fn to_json(report: &GetExperimentResponse) -> Value {
     })
 }
 
-fn variant_to_json(variant: &VariantReport) -> Value {
+pub fn variant_to_json(variant: &VariantReport) -> Value {
     json!({
         "name": variant.name,
         "version": variant.version,

@@ -21,6 +21,7 @@ mod paste;
 mod predict;
 mod proto;
 mod publish;
+mod rollout;
 pub mod serve;
 mod stored;
 mod table;
@@ -58,6 +59,9 @@ enum Command {
     Watch(watch::WatchArgs),
     #[command(flatten)]
     Change(change::Verb),
+    /// See how a version is being rolled out, and pause, resume, abort or promote it
+    #[command(subcommand)]
+    Rollout(rollout::Rollout),
     Refresh(info::RefreshArgs),
     LogLevel(info::LogLevelArgs),
     Info(info::InfoArgs),
@@ -79,7 +83,9 @@ Examples:
   sconce promote early-signal 1.1.0             let a version answer, and wait until it does
   sconce rollback early-signal                  go back to the one before
   sconce route early-signal --variant canary=1.1.0:5   five percent for a version
-  sconce experiment early-signal                what it did with them, and what to make of it
+  sconce deploy early-signal 1.1.0              bring a version to stable step by step, or back
+  sconce rollout status early-signal --watch    how that goes, until it is over
+  sconce experiment early-signal                what a variant did, and what to make of it
   sconce watch                                  what happens, as it happens
   sconce predict early-signal --file rows.csv   score a file
   sconce outcomes import truth.csv              say what became of predictions
@@ -117,6 +123,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Experiment(args) => experiment::run(&args),
         Command::Watch(args) => watch::run(&args),
         Command::Change(verb) => change::run(&verb),
+        Command::Rollout(rollout) => rollout::run(rollout),
         Command::Refresh(args) => info::refresh(&args),
         Command::LogLevel(args) => info::log_level(&args),
         Command::Info(args) => info::run(&args),

@@ -16,7 +16,7 @@ use super::{
     grpc::status::malformed,
     proto::{
         inference::{ModelInferRequest, RepositoryModelLoadRequest, RepositoryModelUnloadRequest},
-        sconce::v1::{PredictRequest, RecordOutcomeRequest, SetLabelsRequest, SetRouteRequest},
+        sconce::v1::{DeployRequest, PredictRequest, RecordOutcomeRequest, SetLabelsRequest, SetRouteRequest},
     },
 };
 use crate::error::{Code, Error, Result};
@@ -121,7 +121,7 @@ fn count<U: 'static>(message: &[u8]) -> Result<()> {
 
 /// `None` where nothing in such a message is repeated, and for answers, which the commands read.
 fn layout<U: 'static>() -> Option<&'static Layout> {
-    let layouts: [(TypeId, &'static Layout); 7] = [
+    let layouts: [(TypeId, &'static Layout); 8] = [
         (TypeId::of::<ModelInferRequest>(), &fields::MODEL_INFER),
         (TypeId::of::<PredictRequest>(), &fields::PREDICT),
         (TypeId::of::<RecordOutcomeRequest>(), &fields::RECORD_OUTCOME),
@@ -129,6 +129,7 @@ fn layout<U: 'static>() -> Option<&'static Layout> {
         (TypeId::of::<RepositoryModelUnloadRequest>(), &fields::REPOSITORY),
         (TypeId::of::<SetLabelsRequest>(), &fields::SET_LABELS),
         (TypeId::of::<SetRouteRequest>(), &fields::SET_ROUTE),
+        (TypeId::of::<DeployRequest>(), &fields::DEPLOY),
     ];
     layouts.into_iter().find(|(message, _)| *message == TypeId::of::<U>()).map(|(_, layout)| layout)
 }

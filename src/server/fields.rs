@@ -61,6 +61,11 @@ pub static SET_ROUTE: [Field; 1] = [holder(2, &TRAFFIC)];
 static TRAFFIC: [Field; 3] = [part(1, &[]), part(3, &RULE), part(4, &[])];
 static RULE: [Field; 1] = [value(3, &[])];
 
+/// Of `sconce.v1.DeployRequest`.
+pub static DEPLOY: [Field; 1] = [holder(3, &PLAN)];
+static PLAN: [Field; 1] = [holder(17, &GATES)];
+static GATES: [Field; 1] = [part(1, &[])];
+
 /// RESOURCE_EXHAUSTED where the message has more parts or values than a message may have. One that is broken passes: whoever
 /// decodes it says so.
 pub fn check(message: &[u8], layout: &Layout) -> Result<()> {

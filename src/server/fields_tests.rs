@@ -73,7 +73,7 @@ fn compare(all: &HashMap<String, DescriptorProto>, name: &str, layout: &Layout, 
 #[test]
 fn the_layouts_are_those_of_the_descriptors() {
     let all = messages();
-    let layouts: [(&str, &Layout); 7] = [
+    let layouts: [(&str, &Layout); 8] = [
         (".inference.ModelInferRequest", &MODEL_INFER),
         (".sconce.v1.PredictRequest", &PREDICT),
         (".sconce.v1.RecordOutcomeRequest", &RECORD_OUTCOME),
@@ -81,6 +81,7 @@ fn the_layouts_are_those_of_the_descriptors() {
         (".inference.RepositoryModelUnloadRequest", &REPOSITORY),
         (".sconce.v1.SetLabelsRequest", &SET_LABELS),
         (".sconce.v1.SetRouteRequest", &SET_ROUTE),
+        (".sconce.v1.DeployRequest", &DEPLOY),
     ];
     for (message, layout) in layouts {
         compare(&all, message, layout, 8);

@@ -48,7 +48,7 @@ pub enum Door {
 
 /// The frequent ones first: the table is walked.
 #[rustfmt::skip]
-const METHODS: [Method; 36] = [
+const METHODS: [Method; 41] = [
     prediction("/inference.GRPCInferenceService/ModelInfer", Service::OpenInference, Prediction::ModelInfer),
     prediction("/sconce.v1.Inference/Predict", Service::Inference, Prediction::Predict),
     stream("/inference.GRPCInferenceService/ModelStreamInfer", Service::OpenInference),
@@ -75,6 +75,11 @@ const METHODS: [Method; 36] = [
     plain("/sconce.v1.Admin/Unpin", Service::Admin),
     plain("/sconce.v1.Admin/SetLabels", Service::Admin),
     plain("/sconce.v1.Admin/SetRoute", Service::Admin),
+    plain("/sconce.v1.Admin/Deploy", Service::Admin),
+    plain("/sconce.v1.Admin/PauseRollout", Service::Admin),
+    plain("/sconce.v1.Admin/ResumeRollout", Service::Admin),
+    plain("/sconce.v1.Admin/AbortRollout", Service::Admin),
+    plain("/sconce.v1.Admin/DescribeRollout", Service::Admin),
     plain("/sconce.v1.Admin/LoadVersion", Service::Admin),
     plain("/sconce.v1.Admin/UnloadVersion", Service::Admin),
     plain("/sconce.v1.Admin/ReloadModel", Service::Admin),

@@ -30,6 +30,7 @@ mod overload;
 mod pads_lengths;
 mod pasted;
 mod predicts;
+mod rolls_out;
 mod routes;
 mod shares_traffic;
 mod starts;

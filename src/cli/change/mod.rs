@@ -2,9 +2,11 @@
 //! then what came of it on the replica that was asked.
 
 mod answer;
+mod deploy;
 mod left;
 mod progress;
 mod route;
+mod steer;
 
 use std::{
     io::Write,
@@ -26,8 +28,13 @@ use super::{
         VersionState, VersionStatus, admin_client::AdminClient,
     },
 };
-use crate::model::{Version, units::parse_duration};
+use crate::{
+    model::{Version, units::parse_duration},
+    telemetry::logs::escape,
+};
+use deploy::DeployArgs;
 use route::RouteArgs;
+pub use steer::Steer;
 
 #[derive(Subcommand)]
 pub enum Verb {
@@ -76,6 +83,12 @@ pub enum Verb {
     /// Say who shares a model's traffic with its stable version: variants by weight, rules, shadows
     #[command(after_help = route::HELP)]
     Route(Box<RouteArgs>),
+    /// Bring a version to stable by plan: a growing share of the traffic, judged beside stable
+    #[command(after_help = deploy::HELP)]
+    Deploy(Box<DeployArgs>),
+    /// One of `sconce rollout`.
+    #[command(skip)]
+    Steer(Steer),
     /// Load a version that model.yaml does not select; it answers only calls that name it
     #[command(
         after_help = "Example:\n  sconce load early-signal 1.0.0 && sconce predict early-signal --version 1.0.0 -f x.csv"
@@ -161,7 +174,8 @@ Examples:
   sconce promote early-signal 1.1.0 --no-wait --json | jq .revision";
 
 const ROLLBACK_HELP: &str = "\
-The version that is left is rejected: `stable: latest` passes over it, and only `promote` brings it back.
+The version that is left is rejected: `stable: latest` passes over it, and only `promote` or
+`deploy` brings it back. While a version is being rolled out, it is that one.
 
 Examples:
   sconce rollback early-signal --reason 'drift since 14:00'
@@ -199,15 +213,15 @@ pub fn run(verb: &Verb) -> anyhow::Result<ExitCode> {
             return Ok(None);
         };
         let answer = answer.map_err(|failure| said(failure, &asked.request_id))?;
-        let stays = verb.stays_loaded(client, &answer).await;
-        Ok(Some((answer, stays)))
+        let more = verb.more(client, &answer).await;
+        Ok(Some((answer, more)))
     })?;
-    let Some((answer, stays)) = answer else {
+    let Some((answer, more)) = answer else {
         return Ok(ExitCode::from(INTERRUPTED));
     };
     print(&match args.admin.json {
         true => answer::to_json(verb.model(), &asked, &answer).to_string() + "\n",
-        false => answer::for_people(verb.model(), &answer) + &stays,
+        false => answer::for_people(verb.model(), &answer) + &more,
     })?;
     answer::verdict(&answer, args.no_wait)
 }
@@ -237,6 +251,8 @@ impl Verb {
             | Verb::Disable { model, .. }
             | Verb::Enable { model, .. } => model,
             Verb::Route(route) => &route.model,
+            Verb::Deploy(deploy) => &deploy.model,
+            Verb::Steer(steer) => steer.model(),
         }
     }
 
@@ -252,13 +268,20 @@ impl Verb {
             | Verb::Disable { change, .. }
             | Verb::Enable { change, .. } => change,
             Verb::Route(route) => &route.change,
+            Verb::Deploy(deploy) => &deploy.change,
+            Verb::Steer(steer) => steer.args(),
         }
     }
 
-    /// Why an unload that took nothing back leaves the version where it was, as a line; empty where there is nothing to say.
-    async fn stays_loaded(&self, mut client: AdminClient<Channel>, answer: &ChangeResponse) -> String {
-        let Verb::Unload { model, version, .. } = self else {
-            return String::new();
+    /// What people should know beside the answer, as a line: how a rollout is followed, and why an unload that took nothing back
+    /// leaves the version where it was. Empty where there is nothing to say.
+    async fn more(&self, mut client: AdminClient<Channel>, answer: &ChangeResponse) -> String {
+        let (model, version) = match self {
+            Verb::Unload { model, version, .. } => (model, version),
+            Verb::Deploy(deploy) => {
+                return format!("`sconce rollout status {} --watch` follows it\n", escape(&deploy.model));
+            }
+            _ => return String::new(),
         };
         if answer.repeated || !answer.time.is_empty() {
             return String::new();
@@ -298,6 +321,8 @@ impl Verb {
         let (model, asked) = (self.model().to_owned(), Some(asked));
         match self {
             Verb::Route(route) => route.call(&mut client, asked.unwrap_or_default(), timeout).await,
+            Verb::Deploy(deploy) => client.deploy(client::call(deploy.request(asked), timeout)).await,
+            Verb::Steer(steer) => steer.call(&mut client, asked.unwrap_or_default(), timeout).await,
             Verb::Promote { version, .. } => {
                 let version = version.clone();
                 client.promote(client::call(PromoteRequest { model, version, asked }, timeout)).await

@@ -26,6 +26,9 @@ pub fn for_people(route: &Route) -> String {
     for line in route.traffic.iter().flat_map(sharing) {
         let _ = writeln!(text, "  {}", escape(&line));
     }
+    if !route.rollout.is_empty() {
+        let _ = writeln!(text, "  {}", escape(&route.rollout));
+    }
     let disabled = route.disabled.as_ref().map(|disabled| format!("disabled: {}", disabled.reason));
     let said = [disabled.unwrap_or_default(), route.pending.clone(), route.decided_by.clone()];
     for line in said.iter().filter(|line| !line.is_empty()) {
@@ -114,6 +117,7 @@ pub fn to_json(route: &Route) -> Value {
         "load": route.load,
         "disabled": route.disabled.as_ref().map(|disabled| json!({ "reason": disabled.reason })),
         "pending": route.pending,
+        "rollout": route.rollout,
         "traffic": route.traffic.as_ref().map(traffic_to_json),
         "history": route.history.iter().map(entry).collect::<Vec<_>>(),
     })
@@ -138,12 +142,13 @@ mod tests {
             stable: "1.0.0".into(),
             rejected: vec!["1.1.0".into()],
             decided_by: "route.yaml pins 1.0.0".into(),
+            rollout: "1.2.0 is being rolled out: step 1, 5 %".into(),
             history: vec![change(2, "rollback"), change(1, "promote 1.1.0")],
             ..Default::default()
         };
         assert_eq!(
             for_people(&route),
-            "route: revision 2, stable: 1.0.0, rejected: 1.1.0\n  route.yaml pins 1.0.0\n  \
+            "route: revision 2, stable: 1.0.0, rejected: 1.1.0\n  1.2.0 is being rolled out: step 1, 5 %\n  route.yaml pins 1.0.0\n  \
              2  2026-11-21T15:00:00Z  rollback, by alice: because\n  \
              1  2026-11-21T15:00:00Z  promote 1.1.0, by alice: because\n"
         );

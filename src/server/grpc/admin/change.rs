@@ -15,12 +15,15 @@ use crate::{
     server::{
         call::panicked,
         control::Control,
-        grpc::{admin::traffic, context},
+        grpc::{
+            admin::{plan, traffic},
+            context,
+        },
         phase::Phases,
         proto::sconce::v1::{
-            Asked, ChangeResponse, DisableModelRequest, EnableModelRequest, LoadVersionRequest, PromoteRequest,
-            ReloadModelRequest, RollbackRequest, SetLabelsRequest, SetRouteRequest, Settled, UnloadVersionRequest,
-            UnpinRequest,
+            AbortRolloutRequest, Asked, ChangeResponse, DeployRequest, DisableModelRequest, EnableModelRequest,
+            LoadVersionRequest, PauseRolloutRequest, PromoteRequest, ReloadModelRequest, ResumeRolloutRequest,
+            RollbackRequest, SetLabelsRequest, SetRouteRequest, Settled, UnloadVersionRequest, UnpinRequest,
         },
     },
 };
@@ -166,6 +169,31 @@ impl Ask for SetRouteRequest {
     }
 }
 
+impl Ask for DeployRequest {
+    fn parts(self) -> Result<(String, Change, Option<Asked>)> {
+        let plan = plan::read(self.plan.unwrap_or_default())?;
+        Ok((self.model, Change::Deploy(self.version.parse()?, Box::new(plan)), self.asked))
+    }
+}
+
+impl Ask for PauseRolloutRequest {
+    fn parts(self) -> Result<(String, Change, Option<Asked>)> {
+        Ok((self.model, Change::Pause, self.asked))
+    }
+}
+
+impl Ask for ResumeRolloutRequest {
+    fn parts(self) -> Result<(String, Change, Option<Asked>)> {
+        Ok((self.model, Change::Resume, self.asked))
+    }
+}
+
+impl Ask for AbortRolloutRequest {
+    fn parts(self) -> Result<(String, Change, Option<Asked>)> {
+        Ok((self.model, Change::Abort, self.asked))
+    }
+}
+
 impl Ask for LoadVersionRequest {
     fn parts(self) -> Result<(String, Change, Option<Asked>)> {
         Ok((self.model, Change::Load(self.version.parse()?), self.asked))
@@ -199,6 +227,7 @@ impl Ask for EnableModelRequest {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::proto::sconce::v1::RolloutPlan;
 
     #[test]
     fn the_answer_leaves_before_the_callers_time_is_up() {
@@ -222,5 +251,11 @@ mod tests {
         assert_eq!(asked.expect("it is right").1, Change::Promote(Version::new(1, 2, 0)));
         let refused = PromoteRequest { model: "m".into(), version: "latest".into(), asked: None }.parts();
         assert_eq!(refused.expect_err("no version").reason(), "INVALID_VERSION");
+        let asked = DeployRequest { model: "m".into(), version: "2".into(), ..Default::default() }.parts();
+        let expected = Change::Deploy(Version::new(2, 0, 0), Box::default());
+        assert_eq!(asked.expect("it is right").1, expected, "all of a plan may be left out");
+        let wrong = RolloutPlan { alpha: Some(0.9), ..Default::default() };
+        let refused = DeployRequest { version: "2".into(), plan: Some(wrong), ..Default::default() }.parts();
+        assert_eq!(refused.expect_err("no level").reason(), "INVALID_PLAN");
     }
 }

@@ -18,7 +18,8 @@ use crate::{
 pub async fn of(counts: &Counts, entry: &ModelEntry) -> Result<GetExperimentResponse> {
     let sums = counts.sums(&entry.name).await?;
     let stable = entry.stable.unwrap_or(Version::new(0, 0, 0));
-    let report = experiment::report(&sums, &entry.route, entry.revision, stable, None);
+    let plan = entry.route.running().map(|rollout| &rollout.plan);
+    let report = experiment::report(&sums, &entry.route, entry.revision, stable, plan);
     Ok(GetExperimentResponse {
         model: entry.name.to_string(),
         revision: entry.revision,
@@ -29,7 +30,7 @@ pub async fn of(counts: &Counts, entry: &ModelEntry) -> Result<GetExperimentResp
     })
 }
 
-fn variant(report: experiment::VariantReport) -> VariantReport {
+pub fn variant(report: experiment::VariantReport) -> VariantReport {
     VariantReport {
         name: report.name,
         version: report.version.to_string(),

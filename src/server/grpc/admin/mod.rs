@@ -1,9 +1,12 @@
 //! `sconce.v1.Admin`: what is served and decided, and the decisions. `read` shows the catalog, `change` carries out what
-//! operators ask for, `watch` tells what happens, `server_info` is about this replica.
+//! operators ask for, `experiment` and `rollout` say how what is tried does, `watch` tells what happens, `server_info` is about
+//! this replica.
 
 mod change;
 mod experiment;
+mod plan;
 mod read;
+mod rollout;
 mod server_info;
 mod traffic;
 mod watch;
@@ -19,11 +22,13 @@ use crate::{
         control::Control,
         phase::Phases,
         proto::sconce::v1::{
-            ChangeResponse, DescribeModelRequest, DescribeModelResponse, DisableModelRequest, EnableModelRequest,
+            AbortRolloutRequest, ChangeResponse, DeployRequest, DescribeModelRequest, DescribeModelResponse,
+            DescribeRolloutRequest, DescribeRolloutResponse, DisableModelRequest, EnableModelRequest,
             GetExperimentRequest, GetExperimentResponse, ListModelsRequest, ListModelsResponse, LoadVersionRequest,
-            PromoteRequest, RefreshRequest, RefreshResponse, ReloadModelRequest, RollbackRequest, ServerInfoRequest,
-            ServerInfoResponse, SetLabelsRequest, SetLogLevelRequest, SetLogLevelResponse, SetRouteRequest,
-            UnloadVersionRequest, UnpinRequest, WatchEventsRequest, WatchEventsResponse, admin_server::Admin,
+            PauseRolloutRequest, PromoteRequest, RefreshRequest, RefreshResponse, ReloadModelRequest,
+            ResumeRolloutRequest, RollbackRequest, ServerInfoRequest, ServerInfoResponse, SetLabelsRequest,
+            SetLogLevelRequest, SetLogLevelResponse, SetRouteRequest, UnloadVersionRequest, UnpinRequest,
+            WatchEventsRequest, WatchEventsResponse, admin_server::Admin,
         },
     },
 };
@@ -67,6 +72,14 @@ impl Admin for Console {
         Ok(Response::new(experiment::of(&self.control.counts, &entry).await?))
     }
 
+    async fn describe_rollout(
+        &self,
+        request: Request<DescribeRolloutRequest>,
+    ) -> Result<Response<DescribeRolloutResponse>, Status> {
+        let entry = self.catalog.load().model(&request.get_ref().model)?.clone();
+        Ok(Response::new(rollout::of(&self.control.counts, &entry).await?))
+    }
+
     type WatchEventsStream = ReceiverStream<Result<WatchEventsResponse, Status>>;
 
     async fn watch_events(
@@ -94,6 +107,22 @@ impl Admin for Console {
     }
 
     async fn set_route(&self, request: Request<SetRouteRequest>) -> Result<Response<ChangeResponse>, Status> {
+        self.change(request).await
+    }
+
+    async fn deploy(&self, request: Request<DeployRequest>) -> Result<Response<ChangeResponse>, Status> {
+        self.change(request).await
+    }
+
+    async fn pause_rollout(&self, request: Request<PauseRolloutRequest>) -> Result<Response<ChangeResponse>, Status> {
+        self.change(request).await
+    }
+
+    async fn resume_rollout(&self, request: Request<ResumeRolloutRequest>) -> Result<Response<ChangeResponse>, Status> {
+        self.change(request).await
+    }
+
+    async fn abort_rollout(&self, request: Request<AbortRolloutRequest>) -> Result<Response<ChangeResponse>, Status> {
         self.change(request).await
     }
 

@@ -5,7 +5,10 @@ use crate::{
     model::{self, Patterns, RouteChange, Stable, Version},
     runtime::Servable,
     server::{
-        grpc::{admin::traffic, convert::sconce::data_type},
+        grpc::{
+            admin::{rollout, traffic},
+            convert::sconce::data_type,
+        },
         proto::sconce::v1::{
             self as proto, DescribeModelResponse, Disabled, Execution, ListModelsResponse, ModelSummary, Pad, Route,
             Setting, TensorSpec, VersionState, VersionStatus,
@@ -52,6 +55,7 @@ fn route(model: &ModelEntry) -> Route {
         history: latest.history.iter().rev().map(change).collect(),
         traffic: Some(traffic::written(model)),
         latest_revision: model.known_revision(),
+        rollout: latest.running().map(rollout::words).unwrap_or_default(),
     }
 }
 
