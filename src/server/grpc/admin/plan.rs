@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     error::{Error, Result},
-    model::{Goal, Plan, ShadowStage},
+    model::{Gates, Goal, Plan, ShadowStage},
     server::proto::sconce::v1::{self as proto, RolloutGates, RolloutPlan},
 };
 
@@ -13,9 +13,6 @@ const NANOS_PER_SECOND: u32 = 1_000_000_000;
 /// What is left out is so by default. INVALID_PLAN names the key.
 pub fn read(asked: RolloutPlan) -> Result<Plan> {
     let default = Plan::default();
-    if asked.gates.is_some_and(|gates| gates != RolloutGates::default()) {
-        return Err(wrong("gates: this server knows none".to_owned()));
-    }
     let plan = Plan {
         steps: if asked.steps.is_empty() { default.steps } else { asked.steps },
         hold: duration("hold", asked.hold, default.hold)?,
@@ -33,6 +30,7 @@ pub fn read(asked: RolloutPlan) -> Result<Plan> {
         margin: asked.margin,
         effect: asked.effect,
         alpha: asked.alpha.unwrap_or(default.alpha),
+        gates: asked.gates.map(gates).transpose()?.unwrap_or_default(),
     };
     plan.check()?;
     Ok(plan)
@@ -44,6 +42,15 @@ fn shadow(asked: proto::ShadowStage) -> Result<ShadowStage> {
         sample: asked.sample.unwrap_or(default.sample),
         hold: duration("shadow.hold", asked.hold, default.hold)?,
         min_samples: asked.min_samples.unwrap_or(default.min_samples),
+    })
+}
+
+fn gates(asked: RolloutGates) -> Result<Gates> {
+    let max_load_time = asked.max_load_time.map(|time| duration("gates.max_load_time", Some(time), Duration::ZERO));
+    Ok(Gates {
+        metrics: asked.metrics.into_iter().collect(),
+        max_size: asked.max_size_bytes,
+        max_load_time: max_load_time.transpose()?,
     })
 }
 
@@ -92,7 +99,11 @@ impl From<&Plan> for RolloutPlan {
             margin: plan.margin,
             effect: plan.effect,
             alpha: Some(plan.alpha),
-            gates: None,
+            gates: (!plan.gates.is_empty()).then(|| RolloutGates {
+                metrics: plan.gates.metrics.clone().into_iter().collect(),
+                max_size_bytes: plan.gates.max_size,
+                max_load_time: plan.gates.max_load_time.and_then(written),
+            }),
         }
     }
 }
@@ -126,6 +137,11 @@ mod tests {
             margin: Some(0.25),
             effect: Some(2.0),
             alpha: 0.01,
+            gates: Gates {
+                metrics: [("accuracy".to_owned(), 0.6), ("sharpe".to_owned(), -1.0)].into(),
+                max_size: Some(64 << 20),
+                max_load_time: Some(Duration::from_millis(1_500)),
+            },
         };
         for plan in [Plan::default(), all] {
             assert_eq!(read(RolloutPlan::from(&plan)).expect("it was right"), plan);
@@ -140,7 +156,7 @@ mod tests {
     fn what_is_wrong_is_named() {
         let before = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
         let shadow = |hold| Some(proto::ShadowStage { hold, ..Default::default() });
-        let metrics = [("auc".to_owned(), 0.6)].into();
+        let metrics = [("auc".to_owned(), f64::NAN)].into();
         let plan = RolloutPlan::default;
         for (asked, key) in [
             (RolloutPlan { hold: before(-1), ..plan() }, "hold"),
@@ -151,7 +167,10 @@ mod tests {
             (RolloutPlan { goal: Some("larger".into()), ..plan() }, "goal"),
             (RolloutPlan { metric: Some("auc".into()), ..plan() }, "metric"),
             (RolloutPlan { steps: vec![f64::NAN], ..plan() }, "steps"),
-            (RolloutPlan { gates: Some(RolloutGates { metrics, ..Default::default() }), ..plan() }, "gates"),
+            (
+                RolloutPlan { gates: Some(RolloutGates { metrics, ..Default::default() }), ..plan() },
+                "gates.metrics.auc",
+            ),
         ] {
             let error = read(asked).expect_err(key);
             assert_eq!(error.reason(), "INVALID_PLAN");
