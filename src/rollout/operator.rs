@@ -9,7 +9,7 @@ use std::{
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    change::{Asked, Change, Known, Sharing, repeat_of},
+    change::{Asked, Change, Known, repeat_of},
     replica::highest_revision,
 };
 use crate::{
@@ -191,8 +191,10 @@ impl Operator {
                 return Err(Error::new(Code::FailedPrecondition, "VERSION_FAILED", message).with("version", version));
             }
         }
-        if let Change::SetRoute(sharing) = change {
-            check_fit(entry, sharing)?;
+        match change {
+            Change::SetRoute(sharing) => check_fit(entry, sharing.variants.iter().map(|variant| variant.version))?,
+            Change::Deploy(version, _) => check_fit(entry, [*version].into_iter())?,
+            _ => {}
         }
         let pinned = match entry.pending.as_ref().map_or(entry.route.stable, |pending| pending.route.stable) {
             Stable::Pinned(version) => Some(version),
@@ -260,12 +262,12 @@ fn find<'a>(snapshot: &'a Snapshot, model: &str) -> Result<&'a Arc<ModelEntry>> 
 
 /// Whether the versions that are to get a share can answer what stable's callers ask. Of one that is not loaded yet nobody
 /// knows: it gets nothing before that is known.
-fn check_fit(entry: &ModelEntry, sharing: &Sharing) -> Result<()> {
+fn check_fit(entry: &ModelEntry, versions: impl Iterator<Item = Version>) -> Result<()> {
     let signature = |version| entry.versions.get(&version).and_then(VersionEntry::signature);
     let Some(stable) = entry.stable.and_then(signature) else { return Ok(()) };
-    for variant in &sharing.variants {
-        if let Some(new) = signature(variant.version) {
-            fit(new, stable).map_err(|error| error.with("version", variant.version))?;
+    for version in versions {
+        if let Some(new) = signature(version) {
+            fit(new, stable).map_err(|error| error.with("version", version))?;
         }
     }
     Ok(())
