@@ -2,6 +2,9 @@
 
 mod api;
 mod command;
+mod judged;
+mod load;
+mod trial;
 
 use std::time::Duration;
 
