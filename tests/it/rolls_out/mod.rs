@@ -4,6 +4,8 @@ mod api;
 mod command;
 mod judged;
 mod load;
+mod stages;
+mod survives;
 mod trial;
 
 use std::time::Duration;
