@@ -2,6 +2,11 @@
 
 mod api;
 mod command;
+mod judged;
+mod load;
+mod stages;
+mod survives;
+mod trial;
 
 use std::time::Duration;
 
