@@ -129,7 +129,9 @@ impl Rollout {
             None => Duration::ZERO,
         };
         let since = |begin: &str, paused: u64| -> Result<Duration> {
-            Ok(now.saturating_sub(since_epoch(begin)?).saturating_sub(pausing + Duration::from_secs(paused)))
+            Ok(now
+                .saturating_sub(since_epoch(begin)?)
+                .saturating_sub(pausing.saturating_add(Duration::from_secs(paused))))
         };
         Ok((since(&self.began_at, self.paused_seconds)?, since(&self.phase_at, self.paused_seconds_in_phase)?))
     }
@@ -289,6 +291,8 @@ mod tests {
         assert!(refused(Rollout { control: Version::new(2, 0, 0), ..rollout(Phase::Gates) }).contains("2.0.0"));
         let hurried = Plan { steps: vec![5.0], ..Plan::default() };
         assert!(refused(Rollout { plan: hurried, ..rollout(Phase::Gates) }).contains("steps"));
+        let paused = Rollout { paused_seconds: u64::MAX, ..rollout(Phase::Gates) };
+        assert!(paused.check().is_ok() && paused.lasted(Duration::MAX).is_ok(), "a number is no reason to panic");
         assert!("step 0".parse::<Phase>().is_err() && "step x".parse::<Phase>().is_err());
     }
 }

@@ -185,28 +185,27 @@ impl Follower {
     async fn verdict(&mut self, entry: &ModelEntry, rollout: &Rollout) -> Result<Verdict> {
         let (in_all, in_stage) = self.lasted(rollout)?;
         let Some(stage) = stage(rollout.phase) else { return Ok(gates::pass(entry, rollout)) };
-        if !is_as_written(&entry.route, rollout) {
-            let message =
-                "somebody else changed who gets the traffic: resume when it is as the rollout wants it, or abort";
-            return Ok(halt("route_changed", message));
-        }
-        let plan = &rollout.plan;
-        let sums = timeout(SUMS_WITHIN, self.control.counts.sums(&self.model)).await;
-        if let Ok(Ok(sums)) = sums {
-            let periods = periods(rollout, &sums);
-            return Ok(judge(plan, &Situation { stage, in_stage, in_all, periods: &periods }));
-        }
-        let periods = periods(rollout, &self.control.scoreboard.read(&self.model));
-        let verdict = judge(plan, &Situation { stage, in_stage, in_all, periods: &periods });
-        // Only that it fails needs nobody else's counts.
+        let sums = timeout(SUMS_WITHIN, self.control.counts.sums(&self.model)).await.ok().and_then(Result::ok);
+        let is_whole = sums.is_some();
+        let counts = sums.unwrap_or_else(|| self.control.scoreboard.read(&self.model));
+        let periods = periods(rollout, &counts);
+        let verdict = judge(&rollout.plan, &Situation { stage, in_stage, in_all, periods: &periods });
+        let instead = |decision, rule, message: &str| {
+            let message = message.to_owned();
+            Verdict { decision, rule, message, exposure: verdict.exposure }
+        };
         Ok(match verdict.decision {
+            // That it fails needs nobody else's counts, and no weights.
             Decision::RollBack => verdict,
-            _ => Verdict {
-                decision: Decision::Hold,
-                rule: "store_unavailable",
-                message: "the counts of the other replicas cannot be read".to_owned(),
-                exposure: verdict.exposure,
-            },
+            _ if !is_as_written(&entry.route, rollout) => instead(
+                Decision::Halt,
+                "route_changed",
+                "somebody else changed who gets the traffic: resume when it is as the rollout wants it, or abort",
+            ),
+            _ if !is_whole => {
+                instead(Decision::Hold, "store_unavailable", "the counts of the other replicas cannot be read")
+            }
+            _ => verdict,
         })
     }
 
@@ -301,10 +300,6 @@ fn judged(rollout: &Rollout, mut verdict: Verdict) -> Judged {
         verdict.message.push('…');
     }
     Judged { version: rollout.version, began: rollout.began, phase: rollout.phase, verdict }
-}
-
-fn halt(rule: &'static str, message: &str) -> Verdict {
-    Verdict { decision: Decision::Halt, rule, message: message.to_owned(), exposure: 0 }
 }
 
 /// Whether it got anything here until now.

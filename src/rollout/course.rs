@@ -216,8 +216,8 @@ fn undo(next: &mut Route, to: Phase, moment: &Moment) -> Result<()> {
 fn end_pause(rollout: &mut Rollout, moment: &Moment) -> Result<Option<Pause>> {
     let Some(pause) = rollout.paused.take() else { return Ok(None) };
     let waited = since_epoch(&moment.time)?.saturating_sub(since_epoch(&pause.at)?).as_secs();
-    rollout.paused_seconds += waited;
-    rollout.paused_seconds_in_phase += waited;
+    rollout.paused_seconds = rollout.paused_seconds.saturating_add(waited);
+    rollout.paused_seconds_in_phase = rollout.paused_seconds_in_phase.saturating_add(waited);
     Ok(Some(pause))
 }
 

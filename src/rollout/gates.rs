@@ -10,6 +10,7 @@ use super::{
     words,
 };
 use crate::{
+    backend::LIBRARY_MISSING,
     catalog::{ModelEntry, State, VersionEntry},
     error::Error,
     model::{Rollout, fit},
@@ -24,6 +25,10 @@ pub fn pass(entry: &ModelEntry, rollout: &Rollout) -> Verdict {
         State::Ready => {}
         State::Failed => {
             let why = known.cause.as_ref().map_or("it failed to load", Error::message);
+            // It may be on its way: the server tries again by itself.
+            if known.cause.as_ref().is_some_and(|cause| cause.reason() == LIBRARY_MISSING) {
+                return ruled(Decision::Hold, "loading", format!("version {version} waits for its library: {why}"));
+            }
             return ruled(Decision::RollBack, "load", format!("version {version} cannot be served: {why}"));
         }
         State::Available | State::Loading | State::Draining => {
@@ -114,6 +119,9 @@ mod tests {
         assert_eq!(outcome(None), (Decision::Hold, "absent"));
         assert_eq!(outcome(Some(VersionEntry::new(State::Loading))), (Decision::Hold, "loading"));
         assert_eq!(outcome(Some(ready())), (Decision::Advance, "gates"));
+        let missing = Some(Error::new(Code::Unavailable, LIBRARY_MISSING, "no libtorch"));
+        let waiting = VersionEntry { cause: missing, ..VersionEntry::new(State::Failed) };
+        assert_eq!(outcome(Some(waiting)), (Decision::Hold, "loading"));
         let cause = Some(Error::new(Code::FailedPrecondition, "EXAMPLE_MISMATCH", "example 1 is not right"));
         let failed = VersionEntry { cause, ..VersionEntry::new(State::Failed) };
         let (decision, rule, message) = found(Some(failed), Gates::default());
