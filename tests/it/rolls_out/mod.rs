@@ -4,6 +4,7 @@ mod api;
 mod command;
 mod judged;
 mod load;
+mod replicas;
 mod stages;
 mod survives;
 mod trial;
