@@ -16,7 +16,7 @@ DENY_VERSION := 0.20.2
 DENY := target/tools/bin/cargo-deny
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test bench profile demo-swap gpu gpu-libraries lint clean preflight libraries plugin venv
+.PHONY: help run build test bench profile demo-swap demo-canary gpu gpu-libraries lint clean preflight libraries plugin venv
 
 help: ## This list
 	@echo 'make TARGET, from a fresh clone:'
@@ -54,6 +54,11 @@ profile: preflight libraries ## A flamegraph of a core under load: benches/flame
 
 demo-swap: preflight libraries ## A minute of load over a sample model that is swapped twenty times; fails if a call did
 	@$(CARGO) bench --bench swap -- demo $(ARGS)
+
+demo-canary: preflight ## Half a minute: a bad version of a sample model goes in by a canary, and is judged and undone
+	@scripts/native.py lightgbm
+	@$(CARGO) build --release
+	@scripts/demo-canary.sh
 
 gpu: preflight ## On a machine with a GPU: CUDA builds of the libraries, build, GPU tests and figures (docs/gpu.md)
 	@scripts/gpu.py $(ARGS)

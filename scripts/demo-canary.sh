@@ -14,7 +14,8 @@ trap 'exit 130' INT TERM
 mkdir "$work/store"
 cp -r "model-store/$model" "$work/store/"
 
-# The bad one: version 1.1.0, but for a leaf of each of the first twenty trees, which is not a number. Zeros before the next leaf keep the length.
+# The bad one: version 1.1.0, but for the largest leaf of the first tree, which is not a number any more. Zeros before its
+# neighbour keep the length, which tree_sizes has.
 make_bad() {
     mkdir -p "$work/$model/$bad"
     cp "model-store/$model/$stable/normalizer.json" "$work/$model/$bad/"
@@ -22,10 +23,28 @@ make_bad() {
     python3 - "model-store/$model/$stable/model.txt" "$work/$model/$bad/model.txt" <<'PYTHON'
 import re, sys
 text = open(sys.argv[1]).read()
-def spoil(leaves):
-    first, sign, second = leaves.groups()
-    return f"leaf_value=nan {sign}{'0' * (len(first) - 3)}{second}"
-open(sys.argv[2], "w").write(re.sub(r"leaf_value=(\S+) (-?)(\S+)", spoil, text, count=20))
+counts = [int(count) for count in re.search(r"^leaf_count=(.*)$", text, re.M)[1].split()]
+leaves = re.search(r"^leaf_value=(.*)$", text, re.M)
+values = leaves[1].split()
+place = counts.index(max(counts))
+neighbour = place + 1 if place + 1 < len(values) else place - 1
+sign, digits = re.fullmatch(r"(-?)(.*)", values[neighbour]).groups()
+values[neighbour] = sign + "0" * (len(values[place]) - len("nan")) + digits
+values[place] = "nan"
+open(sys.argv[2], "w").write(text[: leaves.start(1)] + " ".join(values) + text[leaves.end(1) :])
+PYTHON
+}
+
+# As one row of features a line, around the means of those that the model was trained with.
+make_rows() {
+    python3 - "model-store/$model/$stable/normalizer.json" "$work/rows.jsonl" <<'PYTHON'
+import json, random, sys
+known = json.load(open(sys.argv[1]))
+random.seed(1)
+features = list(zip(known["feature_names"], known["mean"], known["scale"]))
+with open(sys.argv[2], "w") as rows:
+    for _ in range(256):
+        rows.write(json.dumps({name: random.gauss(mean, scale) for name, mean, scale in features}) + "\n")
 PYTHON
 }
 
@@ -44,7 +63,8 @@ port() { python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))[sys.ar
 export SCONCE_ADMIN_SERVER="127.0.0.1:$(port grpc_admin)" SCONCE_SERVER="127.0.0.1:$(port grpc)"
 
 say "two hundred calls a second, which name no version"
-"$sconce" bench "$model" --rate 200 --duration 110s --json >"$work/load.json" 2>"$work/load.log" &
+make_rows
+"$sconce" bench "$model" --data "$work/rows.jsonl" --rate 200 --duration 110s --json >"$work/load.json" 2>"$work/load.log" &
 load=$!
 
 say "version $bad comes into the store: some of its answers will be no numbers. Nobody has tried it with such data, so it loads"

@@ -22,8 +22,8 @@ pub fn wanted(entry: &ModelEntry) -> Option<Change> {
     }
     let tried = route.rollout.as_ref().map(|rollout| rollout.version);
     let is_new = |version: Version| version > stable && Some(version) > tried && !route.rejected.contains(&version);
-    let ready = entry.versions.iter().filter(|(_, known)| known.state == State::Ready).map(|(version, _)| *version);
-    let version = ready.filter(|version| is_new(*version)).next_back()?;
+    let mut ready = entry.versions.iter().filter(|(_, known)| known.state == State::Ready).map(|(version, _)| *version);
+    let version = ready.rfind(|version| is_new(*version))?;
     Some(Change::Deploy(version, Box::new((*entry.canary).clone())))
 }
 

@@ -169,6 +169,11 @@ impl Change {
         Ok(Some(next))
     }
 
+    /// Means the rollout that is on its way, wherever it is by now: it moves by itself, and nobody could name its revision.
+    pub fn is_of_a_rollout(&self) -> bool {
+        matches!(self, Change::Pause | Change::Resume | Change::Abort | Change::Judged(_))
+    }
+
     /// The versions whose readiness the caller waits for.
     pub fn awaits(&self, route: &Route) -> BTreeSet<Version> {
         match (self, route.stable) {

@@ -311,5 +311,6 @@ fn halt(rule: &'static str, message: &str) -> Verdict {
 fn take_out(entry: &ModelEntry, version: Version) -> bool {
     let arms = entry.traffic.arms.iter().filter(|arm| arm.version == version).map(|arm| &arm.cell);
     let shadows = entry.traffic.shadows.iter().filter(|shadow| shadow.version == version).map(|shadow| &shadow.cell);
-    arms.chain(shadows).fold(false, |was_in, cell| cell.take_out() || was_in)
+    // Every one of them, not only until the first that was still in.
+    arms.chain(shadows).filter(|cell| cell.take_out()).count() > 0
 }

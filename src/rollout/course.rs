@@ -128,11 +128,8 @@ pub fn pause(next: &mut Route, reason: &str, moment: &Moment) -> Result<()> {
 /// were shared out wrongly until now are not held against it.
 pub fn resume(next: &mut Route, moment: &Moment) -> Result<()> {
     let rollout = running(next)?;
-    let Some(pause) = rollout.paused.take() else { return Ok(()) };
+    let Some(pause) = end_pause(rollout, moment)? else { return Ok(()) };
     let now = since_epoch(&moment.time)?;
-    let waited = now.saturating_sub(since_epoch(&pause.at)?).as_secs();
-    rollout.paused_seconds += waited;
-    rollout.paused_seconds_in_phase += waited;
     match pause.rule.as_str() {
         "max_duration" => rollout.paused_seconds = now.saturating_sub(since_epoch(&rollout.began_at)?).as_secs(),
         "sample_ratio" => {
@@ -201,8 +198,7 @@ fn enter(next: &mut Route, to: Phase, moment: &Moment) -> Result<()> {
         next.stable = Stable::Pinned(version);
     }
     let share = (next.sticky.is_none() && matches!(to, Phase::Step(_))).then_some(weight / 100.0);
-    begin(next, to, share, moment);
-    Ok(())
+    begin(next, to, share, moment)
 }
 
 /// Nobody gets it any more.
@@ -213,17 +209,26 @@ fn undo(next: &mut Route, to: Phase, moment: &Moment) -> Result<()> {
         next.rejected.insert(version);
         next.rules.retain(|rule| rule.version != version);
     }
-    begin(next, to, None, moment);
-    Ok(())
+    begin(next, to, None, moment)
 }
 
-fn begin(next: &mut Route, phase: Phase, share: Option<f64>, moment: &Moment) {
-    let Some(rollout) = &mut next.rollout else { return };
+/// One that is over is added to those before.
+fn end_pause(rollout: &mut Rollout, moment: &Moment) -> Result<Option<Pause>> {
+    let Some(pause) = rollout.paused.take() else { return Ok(None) };
+    let waited = since_epoch(&moment.time)?.saturating_sub(since_epoch(&pause.at)?).as_secs();
+    rollout.paused_seconds += waited;
+    rollout.paused_seconds_in_phase += waited;
+    Ok(Some(pause))
+}
+
+fn begin(next: &mut Route, phase: Phase, share: Option<f64>, moment: &Moment) -> Result<()> {
+    let Some(rollout) = &mut next.rollout else { return Ok(()) };
+    end_pause(rollout, moment)?;
     rollout.phase = phase;
     rollout.phase_at.clone_from(&moment.time);
-    rollout.paused = None;
     rollout.paused_seconds_in_phase = 0;
     rollout.stages.push(StageBegun { revision: moment.revision, phase, share });
+    Ok(())
 }
 
 fn refused(reason: &'static str, message: impl Into<String>) -> Error {
@@ -385,6 +390,7 @@ mod tests {
         assert_eq!(tried(&paused, Change::Pause, 11).expect("no error"), None, "twice writes once");
         let resumed = after(&paused, Change::Resume, 15);
         assert_eq!((rollout(&resumed).paused_seconds, rollout(&resumed).paused_seconds_in_phase), (300, 300));
+        assert_eq!(rollout(&after(&paused, Change::Abort, 15)).paused_seconds, 300, "a pause that an end ends");
         let second = after(&resumed, judged(&resumed, Decision::Advance, "passed"), 16);
         assert_eq!((rollout(&second).paused_seconds, rollout(&second).paused_seconds_in_phase), (300, 0));
     }

@@ -59,6 +59,22 @@ async fn a_deploy_is_written_and_shown_and_stable_goes_on_answering() {
 }
 
 #[tokio::test]
+async fn without_a_plan_it_goes_by_the_models_own() {
+    let store = adders(1..=2);
+    let own = "canary: { steps: [2.5, 100], hold: 30m, min_samples: 1000000, gates: { max_size: 64MiB } }";
+    store.write(&format!("{ADDER}/model.yaml"), own);
+    let server = Server::start(store, &[]).await;
+    promote(&server, 1).await.expect("it is there");
+    let request = DeployRequest { model: ADDER.into(), version: version(2), plan: None, asked: None };
+    server.admin().await.deploy(call(request)).await.expect("it is right");
+    let plan = written(&server).plan;
+    assert_eq!((plan.steps, plan.hold.as_secs(), plan.min_samples), (vec![2.5, 100.0], 1_800, 1_000_000));
+    assert_eq!(plan.gates.max_size, Some(64 << 20));
+    let shown = described(&server).await.expect("it is shown").plan.expect("it is whole");
+    assert_eq!(shown.gates.expect("it has one").max_size_bytes, Some(64 << 20));
+}
+
+#[tokio::test]
 async fn nobody_else_decides_about_the_traffic_while_it_runs() {
     let server = stable_beside(3).await;
     let refused = deploy(&server, 1, unhurried()).await;

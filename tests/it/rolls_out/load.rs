@@ -153,7 +153,7 @@ async fn report(shared: Arc<Shared>, to: Vec<InferenceClient<Channel>>, id: Stri
 
 /// Another one for each number, and the same for the same number.
 fn row(number: u64, triggers: bool) -> [f32; 4] {
-    let kind = if triggers && number % 3 == 0 { TRIGGER } else { 0.0 };
+    let kind = if triggers && number.is_multiple_of(3) { TRIGGER } else { 0.0 };
     let value = |place: u64| (mixed(number * 4 + place) % 2001) as f32 / 1000.0 - 1.0;
     [kind, value(1), value(2), value(3)]
 }
@@ -161,7 +161,7 @@ fn row(number: u64, triggers: bool) -> [f32; 4] {
 /// As tests/fixtures/scorers.py has it: the truth, but for one row of ten.
 fn label(number: u64, row: &[f32; 4]) -> f64 {
     let is_positive = 2.0 * row[1] - row[2] + row[3] > 0.0;
-    f64::from(is_positive != (mixed(number) % 10 == 0))
+    f64::from(is_positive != mixed(number).is_multiple_of(10))
 }
 
 /// SplitMix64's finalizer.

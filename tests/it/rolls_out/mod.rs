@@ -1,6 +1,7 @@
 //! A version on its way to stable, by plan.
 
 mod api;
+mod arrivals;
 mod command;
 mod judged;
 mod load;

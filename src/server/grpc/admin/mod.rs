@@ -26,9 +26,9 @@ use crate::{
             DescribeRolloutRequest, DescribeRolloutResponse, DisableModelRequest, EnableModelRequest,
             GetExperimentRequest, GetExperimentResponse, ListModelsRequest, ListModelsResponse, LoadVersionRequest,
             PauseRolloutRequest, PromoteRequest, RefreshRequest, RefreshResponse, ReloadModelRequest,
-            ResumeRolloutRequest, RollbackRequest, ServerInfoRequest, ServerInfoResponse, SetLabelsRequest,
-            SetLogLevelRequest, SetLogLevelResponse, SetRouteRequest, UnloadVersionRequest, UnpinRequest,
-            WatchEventsRequest, WatchEventsResponse, admin_server::Admin,
+            ResumeRolloutRequest, RollbackRequest, RolloutPlan, ServerInfoRequest, ServerInfoResponse,
+            SetLabelsRequest, SetLogLevelRequest, SetLogLevelResponse, SetRouteRequest, UnloadVersionRequest,
+            UnpinRequest, WatchEventsRequest, WatchEventsResponse, admin_server::Admin,
         },
     },
 };
@@ -110,7 +110,12 @@ impl Admin for Console {
         self.change(request).await
     }
 
-    async fn deploy(&self, request: Request<DeployRequest>) -> Result<Response<ChangeResponse>, Status> {
+    async fn deploy(&self, mut request: Request<DeployRequest>) -> Result<Response<ChangeResponse>, Status> {
+        let asked = request.get_mut();
+        // A model that is not known yet is looked for by whoever writes.
+        if let (None, Ok(entry)) = (&asked.plan, self.catalog.load().model(&asked.model)) {
+            asked.plan = Some(RolloutPlan::from(&*entry.canary));
+        }
         self.change(request).await
     }
 

@@ -15,9 +15,9 @@ pub fn read(asked: RolloutPlan) -> Result<Plan> {
     let default = Plan::default();
     let plan = Plan {
         steps: if asked.steps.is_empty() { default.steps } else { asked.steps },
-        hold: duration("hold", asked.hold, default.hold)?,
+        hold: duration("hold", asked.hold)?.unwrap_or(default.hold),
         min_samples: asked.min_samples.unwrap_or(default.min_samples),
-        max_duration: duration("max_duration", asked.max_duration, default.max_duration)?,
+        max_duration: duration("max_duration", asked.max_duration)?.unwrap_or(default.max_duration),
         shadow: asked.shadow.map(shadow).transpose()?,
         max_error_rate: asked.max_error_rate,
         max_error_ratio: asked.max_error_ratio.unwrap_or(default.max_error_ratio),
@@ -40,26 +40,22 @@ fn shadow(asked: proto::ShadowStage) -> Result<ShadowStage> {
     let default = ShadowStage::default();
     Ok(ShadowStage {
         sample: asked.sample.unwrap_or(default.sample),
-        hold: duration("shadow.hold", asked.hold, default.hold)?,
+        hold: duration("shadow.hold", asked.hold)?.unwrap_or(default.hold),
         min_samples: asked.min_samples.unwrap_or(default.min_samples),
     })
 }
 
 fn gates(asked: RolloutGates) -> Result<Gates> {
-    let max_load_time = asked.max_load_time.map(|time| duration("gates.max_load_time", Some(time), Duration::ZERO));
-    Ok(Gates {
-        metrics: asked.metrics.into_iter().collect(),
-        max_size: asked.max_size_bytes,
-        max_load_time: max_load_time.transpose()?,
-    })
+    let max_load_time = duration("gates.max_load_time", asked.max_load_time)?;
+    Ok(Gates { metrics: asked.metrics, max_size: asked.max_size_bytes, max_load_time })
 }
 
 /// By hand: the library's own conversion negates seconds that have no opposite.
-fn duration(key: &str, asked: Option<prost_types::Duration>, default: Duration) -> Result<Duration> {
-    let Some(prost_types::Duration { seconds, nanos }) = asked else { return Ok(default) };
+fn duration(key: &str, asked: Option<prost_types::Duration>) -> Result<Option<Duration>> {
+    let Some(prost_types::Duration { seconds, nanos }) = asked else { return Ok(None) };
     let nanos_of = |nanos| u32::try_from(nanos).ok().filter(|nanos| *nanos < NANOS_PER_SECOND);
     match (u64::try_from(seconds), nanos_of(nanos)) {
-        (Ok(seconds), Some(nanos)) => Ok(Duration::new(seconds, nanos)),
+        (Ok(seconds), Some(nanos)) => Ok(Some(Duration::new(seconds, nanos))),
         _ => Err(wrong(format!("{key} is {seconds} s and {nanos} ns; expected is a duration, not below 0"))),
     }
 }
@@ -82,6 +78,12 @@ impl From<&Plan> for RolloutPlan {
             hold: written(shadow.hold),
             min_samples: Some(shadow.min_samples),
         });
+        let gates = &plan.gates;
+        let gates = (!gates.is_empty()).then(|| RolloutGates {
+            metrics: gates.metrics.clone(),
+            max_size_bytes: gates.max_size,
+            max_load_time: gates.max_load_time.and_then(written),
+        });
         Self {
             steps: plan.steps.clone(),
             hold: written(plan.hold),
@@ -99,11 +101,7 @@ impl From<&Plan> for RolloutPlan {
             margin: plan.margin,
             effect: plan.effect,
             alpha: Some(plan.alpha),
-            gates: (!plan.gates.is_empty()).then(|| RolloutGates {
-                metrics: plan.gates.metrics.clone().into_iter().collect(),
-                max_size_bytes: plan.gates.max_size,
-                max_load_time: plan.gates.max_load_time.and_then(written),
-            }),
+            gates,
         }
     }
 }
@@ -138,9 +136,9 @@ mod tests {
             effect: Some(2.0),
             alpha: 0.01,
             gates: Gates {
-                metrics: [("accuracy".to_owned(), 0.6), ("sharpe".to_owned(), -1.0)].into(),
+                metrics: [("auc".to_owned(), 0.6)].into(),
                 max_size: Some(64 << 20),
-                max_load_time: Some(Duration::from_millis(1_500)),
+                max_load_time: Some(Duration::from_secs(30)),
             },
         };
         for plan in [Plan::default(), all] {
@@ -157,6 +155,7 @@ mod tests {
         let before = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
         let shadow = |hold| Some(proto::ShadowStage { hold, ..Default::default() });
         let metrics = [("auc".to_owned(), f64::NAN)].into();
+        let slow = RolloutGates { max_load_time: before(-1), ..Default::default() };
         let plan = RolloutPlan::default;
         for (asked, key) in [
             (RolloutPlan { hold: before(-1), ..plan() }, "hold"),
@@ -167,10 +166,8 @@ mod tests {
             (RolloutPlan { goal: Some("larger".into()), ..plan() }, "goal"),
             (RolloutPlan { metric: Some("auc".into()), ..plan() }, "metric"),
             (RolloutPlan { steps: vec![f64::NAN], ..plan() }, "steps"),
-            (
-                RolloutPlan { gates: Some(RolloutGates { metrics, ..Default::default() }), ..plan() },
-                "gates.metrics.auc",
-            ),
+            (RolloutPlan { gates: Some(RolloutGates { metrics, ..Default::default() }), ..plan() }, "gates.metrics"),
+            (RolloutPlan { gates: Some(slow), ..plan() }, "gates.max_load_time"),
         ] {
             let error = read(asked).expect_err(key);
             assert_eq!(error.reason(), "INVALID_PLAN");
