@@ -24,7 +24,7 @@ struct Undone {
 
 async fn undone(kind: &str, plan: RolloutPlan, has_outcomes: bool) -> Undone {
     let server = stable_alone(&[]).await;
-    let outcomes_to = if has_outcomes { Some(server.inference().await) } else { None };
+    let outcomes_to = if has_outcomes { vec![server.inference().await] } else { Vec::new() };
     let load = Load::begin(&server, Manner { triggers: true, outcomes_to }).await;
     deploys(&server, kind, plan).await;
     let rollout = over(&server).await;
@@ -70,7 +70,7 @@ async fn assert_undone_by(rule: &str, undone: &Undone, most: u64) {
 #[tokio::test]
 async fn a_good_version_comes_to_stable_by_itself_and_no_call_fails() {
     let server = stable_alone(&[]).await;
-    let outcomes_to = Some(server.inference().await);
+    let outcomes_to = vec![server.inference().await];
     let load = Load::begin(&server, Manner { triggers: true, outcomes_to }).await;
     let plan = RolloutPlan { metric: Some("accuracy".into()), ..plan(&[5.0, 50.0, 100.0]) };
     deploys(&server, "", plan).await;

@@ -6,7 +6,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::task::{JoinHandle, JoinSet};
@@ -15,7 +15,7 @@ use tonic::transport::Channel;
 use super::trial::SCORER;
 use crate::{
     harness::{
-        Server, call, reason,
+        PATIENCE, Server, call, reason,
         tensors::{Form, Values, floats},
     },
     proto::{inference_client::InferenceClient, record_outcome_request::Prediction, *},
@@ -39,8 +39,10 @@ pub struct Seen {
     /// By the status' stable word.
     pub failed: BTreeMap<String, u64>,
     pub non_finite: u64,
-    /// Outcomes that the server acknowledged.
+    /// Outcomes that were acknowledged.
     pub credited: u64,
+    /// Outcomes that had to be sent again: whether the one who did not answer had counted them, nobody can tell.
+    pub sent_again: u64,
 }
 
 /// How they call.
@@ -48,8 +50,8 @@ pub struct Seen {
 pub struct Manner {
     /// Whether rows come that some versions get wrong: every third one is.
     pub triggers: bool,
-    /// Who is told what became of each prediction; `None`: nobody.
-    pub outcomes_to: Option<InferenceClient<Channel>>,
+    /// Who is told what became of each prediction, the next one where one does not answer; nobody is where there are none.
+    pub outcomes_to: Vec<InferenceClient<Channel>>,
 }
 
 struct Shared {
@@ -101,7 +103,7 @@ impl Load {
     }
 }
 
-async fn calls(shared: Arc<Shared>, mut client: InferenceClient<Channel>, outcomes: Option<InferenceClient<Channel>>) {
+async fn calls(shared: Arc<Shared>, mut client: InferenceClient<Channel>, outcomes: Vec<InferenceClient<Channel>>) {
     let mut reports = JoinSet::new();
     while !shared.ends.load(Relaxed) {
         let number = shared.number.fetch_add(1, Relaxed);
@@ -113,8 +115,8 @@ async fn calls(shared: Arc<Shared>, mut client: InferenceClient<Channel>, outcom
                 let answer = answer.into_inner();
                 let id = answer.prediction_ids.first().cloned().unwrap_or_default();
                 shared.seen().note(answer);
-                if let Some(outcomes) = outcomes.clone() {
-                    reports.spawn(report(shared.clone(), outcomes, id, label(number, &row)));
+                if !outcomes.is_empty() {
+                    reports.spawn(report(shared.clone(), outcomes.clone(), id, label(number, &row)));
                 }
             }
             Err(status) => {
@@ -130,11 +132,22 @@ async fn calls(shared: Arc<Shared>, mut client: InferenceClient<Channel>, outcom
 }
 
 /// Acknowledged when it is written, which takes longer than an answer: nobody waits for it.
-async fn report(shared: Arc<Shared>, mut outcomes: InferenceClient<Channel>, id: String, label: f64) {
+async fn report(shared: Arc<Shared>, to: Vec<InferenceClient<Channel>>, id: String, label: f64) {
     let prediction = Some(Prediction::PredictionId(id));
     let request = RecordOutcomeRequest { prediction, label: Some(label), ..Default::default() };
-    if let Ok(told) = outcomes.record_outcome(call(request)).await {
-        shared.seen().credited += u64::from(told.into_inner().result() == OutcomeResult::Credited);
+    let begun = Instant::now();
+    for turn in 0.. {
+        let mut client = to[turn % to.len()].clone();
+        if let Ok(told) = client.record_outcome(call(request.clone())).await {
+            let result = told.into_inner().result();
+            assert!(matches!(result, OutcomeResult::Credited | OutcomeResult::Repeated), "{result:?}");
+            let mut seen = shared.seen();
+            seen.credited += 1;
+            seen.sent_again += u64::from(turn > 0);
+            return;
+        }
+        assert!(begun.elapsed() < PATIENCE, "nobody takes an outcome");
+        tokio::time::sleep(PAUSE).await;
     }
 }
 

@@ -5,6 +5,7 @@ mod arrivals;
 mod command;
 mod judged;
 mod load;
+mod replicas;
 mod stages;
 mod survives;
 mod trial;

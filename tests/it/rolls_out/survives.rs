@@ -53,7 +53,7 @@ async fn a_kill_in_the_middle_of_a_step_and_it_goes_on_where_it_was() {
     server.assert_unharmed().await;
 }
 
-async fn route_in(s3: &S3) -> Record {
+pub async fn route_in(s3: &S3) -> Record {
     let object = s3.bucket(s3.port()).get(&format!("{SCORER}/route.yaml")).await.expect("an answer");
     Record::parse(&String::from_utf8_lossy(&object.expect("it is there").bytes)).expect("it is right")
 }
@@ -142,7 +142,7 @@ async fn a_webhook_is_told_of_each_verdict() {
     let file = beside.path().join("hook");
     std::fs::write(&file, url).expect("a file");
     let server = stable_alone(&[&format!("--rollout-webhook-file={}", file.display())]).await;
-    let load = Load::begin(&server, Manner { triggers: true, outcomes_to: None }).await;
+    let load = Load::begin(&server, Manner { triggers: true, ..Manner::default() }).await;
     deploys(&server, "_errs", plan(&[20.0, 100.0])).await;
     let rollout = over(&server).await;
     let notes = eventually("it is told", PATIENCE, async || {
