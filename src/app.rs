@@ -108,7 +108,6 @@ async fn serve_here(config: Config, level: Level, announce: impl FnOnce(&Snapsho
     let controller = rollout::Controller {
         operator: operator.clone(),
         counts: counts.clone(),
-        scoreboard: scoreboard.clone(),
         catalog: catalog.clone(),
         events: events.clone(),
         metrics: metrics.clone(),

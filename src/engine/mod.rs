@@ -54,6 +54,8 @@ struct Call<'a> {
     degraded: Option<&'static str>,
     /// Where it counts, if anywhere.
     cell: Option<Arc<Cell>>,
+    /// Who should have answered, where it is not who does.
+    instead_of: Option<Arc<Cell>>,
     /// Whether its version is compared with others.
     is_compared: bool,
     /// Boxed: few calls have any.
@@ -117,11 +119,8 @@ impl Engine {
         if let Some(cell) = &cell {
             cell.assign();
         }
-        if let Some(cell) = instead_of {
-            cell.stand_in();
-        }
         let shadows = shadows.and_then(|traffic| shadow::choose(&traffic, &servable, &request));
-        let call = Call { engine: self, started, served, servable, degraded, cell, is_compared, shadows };
+        let call = Call { engine: self, started, served, servable, degraded, cell, instead_of, is_compared, shadows };
         let begun = begin(&call.servable, request, started);
         match begun {
             Ok((rows, answering)) => Ok(Predicting { call, rows, answering }),
@@ -221,6 +220,13 @@ impl Call<'_> {
             let is_finite = !self.is_compared || outputs.iter().all(Tensor::is_finite);
             cell.answer(took, is_finite);
         }
+        self.count_stand_in();
+    }
+
+    fn count_stand_in(&self) {
+        if let Some(cell) = &self.instead_of {
+            cell.stand_in();
+        }
     }
 
     /// What callers did wrong says nothing of the version, nor that they went away.
@@ -229,8 +235,9 @@ impl Call<'_> {
             error.code(),
             Code::Internal | Code::Unavailable | Code::ResourceExhausted | Code::DeadlineExceeded
         );
-        if let Some(cell) = self.cell.as_ref().filter(|_| is_ours) {
-            cell.fail();
+        if is_ours {
+            self.cell.iter().for_each(|cell| cell.fail());
+            self.count_stand_in();
         }
     }
 }

@@ -3,11 +3,12 @@
 use super::change::Change;
 use crate::{
     catalog::{ModelEntry, State},
-    model::{OnNewVersion, Stable, Version},
+    model::{OnNewVersion, Phase, Stable, Version},
 };
 
 /// Who answers is written down first, so that a server that starts beside a newer version knows who it was. Then the highest
-/// version that is ready is tried, if it is newer than what was tried last: what somebody aborted does not come back by itself.
+/// version that is ready is tried, if it was not rejected: what somebody aborted does not come back by itself either, nor
+/// anything older.
 pub fn wanted(entry: &ModelEntry) -> Option<Change> {
     if entry.on_new_version == OnNewVersion::Serve || entry.pending.is_some() || entry.refused.route_yaml.is_some() {
         return None;
@@ -20,8 +21,9 @@ pub fn wanted(entry: &ModelEntry) -> Option<Change> {
     if entry.on_new_version != OnNewVersion::Canary || is_shared || route.running().is_some() {
         return None;
     }
-    let tried = route.rollout.as_ref().map(|rollout| rollout.version);
-    let is_new = |version: Version| version > stable && Some(version) > tried && !route.rejected.contains(&version);
+    let aborted = route.rollout.as_ref().filter(|rollout| rollout.phase == Phase::Aborted);
+    let aborted = aborted.map(|rollout| rollout.version);
+    let is_new = |version: Version| version > stable && Some(version) > aborted && !route.rejected.contains(&version);
     let mut ready = entry.versions.iter().filter(|(_, known)| known.state == State::Ready).map(|(version, _)| *version);
     let version = ready.rfind(|version| is_new(*version))?;
     Some(Change::Deploy(version, Box::new((*entry.canary).clone())))
@@ -80,5 +82,11 @@ mod tests {
         assert_eq!(canary(&rollout(2, "aborted"), &[1, 2]), None);
         assert_eq!(canary(&rollout(2, "aborted"), &[1, 2, 3]).as_deref(), Some("deploy 3.0.0"));
         assert_eq!(canary(&rollout(3, "aborted"), &[1, 2, 3]), None, "nor does an older one");
+        let undone = format!("{}\nrejected: [3]", rollout(3, "rolled_back"));
+        assert_eq!(
+            canary(&undone, &[1, 2, 3]).as_deref(),
+            Some("deploy 2.0.0"),
+            "a mended one may have a lower number"
+        );
     }
 }

@@ -109,7 +109,7 @@ impl Change {
                 next.previous = before.filter(|before| before != version).or(route.previous);
                 take_out(&mut next, *version);
             }
-            Change::Rollback(wanted) => roll_back(&mut next, *wanted, route, known)?,
+            Change::Rollback(wanted) => roll_back(&mut next, *wanted, route, known, moment)?,
             Change::Unpin => next.stable = Stable::Latest,
             Change::SetLabels { set, remove } => {
                 for label in set.keys() {
@@ -170,8 +170,14 @@ impl Change {
     }
 
     /// Means the rollout that is on its way, wherever it is by now: it moves by itself, and nobody could name its revision.
-    pub fn is_of_a_rollout(&self) -> bool {
-        matches!(self, Change::Pause | Change::Resume | Change::Abort | Change::Judged(_))
+    pub fn is_of_a_rollout(&self, route: &Route) -> bool {
+        let tried = route.running().map(|rollout| rollout.version);
+        match self {
+            Change::Pause | Change::Resume | Change::Abort | Change::Judged(_) => true,
+            Change::Rollback(_) => tried.is_some(),
+            Change::Promote(version) => tried == Some(*version),
+            _ => false,
+        }
     }
 
     /// The versions whose readiness the caller waits for.
@@ -291,7 +297,7 @@ impl fmt::Display for Sharing {
 }
 
 /// To that version, or to the one before. The one that is left is rejected.
-fn roll_back(next: &mut Route, wanted: Option<Version>, route: &Route, known: Known) -> Result<()> {
+fn roll_back(next: &mut Route, wanted: Option<Version>, route: &Route, known: Known, moment: &Moment) -> Result<()> {
     let left = stable_of(route, known);
     let earlier = || route.previous.filter(|previous| !route.rejected.contains(previous));
     let target = wanted.or_else(earlier).or(known.below).filter(|target| Some(*target) != left);
@@ -308,6 +314,7 @@ fn roll_back(next: &mut Route, wanted: Option<Version>, route: &Route, known: Kn
     // It came to stable step by step, and that is over.
     if let Some(rollout) = next.rollout.as_mut().filter(|rollout| Some(rollout.version) == left) {
         rollout.phase = Phase::RolledBack;
+        rollout.phase_at.clone_from(&moment.time);
     }
     Ok(())
 }

@@ -14,10 +14,9 @@ use tokio::{
 use super::{
     Counts, Operator, arrivals,
     change::{Asked, Change},
-    course::{Judged, is_as_written},
-    gates,
-    judge::{Decision, Situation, Verdict, judge},
-    progress::{now, periods, stage},
+    course::Judged,
+    judge::{Decision, Verdict},
+    progress::{Heard, now, verdict},
     told::event,
     webhook::{Note, Webhook},
 };
@@ -25,8 +24,10 @@ use crate::{
     catalog::{Catalog, ModelEntry},
     error::{Error, Result},
     model::{ModelName, Rollout, Version},
-    monitor::Scoreboard,
-    telemetry::{Events, Metrics},
+    telemetry::{
+        Events, Metrics,
+        events::{Event, Kind},
+    },
 };
 
 /// What a controller works with. Cheap to clone.
@@ -34,7 +35,6 @@ use crate::{
 pub struct Controller {
     pub operator: Operator,
     pub counts: Counts,
-    pub scoreboard: Scoreboard,
     pub catalog: Catalog,
     pub events: Events,
     pub metrics: Arc<Metrics>,
@@ -73,8 +73,6 @@ struct Seen {
 }
 
 const TICK: Duration = Duration::from_secs(1);
-/// After which the store counts as away, and what was counted here alone decides whether the version is taken out here.
-const SUMS_WITHIN: Duration = Duration::from_secs(2);
 /// Of an operator's change.
 const WRITTEN_WITHIN: Duration = Duration::from_secs(10);
 /// Of a verdict's sentence, in the history and in events.
@@ -158,7 +156,8 @@ impl Follower {
         let judged = match failing {
             Some(judged) => Judged { phase: rollout.phase, ..judged },
             None => match self.verdict(entry, rollout).await {
-                Ok(verdict) => judged(rollout, verdict),
+                Ok(Some(verdict)) => judged(rollout, verdict),
+                Ok(None) => return,
                 Err(error) => {
                     tracing::warn!(model = %self.model, %error, "the rollout cannot be judged");
                     return;
@@ -169,8 +168,7 @@ impl Follower {
             Decision::Hold => {}
             Decision::RollBack => {
                 if take_out(entry, rollout.version) {
-                    let (model, version, why) = (&self.model, rollout.version, &judged.verdict.message);
-                    tracing::warn!(%model, %version, why, "the version gets nothing here any more; stable answers");
+                    self.tell_taken_out(rollout, &judged.verdict);
                 }
                 if self.write(judged.clone(), rollout).await.is_err() {
                     self.failing = Some(judged);
@@ -182,31 +180,11 @@ impl Follower {
         }
     }
 
-    async fn verdict(&mut self, entry: &ModelEntry, rollout: &Rollout) -> Result<Verdict> {
-        let (in_all, in_stage) = self.lasted(rollout)?;
-        let Some(stage) = stage(rollout.phase) else { return Ok(gates::pass(entry, rollout)) };
-        let sums = timeout(SUMS_WITHIN, self.control.counts.sums(&self.model)).await.ok().and_then(Result::ok);
-        let is_whole = sums.is_some();
-        let counts = sums.unwrap_or_else(|| self.control.scoreboard.read(&self.model));
-        let periods = periods(rollout, &counts);
-        let verdict = judge(&rollout.plan, &Situation { stage, in_stage, in_all, periods: &periods });
-        let instead = |decision, rule, message: &str| {
-            let message = message.to_owned();
-            Verdict { decision, rule, message, exposure: verdict.exposure }
-        };
-        Ok(match verdict.decision {
-            // That it fails needs nobody else's counts, and no weights.
-            Decision::RollBack => verdict,
-            _ if !is_as_written(&entry.route, rollout) => instead(
-                Decision::Halt,
-                "route_changed",
-                "somebody else changed who gets the traffic: resume when it is as the rollout wants it, or abort",
-            ),
-            _ if !is_whole => {
-                instead(Decision::Hold, "store_unavailable", "the counts of the other replicas cannot be read")
-            }
-            _ => verdict,
-        })
+    /// `None` where it is over by now.
+    async fn verdict(&mut self, entry: &ModelEntry, rollout: &Rollout) -> Result<Option<Verdict>> {
+        let lasted = self.lasted(rollout)?;
+        let heard = Heard::of(&self.control.counts, &self.model, rollout).await;
+        Ok(verdict(entry, &entry.route, rollout, &heard, lasted))
     }
 
     fn lasted(&mut self, rollout: &Rollout) -> Result<(Duration, Duration)> {
@@ -227,6 +205,13 @@ impl Follower {
         let lasted = (clock.in_all + since, clock.in_phase + since);
         self.clock = Some(clock);
         Ok(lasted)
+    }
+
+    fn tell_taken_out(&self, rollout: &Rollout, verdict: &Verdict) {
+        let (model, version, why) = (&self.model, rollout.version, &verdict.message);
+        tracing::warn!(%model, %version, why, "the version gets nothing here any more; stable answers");
+        let event = Event::of_model(Kind::VariantTakenOut, model).because(verdict.rule, why);
+        self.control.events.tell(Event { version: version.to_string(), revision: rollout.began, ..event });
     }
 
     /// `Err` where it is to be written again at the next tick. That somebody else was first is no error: the next tick sees what

@@ -127,15 +127,17 @@ pub fn pause(next: &mut Route, reason: &str, moment: &Moment) -> Result<()> {
 /// Goes on. Whoever does so knows what the judge stopped for: a rollout that took too long has its time anew, and requests that
 /// were shared out wrongly until now are not held against it.
 pub fn resume(next: &mut Route, moment: &Moment) -> Result<()> {
+    let sticks = next.sticky.is_some();
     let rollout = running(next)?;
     let Some(pause) = end_pause(rollout, moment)? else { return Ok(()) };
     let now = since_epoch(&moment.time)?;
     match pause.rule.as_str() {
         "max_duration" => rollout.paused_seconds = now.saturating_sub(since_epoch(&rollout.began_at)?).as_secs(),
-        "sample_ratio" => {
+        "sample_ratio" | "route_changed" => {
             let last = rollout.stages.last().cloned();
             rollout.stages.iter_mut().for_each(|stage| stage.share = None);
-            rollout.stages.extend(last.map(|last| StageBegun { revision: moment.revision, ..last }));
+            let share = last.as_ref().and_then(|last| last.share).filter(|_| !sticks);
+            rollout.stages.extend(last.map(|last| StageBegun { revision: moment.revision, share, ..last }));
         }
         _ => {}
     }
@@ -163,16 +165,21 @@ pub fn roll_back(next: &mut Route, moment: &Moment) -> Result<()> {
 /// Whether the traffic is still what that phase wants: people may write route.yaml, too.
 pub fn is_as_written(route: &Route, rollout: &Rollout) -> bool {
     let (version, phase) = (rollout.version, rollout.phase);
-    let shadows = route.shadow.iter().filter(|shadow| shadow.version == version).count();
-    let weights: Vec<f64> =
-        route.variants.iter().filter(|variant| variant.version == version).map(|variant| variant.weight).collect();
-    let others = route.variants.iter().any(|variant| variant.version != version);
-    let wanted = match phase {
-        Phase::Step(_) => vec![rollout.weight(phase)],
-        _ => Vec::new(),
+    let variants = route.variants.iter().map(|variant| (&*variant.name, variant.version, variant.weight));
+    let shadows = route.shadow.iter().map(|shadow| (shadow.version, shadow.sample));
+    let sample = rollout.plan.shadow.as_ref().map_or(0.0, |shadow| shadow.sample);
+    let is_shared = match phase {
+        Phase::Step(_) => variants.eq([(CANARY, version, rollout.weight(phase))]),
+        _ => route.variants.is_empty(),
     };
-    let is_shadow = usize::from(phase == Phase::Shadow);
-    route.stable == Stable::Pinned(rollout.control) && weights == wanted && shadows == is_shadow && !others
+    let is_shadowed = match phase {
+        Phase::Shadow => shadows.eq([(version, sample)]),
+        _ => route.shadow.is_empty(),
+    };
+    // A share that is to be held against the counts is one of requests, and not of callers.
+    let has_share = rollout.stages.last().is_some_and(|stage| stage.share.is_some());
+    let is_stuck = has_share && route.sticky.is_some();
+    route.stable == Stable::Pinned(rollout.control) && is_shared && is_shadowed && !is_stuck
 }
 
 fn running(route: &mut Route) -> Result<&mut Rollout> {
@@ -444,7 +451,9 @@ mod tests {
     #[test]
     fn what_somebody_wrote_by_hand_is_noticed() {
         let running = advanced(deployed(), 2);
-        let edits: [fn(&mut Route); 3] = [
+        let edits: [fn(&mut Route); 5] = [
+            |route| route.variants[0].name = "beta".into(),
+            |route| route.sticky = Route::parse("sticky: { attribute: customer }").expect("a route").sticky,
             |route| route.variants.clear(),
             |route| route.variants[0].weight = 90.0,
             |route| route.stable = Stable::Latest,

@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::{
     judge::{Decision, Verdict},
     words,
@@ -16,7 +18,45 @@ use crate::{
     model::{Rollout, fit},
 };
 
-pub fn pass(entry: &ModelEntry, rollout: &Rollout) -> Verdict {
+/// A replica that lives has read a new route by then.
+const HEARD_WITHIN: Duration = Duration::from_secs(15);
+/// One that has, and is not ready after that, may have been killed meanwhile: nobody would ever hear of it again.
+const READY_WITHIN: Duration = Duration::from_secs(600);
+
+/// `statuses` are what the replicas say of themselves, and `lasted` is how long all of it and this phase have.
+pub fn pass(entry: &ModelEntry, rollout: &Rollout, statuses: &[String], lasted: (Duration, Duration)) -> Verdict {
+    let (in_all, in_phase) = lasted;
+    let here = here(entry, rollout);
+    let found = match here.decision {
+        Decision::Advance => behind(rollout, statuses, in_phase).unwrap_or(here),
+        _ => here,
+    };
+    if found.decision == Decision::Hold && in_all >= rollout.plan.max_duration {
+        let message = format!("after {} still: {}", words::time(in_all), found.message);
+        return ruled(Decision::Halt, "max_duration", message);
+    }
+    found
+}
+
+/// Another replica that would not answer by it yet: its callers would be stable's, which says nothing of the version. Who is
+/// not heard of for a while is no more, and left its status behind.
+fn behind(rollout: &Rollout, statuses: &[String], in_phase: Duration) -> Option<Verdict> {
+    let version = rollout.version.to_string();
+    let waits = |text: &String| {
+        let status: Value = serde_json::from_str(text).ok()?;
+        let has_heard = status["revision"].as_u64().unwrap_or(0) >= rollout.began;
+        let state = status["versions"][&version]["state"].as_str().unwrap_or("absent").to_owned();
+        let within = if has_heard { READY_WITHIN } else { HEARD_WITHIN };
+        let is_waited_for = in_phase < within && !(has_heard && state == State::Ready.as_str());
+        is_waited_for.then(|| (status["replica"].as_str().unwrap_or("another").to_owned(), state))
+    };
+    let (replica, state) = statuses.iter().find_map(waits)?;
+    let message = format!("version {version} is {state} on replica {replica}");
+    Some(ruled(Decision::Hold, "replicas", message))
+}
+
+/// On this replica.
+fn here(entry: &ModelEntry, rollout: &Rollout) -> Verdict {
     let version = rollout.version;
     let Some(known) = entry.versions.get(&version) else {
         return ruled(Decision::Hold, "absent", format!("version {version} is not in this replica's store yet"));
@@ -106,7 +146,7 @@ mod tests {
         let rollout = route.rollout.clone().expect("it was begun");
         let name = ModelName::new("m").expect("a name");
         let entry = ModelEntry { versions, route: Arc::new(route), ..ModelEntry::new(name) };
-        let verdict = pass(&entry, &rollout);
+        let verdict = pass(&entry, &rollout, &[], (Duration::from_secs(60), Duration::from_secs(60)));
         (verdict.decision, verdict.rule, verdict.message)
     }
 
@@ -127,6 +167,29 @@ mod tests {
         let (decision, rule, message) = found(Some(failed), Gates::default());
         assert_eq!((decision, rule), (Decision::RollBack, "load"));
         assert!(message.contains("example 1 is not right"), "{message}");
+    }
+
+    #[test]
+    fn replicas_that_load_are_waited_for_and_those_that_are_gone_are_not() {
+        let route = Change::Deploy(v(2), Box::default()).apply(
+            &Route::default(),
+            6,
+            Known { answering: Some(v(1)), below: None },
+            &Asked::default(),
+            "2026-01-01T00:00:00Z".into(),
+        );
+        let rollout = route.expect("it may be done").and_then(|route| route.rollout).expect("it was begun");
+        let waits = |revision: u64, state: &str, seconds| {
+            let versions = format!(r#"{{"2.0.0": {{"state": "{state}"}}}}"#);
+            let status = format!(r#"{{"replica": "b", "revision": {revision}, "versions": {versions}}}"#);
+            behind(&rollout, &[status], Duration::from_secs(seconds)).map(|verdict| verdict.message)
+        };
+        assert_eq!(waits(7, "LOADING", 20).as_deref(), Some("version 2.0.0 is LOADING on replica b"));
+        assert_eq!(waits(7, State::Ready.as_str(), 0), None);
+        assert_eq!(waits(7, "LOADING", 600), None);
+        assert!(waits(6, State::Ready.as_str(), 0).is_some(), "it has not heard of it yet");
+        assert_eq!(waits(6, "LOADING", 15), None, "nor will it");
+        assert_eq!(behind(&rollout, &["{".to_owned()], Duration::ZERO), None);
     }
 
     #[test]

@@ -27,7 +27,7 @@ pub use controller::Controller;
 pub use counts::Counts;
 pub use course::CANARY;
 pub use operator::{Operator, Settled, Written};
-pub use progress::Progress;
+pub use progress::{Heard, Progress};
 pub use replica::{name as replica_name, report};
 pub use told::event;
 pub use webhook::Webhook;

@@ -119,7 +119,7 @@ impl Operator {
             }
             let known = self.known_revision(&shown, &route).await?;
             let revision = revision_of(&route, known)?;
-            let decided_upon = if change.is_of_a_rollout() { revision } else { known.max(last_written) };
+            let decided_upon = if change.is_of_a_rollout(&route) { revision } else { known.max(last_written) };
             let expected = asked.expected_revision.unwrap_or(decided_upon);
             if revision != expected {
                 return Err(moved(model, expected, revision));

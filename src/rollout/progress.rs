@@ -1,18 +1,33 @@
-//! Where a rollout stands: its stages with what was counted in each, and what the judge makes of them. Pure, but for the clock.
+//! Where a rollout stands: its stages with what was counted in each, and what the gates or the judge make of them. The controller and
+//! people hear the same.
 
 use std::time::{Duration, SystemTime};
 
+use tokio::time::timeout;
+
 use super::{
-    course::CANARY,
+    Counts,
+    course::{CANARY, is_as_written},
     experiment::{VariantReport, sum},
-    judge::{Period, Situation, Stage, Verdict, judge},
+    gates,
+    judge::{Decision, Period, Situation, Stage, Verdict, judge},
 };
 use crate::{
-    catalog::{SHADOW, STABLE},
+    catalog::{ModelEntry, SHADOW, STABLE},
     error::Result,
-    model::{Phase, Rollout, Version},
+    model::{ModelName, Phase, Rollout, Route, Version},
     monitor::{Key, Tally},
 };
+
+/// What is known beside the picture of this replica.
+#[derive(Clone, Debug, Default)]
+pub struct Heard {
+    /// The sums of all replicas, or what this one counted.
+    pub counts: Vec<(Key, Tally)>,
+    pub is_whole: bool,
+    /// While the version waits at its gates: what the replicas say that they serve.
+    pub statuses: Vec<String>,
+}
 
 /// For people.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,13 +43,70 @@ pub struct Progress {
     pub variants: [VariantReport; 2],
 }
 
+/// After which the store counts as away.
+const HEARD_WITHIN: Duration = Duration::from_secs(2);
+
+// === impl Heard ===
+
+impl Heard {
+    pub async fn of(counts: &Counts, model: &ModelName, rollout: &Rollout) -> Self {
+        let sums = timeout(HEARD_WITHIN, counts.sums(model)).await.ok().and_then(Result::ok);
+        let statuses = match rollout.phase {
+            Phase::Gates => timeout(HEARD_WITHIN, counts.statuses(model)).await.unwrap_or_default(),
+            _ => Vec::new(),
+        };
+        Self { is_whole: sums.is_some(), counts: sums.unwrap_or_else(|| counts.own(model)), statuses }
+    }
+}
+
+/// What follows from where it is; `None` where it is over. `lasted` is in all, and in its phase.
+pub fn verdict(
+    entry: &ModelEntry,
+    route: &Route,
+    rollout: &Rollout,
+    heard: &Heard,
+    lasted: (Duration, Duration),
+) -> Option<Verdict> {
+    let (in_all, in_stage) = lasted;
+    let found = match stage(rollout.phase) {
+        Some(stage) => {
+            let periods = periods(rollout, &heard.counts);
+            judge(&rollout.plan, &Situation { stage, in_stage, in_all, periods: &periods })
+        }
+        None if rollout.phase == Phase::Gates => gates::pass(entry, rollout, &heard.statuses, lasted),
+        None => return None,
+    };
+    let exposure = found.exposure;
+    let instead = |decision, rule, message: &str| Verdict { decision, rule, message: message.to_owned(), exposure };
+    let cause = entry.versions.get(&rollout.version).and_then(|known| known.cause.as_ref());
+    Some(match found.decision {
+        // That it fails needs nobody else's counts, and no weights.
+        Decision::RollBack => found,
+        _ if !is_as_written(route, rollout) => instead(
+            Decision::Halt,
+            "route_changed",
+            "somebody else changed who gets the traffic: resume when it is as the rollout wants it, or abort",
+        ),
+        _ if !heard.is_whole => {
+            instead(Decision::Hold, "store_unavailable", "the counts of the other replicas cannot be read")
+        }
+        Decision::Advance if cause.is_some_and(|cause| cause.reason() == SOURCE_MISSING) => instead(
+            Decision::Halt,
+            "source_missing",
+            "the version's folder is gone: no replica that starts could load it; put it back and resume, or abort",
+        ),
+        _ => found,
+    })
+}
+
+// === impl Progress ===
+
 impl Progress {
-    /// `counts` are the sums of all replicas.
-    pub fn of(rollout: &Rollout, counts: &[(Key, Tally)]) -> Result<Self> {
+    /// `route` is the one whose rollout it is.
+    pub fn of(entry: &ModelEntry, route: &Route, rollout: &Rollout, heard: &Heard) -> Result<Self> {
         let (in_all, in_phase) = rollout.lasted(now())?;
-        let periods = periods(rollout, counts);
-        let verdict = stage(rollout.phase)
-            .map(|stage| judge(&rollout.plan, &Situation { stage, in_stage: in_phase, in_all, periods: &periods }));
+        let verdict = verdict(entry, route, rollout, heard, (in_all, in_phase));
+        let periods = periods(rollout, &heard.counts);
         let weight = rollout.weight(rollout.phase);
         let of_steps = || periods.iter().filter(|period| period.stage != Stage::Shadow);
         let control = sum(of_steps().map(|period| &period.control));
@@ -46,6 +118,9 @@ impl Progress {
         Ok(Self { rollout: rollout.clone(), weight, verdict, in_phase, in_all, variants })
     }
 }
+
+/// The word of lifecycle for a version that is served from its copy.
+const SOURCE_MISSING: &str = "SOURCE_MISSING";
 
 pub fn now() -> Duration {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
@@ -144,7 +219,10 @@ mod tests {
                 (Stage::Step(1), Some(0.25), 0, 25),
             ]
         );
-        let progress = Progress::of(&rollout(), &counts).expect("times");
+        let route = Route { rollout: Some(rollout()), ..Route::default() };
+        let entry = ModelEntry::new(ModelName::new("m").expect("a name"));
+        let heard = Heard { counts: counts.to_vec(), is_whole: true, ..Heard::default() };
+        let progress = Progress::of(&entry, &route, &rollout(), &heard).expect("times");
         assert_eq!(progress.variants.each_ref().map(|variant| variant.assigned), [114, 31]);
         assert_eq!((progress.weight, progress.verdict.map(|verdict| verdict.exposure)), (25.0, Some(31)));
     }

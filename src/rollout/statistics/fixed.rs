@@ -45,7 +45,7 @@ pub enum Method {
 }
 
 /// With fewer expected in a cell of the table, the normal approximation is left for the exact test.
-const EXPECTED_MIN: f64 = 10.0;
+const EXPECTED_MIN: u128 = 10;
 /// Tables this much more likely than the one that is there count as equally likely, for rounding: R's `fisher.test` has
 /// it too.
 const FISHER_SLACK: f64 = 1e-7;
@@ -79,13 +79,20 @@ pub fn two_proportions(control: Proportion, treatment: Proportion, alpha: f64) -
     let error = (pooled * (1.0 - pooled) * (1.0 / n1 + 1.0 / n2)).sqrt();
     // Without error all are hits, or none is: the arms are equal.
     let statistic = if error > 0.0 { difference / error } else { 0.0 };
-    let expected_least = n1.min(n2) * pooled.min(1.0 - pooled);
-    let (p_value, method) = match expected_least < EXPECTED_MIN {
+    let (p_value, method) = match is_sparse(control, treatment) {
         true => (fisher_exact(control, treatment), Method::FisherExact),
         false => (two_sided(normal_tail(statistic.abs())), Method::PooledZ),
     };
     let interval = newcombe(control, treatment, normal_quantile(alpha / 2.0));
     Some(Comparison { difference, interval, statistic, p_value, method })
+}
+
+/// In whole numbers, so that hits counted as misses are the same question.
+fn is_sparse(control: Proportion, treatment: Proportion) -> bool {
+    let sum = |one: u64, other: u64| u128::from(one) + u128::from(other);
+    let (hits, trials) = (sum(control.hits, treatment.hits), sum(control.trials, treatment.trials));
+    let (fewest, rarest) = (u128::from(control.trials.min(treatment.trials)), hits.min(trials - hits));
+    fewest.saturating_mul(rarest) < EXPECTED_MIN * trials
 }
 
 /// Whether two means differ, whatever their variances (Welch 1947): t = (m₂ − m₁) / √(v₁ + v₂) with v = s²/n and (v₁ +

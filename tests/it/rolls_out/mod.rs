@@ -5,6 +5,7 @@ mod arrivals;
 mod command;
 mod judged;
 mod load;
+mod meddling;
 mod replicas;
 mod stages;
 mod survives;

@@ -18,7 +18,11 @@ use crate::{
 pub async fn of(counts: &Counts, entry: &ModelEntry) -> Result<GetExperimentResponse> {
     let sums = counts.sums(&entry.name).await?;
     let stable = entry.stable.unwrap_or(Version::new(0, 0, 0));
-    let plan = entry.route.running().map(|rollout| &rollout.plan);
+    let running = entry.route.running();
+    let plan = running.map(|rollout| &rollout.plan);
+    // What the same version did in an earlier rollout is not held against it.
+    let since = running.map_or(0, |rollout| rollout.began);
+    let sums: Vec<_> = sums.into_iter().filter(|(key, _)| key.revision >= since).collect();
     let report = experiment::report(&sums, &entry.route, entry.revision, stable, plan);
     Ok(GetExperimentResponse {
         model: entry.name.to_string(),

@@ -6,7 +6,7 @@ use crate::{
     catalog::ModelEntry,
     error::Result,
     model::{self, Pause, Phase, Ruled, StageBegun},
-    rollout::{Counts, Progress},
+    rollout::{Counts, Heard, Progress},
     server::{
         grpc::admin::experiment::variant,
         proto::sconce::v1::{
@@ -19,7 +19,10 @@ use crate::{
 pub async fn of(counts: &Counts, entry: &ModelEntry) -> Result<DescribeRolloutResponse> {
     let route = entry.pending.as_ref().map_or(&entry.route, |pending| &pending.route);
     let rollout = match &route.rollout {
-        Some(rollout) => Some(shown(Progress::of(rollout, &counts.sums(&entry.name).await?)?)),
+        Some(rollout) => {
+            let heard = Heard::of(counts, &entry.name, rollout).await;
+            Some(shown(Progress::of(entry, route, rollout, &heard)?))
+        }
         None => None,
     };
     Ok(DescribeRolloutResponse { model: entry.name.to_string(), revision: entry.known_revision(), rollout })
@@ -89,7 +92,7 @@ fn hold(rollout: &model::Rollout) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Plan, ShadowStage, Version};
+    use crate::model::{ModelName, Plan, Route, ShadowStage, Version};
 
     fn rollout(phase: Phase) -> model::Rollout {
         let shadow = ShadowStage { hold: Duration::from_secs(60), ..ShadowStage::default() };
@@ -117,7 +120,13 @@ mod tests {
 
     #[test]
     fn each_phase_says_what_holds_in_it() {
-        let of = |phase| shown(Progress::of(&rollout(phase), &[]).expect("its times are times"));
+        let entry = ModelEntry::new(ModelName::new("m").expect("a name"));
+        let of = |phase| {
+            let rollout = rollout(phase);
+            let route = Route { rollout: Some(rollout.clone()), ..Route::default() };
+            let progress = Progress::of(&entry, &route, &rollout, &Heard::default());
+            shown(progress.expect("its times are times"))
+        };
         let step = of(Phase::Step(1));
         assert_eq!((step.phase.as_str(), step.running, step.weight, step.hold_seconds), ("step 2", true, 25.0, 600.0));
         assert!(step.verdict.is_some(), "there is something to judge");
@@ -125,7 +134,7 @@ mod tests {
         assert_eq!(step.stages, [RolloutStage { revision: 4, phase: "step 1".into() }]);
         assert_eq!(step.variants.iter().map(|variant| variant.name.as_str()).collect::<Vec<_>>(), ["stable", "canary"]);
         assert_eq!((of(Phase::Shadow).hold_seconds, of(Phase::Gates).hold_seconds), (60.0, 0.0));
-        assert_eq!(of(Phase::Gates).verdict, None);
+        assert!(of(Phase::Gates).verdict.is_some(), "why it waits");
         let over = of(Phase::RolledBack);
         assert!(!over.running && over.verdict.is_none());
         assert_eq!(over.total_seconds, 600.0, "it does not go on when it is over");

@@ -129,6 +129,7 @@ fn kind(kind: Kind) -> EventKind {
         Kind::RolloutPaused => EventKind::RolloutPaused,
         Kind::RolloutResumed => EventKind::RolloutResumed,
         Kind::RolloutAborted => EventKind::RolloutAborted,
+        Kind::VariantTakenOut => EventKind::VariantTakenOut,
         Kind::ModelDisabled => EventKind::ModelDisabled,
         Kind::ModelEnabled => EventKind::ModelEnabled,
         Kind::LoadAsked => EventKind::LoadAsked,
