@@ -151,7 +151,7 @@ impl Report {
             );
         }
         if let Some(shadow) = &self.shadow {
-            let place = "early-signal, half of capacity";
+            let place = "early-signal, a quarter of capacity";
             verdicts.at_most("p99 with a shadow at 10 % / worst p99 without", place, shadow.beyond_noise(), 1.0);
         }
         for half in &self.half {

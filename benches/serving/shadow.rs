@@ -1,4 +1,4 @@
-//! What callers notice of a shadow: early-signal at half of its capacity, with a copy of every tenth request for a second version
+//! What callers notice of a shadow: early-signal at a quarter of its capacity, with a copy of every tenth request for a second version
 //! and without, in turns.
 
 use anyhow::{Context, Result, ensure};
@@ -40,7 +40,7 @@ impl Bench {
         }
         let address = server.ports.grpc_address();
         let capacity = closed_loop(address, &server.running, &traffics[0], CAPACITY, self.window).await?;
-        let rate_per_s = capacity.requests_per_s / 2.0;
+        let rate_per_s = capacity.requests_per_s / 4.0;
         let window = Window::of_a_turn(self.window.measured);
         let before = shadowed(server)?;
         let mut turns: [Vec<Latencies>; 2] = Default::default();
