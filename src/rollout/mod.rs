@@ -1,9 +1,13 @@
-//! ONE CHANGE OF TRAFFIC: what operators ask for, written into route.yaml.
+//! ONE CHANGE OF TRAFFIC: what operators ask for, and what rollouts come to, written into route.yaml.
 //!
-//! `change` edits a route, purely; `operator` reads the record, edits it, replaces it by compare-and-swap and waits for what
-//! comes of it; `replica` writes down what this replica serves, `counts` what it counted. `judge` says what counts come to, `experiment` reports them; both are pure. There is no second door: nothing here
-//! touches what is served. The store tells lifecycle, and lifecycle publishes. The server's Admin service is the caller; its
-//! Inference service reports outcomes.
+//! `change` edits a route, and `course` a rollout's part of it, purely; `operator` reads the record, edits it, replaces it by
+//! compare-and-swap and waits for what comes of it. `replica` writes down what this replica serves, `counts` what it counted.
+//!
+//! `controller` moves rollouts: `progress` says where one stands, by its `gates`, and then by the `judge` of what was counted; a
+//! verdict is one more change, told by `told` and `webhook`. `arrivals` says what is to be tried by itself, `experiment` reports
+//! what variants did. These are pure. There is no second door: nothing here touches what is served, but that the controller
+//! takes a failing version out on its own replica. The store tells lifecycle, and lifecycle publishes. The server's Admin
+//! service is the caller; its Inference service reports outcomes.
 
 mod arrivals;
 mod change;
