@@ -93,6 +93,24 @@ pub struct Ruled {
 // === impl Rollout ===
 
 impl Rollout {
+    /// At its gates.
+    pub fn begun(version: Version, control: Version, plan: Plan, revision: u64, time: &str) -> Self {
+        Self {
+            version,
+            control,
+            phase: Phase::Gates,
+            began: revision,
+            began_at: time.to_owned(),
+            phase_at: time.to_owned(),
+            paused: None,
+            paused_seconds: 0,
+            paused_seconds_in_phase: 0,
+            verdict: None,
+            stages: Vec::new(),
+            plan,
+        }
+    }
+
     pub fn is_running(&self) -> bool {
         matches!(self.phase, Phase::Gates | Phase::Shadow | Phase::Step(_))
     }
@@ -217,21 +235,13 @@ mod tests {
 
     fn rollout(phase: Phase) -> Rollout {
         Rollout {
-            version: Version::new(2, 0, 0),
-            control: Version::new(1, 0, 0),
             phase,
-            began: 3,
-            began_at: "2026-01-01T00:00:00Z".into(),
             phase_at: "2026-01-01T00:10:00Z".into(),
-            paused: None,
-            paused_seconds: 0,
-            paused_seconds_in_phase: 0,
-            verdict: None,
             stages: vec![
                 StageBegun { revision: 4, phase: Phase::Shadow, share: None },
                 StageBegun { revision: 7, phase: Phase::Step(0), share: Some(0.05) },
             ],
-            plan: Plan::default(),
+            ..Rollout::begun(Version::new(2, 0, 0), Version::new(1, 0, 0), Plan::default(), 3, "2026-01-01T00:00:00Z")
         }
     }
 

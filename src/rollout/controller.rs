@@ -183,7 +183,7 @@ impl Follower {
     /// `None` where it is over by now.
     async fn verdict(&mut self, entry: &ModelEntry, rollout: &Rollout) -> Result<Option<Verdict>> {
         let lasted = self.lasted(rollout)?;
-        let heard = Heard::of(&self.control.counts, &self.model, rollout).await;
+        let heard = Heard::of(&self.control.counts, &self.control.operator, &self.model, rollout).await;
         Ok(verdict(entry, &entry.route, rollout, &heard, lasted))
     }
 

@@ -53,20 +53,7 @@ pub fn deploy(next: &mut Route, known: Known, version: Version, plan: &Plan, mom
     }
     next.rejected.remove(&version);
     next.stable = Stable::Pinned(control);
-    next.rollout = Some(Rollout {
-        version,
-        control,
-        phase: Phase::Gates,
-        began: moment.revision,
-        began_at: moment.time.clone(),
-        phase_at: moment.time.clone(),
-        paused: None,
-        paused_seconds: 0,
-        paused_seconds_in_phase: 0,
-        verdict: None,
-        stages: Vec::new(),
-        plan: plan.clone(),
-    });
+    next.rollout = Some(Rollout::begun(version, control, plan.clone(), moment.revision, &moment.time));
     Ok(())
 }
 
@@ -150,7 +137,7 @@ pub fn abort(next: &mut Route, moment: &Moment) -> Result<()> {
     undo(next, Phase::Aborted, moment)
 }
 
-/// Makes it stable now, whatever is not known yet. `before`: the stable until then.
+/// Makes it stable now, whatever is not known yet.
 pub fn promote(next: &mut Route, moment: &Moment) -> Result<()> {
     running(next)?;
     enter(next, Phase::Promoted, moment)

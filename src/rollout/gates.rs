@@ -5,10 +5,9 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
-
 use super::{
     judge::{Decision, Verdict},
+    replica::Said,
     words,
 };
 use crate::{
@@ -23,12 +22,12 @@ const HEARD_WITHIN: Duration = Duration::from_secs(15);
 /// One that has, and is not ready after that, may have been killed meanwhile: nobody would ever hear of it again.
 const READY_WITHIN: Duration = Duration::from_secs(600);
 
-/// `statuses` are what the replicas say of themselves, and `lasted` is how long all of it and this phase have.
-pub fn pass(entry: &ModelEntry, rollout: &Rollout, statuses: &[String], lasted: (Duration, Duration)) -> Verdict {
+/// `replicas` is what each says of the version, and `lasted` is how long all of it and this phase have.
+pub fn pass(entry: &ModelEntry, rollout: &Rollout, replicas: &[Said], lasted: (Duration, Duration)) -> Verdict {
     let (in_all, in_phase) = lasted;
     let here = here(entry, rollout);
     let found = match here.decision {
-        Decision::Advance => behind(rollout, statuses, in_phase).unwrap_or(here),
+        Decision::Advance => behind(rollout, replicas, in_phase).unwrap_or(here),
         _ => here,
     };
     if found.decision == Decision::Hold && in_all >= rollout.plan.max_duration {
@@ -40,18 +39,14 @@ pub fn pass(entry: &ModelEntry, rollout: &Rollout, statuses: &[String], lasted: 
 
 /// Another replica that would not answer by it yet: its callers would be stable's, which says nothing of the version. Who is
 /// not heard of for a while is no more, and left its status behind.
-fn behind(rollout: &Rollout, statuses: &[String], in_phase: Duration) -> Option<Verdict> {
-    let version = rollout.version.to_string();
-    let waits = |text: &String| {
-        let status: Value = serde_json::from_str(text).ok()?;
-        let has_heard = status["revision"].as_u64().unwrap_or(0) >= rollout.began;
-        let state = status["versions"][&version]["state"].as_str().unwrap_or("absent").to_owned();
+fn behind(rollout: &Rollout, others: &[Said], in_phase: Duration) -> Option<Verdict> {
+    let is_waited_for = |said: &&Said| {
+        let has_heard = said.revision >= rollout.began;
         let within = if has_heard { READY_WITHIN } else { HEARD_WITHIN };
-        let is_waited_for = in_phase < within && !(has_heard && state == State::Ready.as_str());
-        is_waited_for.then(|| (status["replica"].as_str().unwrap_or("another").to_owned(), state))
+        in_phase < within && !(has_heard && said.state == State::Ready.as_str())
     };
-    let (replica, state) = statuses.iter().find_map(waits)?;
-    let message = format!("version {version} is {state} on replica {replica}");
+    let Said { replica, state, .. } = others.iter().find(is_waited_for)?;
+    let message = format!("version {} is {state} on replica {replica}", rollout.version);
     Some(ruled(Decision::Hold, "replicas", message))
 }
 
@@ -180,16 +175,14 @@ mod tests {
         );
         let rollout = route.expect("it may be done").and_then(|route| route.rollout).expect("it was begun");
         let waits = |revision: u64, state: &str, seconds| {
-            let versions = format!(r#"{{"2.0.0": {{"state": "{state}"}}}}"#);
-            let status = format!(r#"{{"replica": "b", "revision": {revision}, "versions": {versions}}}"#);
-            behind(&rollout, &[status], Duration::from_secs(seconds)).map(|verdict| verdict.message)
+            let said = Said { replica: "b".into(), revision, state: state.into() };
+            behind(&rollout, &[said], Duration::from_secs(seconds)).map(|verdict| verdict.message)
         };
         assert_eq!(waits(7, "LOADING", 20).as_deref(), Some("version 2.0.0 is LOADING on replica b"));
         assert_eq!(waits(7, State::Ready.as_str(), 0), None);
         assert_eq!(waits(7, "LOADING", 600), None);
         assert!(waits(6, State::Ready.as_str(), 0).is_some(), "it has not heard of it yet");
         assert_eq!(waits(6, "LOADING", 15), None, "nor will it");
-        assert_eq!(behind(&rollout, &["{".to_owned()], Duration::ZERO), None);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     change::{Asked, Change, Known, repeat_of},
-    replica::highest_revision,
+    replica::{Said, highest_revision, said_of},
 };
 use crate::{
     catalog::{Catalog, ModelEntry, PendingWhy, Snapshot, Standing, State, VersionEntry},
@@ -178,6 +178,11 @@ impl Operator {
                 Ok(Err(_)) | Err(_) => return Settled::Pending(waits_for),
             }
         }
+    }
+
+    /// What the replicas say of a version; nothing where they cannot be asked.
+    pub async fn said_of(&self, model: &ModelName, version: Version) -> Vec<Said> {
+        said_of(version, &self.records.statuses(model).await.unwrap_or_default())
     }
 
     /// What the call depends on, from one picture.

@@ -6,11 +6,12 @@ use std::time::{Duration, SystemTime};
 use tokio::time::timeout;
 
 use super::{
-    Counts,
+    Counts, Operator,
     course::{CANARY, is_as_written},
     experiment::{VariantReport, sum},
     gates,
     judge::{Decision, Period, Situation, Stage, Verdict, judge},
+    replica::Said,
 };
 use crate::{
     catalog::{ModelEntry, SHADOW, STABLE},
@@ -25,8 +26,8 @@ pub struct Heard {
     /// The sums of all replicas, or what this one counted.
     pub counts: Vec<(Key, Tally)>,
     pub is_whole: bool,
-    /// While the version waits at its gates: what the replicas say that they serve.
-    pub statuses: Vec<String>,
+    /// While the version waits at its gates: what the replicas say of it.
+    pub replicas: Vec<Said>,
 }
 
 /// For people.
@@ -49,13 +50,13 @@ const HEARD_WITHIN: Duration = Duration::from_secs(2);
 // === impl Heard ===
 
 impl Heard {
-    pub async fn of(counts: &Counts, model: &ModelName, rollout: &Rollout) -> Self {
+    pub async fn of(counts: &Counts, operator: &Operator, model: &ModelName, rollout: &Rollout) -> Self {
         let sums = timeout(HEARD_WITHIN, counts.sums(model)).await.ok().and_then(Result::ok);
-        let statuses = match rollout.phase {
-            Phase::Gates => timeout(HEARD_WITHIN, counts.statuses(model)).await.unwrap_or_default(),
+        let replicas = match rollout.phase {
+            Phase::Gates => timeout(HEARD_WITHIN, operator.said_of(model, rollout.version)).await.unwrap_or_default(),
             _ => Vec::new(),
         };
-        Self { is_whole: sums.is_some(), counts: sums.unwrap_or_else(|| counts.own(model)), statuses }
+        Self { is_whole: sums.is_some(), counts: sums.unwrap_or_else(|| counts.own(model)), replicas }
     }
 }
 
@@ -73,7 +74,7 @@ pub fn verdict(
             let periods = periods(rollout, &heard.counts);
             judge(&rollout.plan, &Situation { stage, in_stage, in_all, periods: &periods })
         }
-        None if rollout.phase == Phase::Gates => gates::pass(entry, rollout, &heard.statuses, lasted),
+        None if rollout.phase == Phase::Gates => gates::pass(entry, rollout, &heard.replicas, lasted),
         None => return None,
     };
     let exposure = found.exposure;
@@ -173,22 +174,14 @@ mod tests {
     fn rollout() -> Rollout {
         let begun = |revision, phase, share| StageBegun { revision, phase, share };
         Rollout {
-            version: Version::new(2, 0, 0),
-            control: Version::new(1, 0, 0),
             phase: Phase::Step(1),
-            began: 4,
-            began_at: "2026-01-01T00:00:00Z".into(),
             phase_at: "2026-01-01T00:10:00Z".into(),
-            paused: None,
-            paused_seconds: 0,
-            paused_seconds_in_phase: 0,
-            verdict: None,
             stages: vec![
                 begun(5, Phase::Shadow, None),
                 begun(6, Phase::Step(0), Some(0.05)),
                 begun(9, Phase::Step(1), Some(0.25)),
             ],
-            plan: Plan::default(),
+            ..Rollout::begun(Version::new(2, 0, 0), Version::new(1, 0, 0), Plan::default(), 4, "2026-01-01T00:00:00Z")
         }
     }
 

@@ -11,7 +11,7 @@ use tokio::{sync::Semaphore, task::JoinSet, time::sleep};
 
 use crate::{
     catalog::{Catalog, ModelEntry, Snapshot, State},
-    model::ModelName,
+    model::{ModelName, Version},
     store::Records,
 };
 
@@ -79,6 +79,30 @@ pub fn highest_revision(statuses: &[String]) -> u64 {
     known.flatten().max().unwrap_or(0)
 }
 
+/// What a replica said of one version.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Said {
+    pub replica: String,
+    /// That it follows.
+    pub revision: u64,
+    /// As operators see it; `AVAILABLE` where it does not load the version.
+    pub state: String,
+}
+
+/// What cannot be read says nothing.
+pub fn said_of(version: Version, statuses: &[String]) -> Vec<Said> {
+    let read = statuses.iter().filter_map(|text| serde_json::from_str::<Value>(text).ok());
+    let said = |status: Value| {
+        let state = status["versions"][version.to_string()]["state"].as_str();
+        Some(Said {
+            replica: status["replica"].as_str()?.to_owned(),
+            revision: status["revision"].as_u64()?,
+            state: state.unwrap_or(State::Available.as_str()).to_owned(),
+        })
+    };
+    read.filter_map(said).collect()
+}
+
 /// The models whose status is another than the last one.
 fn news(snapshot: &Snapshot, last: &mut HashMap<ModelName, Last>) -> Vec<(ModelName, Value)> {
     last.retain(|name, _| snapshot.models.contains_key(name));
@@ -122,6 +146,7 @@ fn status(entry: &ModelEntry) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalog::VersionEntry;
 
     #[test]
     fn the_highest_revision_counts_whether_it_is_in_force_or_waits() {
@@ -129,5 +154,18 @@ mod tests {
         assert_eq!(said(&[]), 0);
         assert_eq!(said(&[r#"{"revision": 4, "pending": null}"#, r#"{"revision": 3, "pending": {"revision": 5}}"#]), 5);
         assert_eq!(said(&["half of a", r#"{"revision": "9"}"#, r#"{"revision": 2}"#]), 2);
+    }
+
+    #[test]
+    fn what_was_written_of_a_version_is_read_back() {
+        let (name, version) = (ModelName::new("m").expect("a name"), Version::new(2, 0, 0));
+        let versions = [(version, VersionEntry::new(State::Loading))].into();
+        let entry = ModelEntry { versions, revision: 7, ..ModelEntry::new(name) };
+        let mut text = status(&entry);
+        text["replica"] = json!("a");
+        let statuses = [text.to_string(), "half of a".to_owned(), "{}".to_owned()];
+        let said = |state: State| Said { replica: "a".into(), revision: 7, state: state.as_str().into() };
+        assert_eq!(said_of(version, &statuses), [said(State::Loading)]);
+        assert_eq!(said_of(Version::new(3, 0, 0), &statuses), [said(State::Available)]);
     }
 }

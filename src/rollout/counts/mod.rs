@@ -179,17 +179,10 @@ impl Counts {
         }
         Ok(sums.into_iter().collect())
     }
-}
 
-impl Counts {
     /// What this replica itself has counted, and read back.
     pub fn own(&self, model: &ModelName) -> Vec<(Key, Tally)> {
         self.0.scoreboard.read(model)
-    }
-
-    /// What the replicas say that they serve; nothing where they cannot be asked.
-    pub async fn statuses(&self, model: &ModelName) -> Vec<String> {
-        self.0.records.statuses(model).await.unwrap_or_default()
     }
 }
 

@@ -171,6 +171,19 @@ impl S3 {
         bucket.touch_marker().await.expect("written");
     }
 
+    /// Outcomes of a model that stand in the bucket, of all replicas.
+    pub async fn outcomes_of(&self, model: &str) -> u64 {
+        let bucket = self.bucket(self.port);
+        let mut sum = 0;
+        for object in bucket.list(&format!("{model}/.sconce/counts")).await.expect("listed") {
+            let object = bucket.get(&object.path).await.expect("an answer").expect("it is there");
+            let file: serde_json::Value = serde_json::from_slice(&object.bytes).expect("whole");
+            let cells = file["cells"].as_array().expect("cells").clone();
+            sum += cells.iter().filter_map(|cell| cell["outcomes"]["count"].as_u64()).sum::<u64>();
+        }
+        sum
+    }
+
     /// The program with the bucket's keys in its environment, and with no others.
     pub fn command(&self, port: u16, arguments: &[&str]) -> Command {
         let mut command = sconce();

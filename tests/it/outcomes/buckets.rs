@@ -1,6 +1,5 @@
 //! Replicas over one bucket: their counts are objects there, and a bucket that is away acknowledges nothing.
 
-use serde_json::Value;
 use tonic::Code;
 
 use super::{outcome, record};
@@ -21,18 +20,6 @@ async fn ids(server: &Server) -> Vec<String> {
     server.predict(request).await.expect("an answer").prediction_ids
 }
 
-async fn written(s3: &S3) -> u64 {
-    let bucket = s3.bucket(s3.port());
-    let mut sum = 0;
-    for object in bucket.list(&format!("{ADDER}/.sconce/counts")).await.expect("listed") {
-        let object = bucket.get(&object.path).await.expect("an answer").expect("it is there");
-        let file: Value = serde_json::from_slice(&object.bytes).expect("whole");
-        let cells = file["cells"].as_array().expect("cells").clone();
-        sum += cells.iter().filter_map(|cell| cell["outcomes"]["count"].as_u64()).sum::<u64>();
-    }
-    sum
-}
-
 #[tokio::test]
 async fn counts_are_objects_and_a_bucket_that_is_away_acknowledges_nothing() {
     let Some(mut s3) = S3::start().await else { return };
@@ -47,7 +34,7 @@ async fn counts_are_objects_and_a_bucket_that_is_away_acknowledges_nothing() {
         let answer = record(server, outcome(id, 1.0)).await.expect("an answer");
         assert_eq!((answer.result(), answer.durable), (OutcomeResult::Credited, true));
     }
-    assert_eq!(written(&s3).await, 2);
+    assert_eq!(s3.outcomes_of(ADDER).await, 2);
     s3.stop();
     let refused = record(&other, outcome(&ids[2], 1.0)).await;
     assert_refused("away", refused, Code::Unavailable, "STORE_UNAVAILABLE|COUNTS_UNWRITTEN");
@@ -55,6 +42,6 @@ async fn counts_are_objects_and_a_bucket_that_is_away_acknowledges_nothing() {
     let answer =
         eventually("it is back", 2 * PATIENCE, async || record(&other, outcome(&ids[2], 1.0)).await.ok()).await;
     assert_eq!((answer.result(), answer.durable), (OutcomeResult::Repeated, true));
-    assert_eq!(written(&s3).await, 3);
+    assert_eq!(s3.outcomes_of(ADDER).await, 3);
     one.assert_unharmed().await;
 }

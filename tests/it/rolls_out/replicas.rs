@@ -2,7 +2,6 @@
 
 use rustix::process::Signal;
 use sconce::model::{Phase, Stable, Version};
-use serde_json::Value;
 
 use super::{
     load::{Load, Manner, Seen},
@@ -86,19 +85,6 @@ async fn ended(loads: Vec<Load>) -> Vec<Seen> {
     seen
 }
 
-/// Outcomes that stand in the bucket, of all replicas.
-async fn written(s3: &S3) -> u64 {
-    let bucket = s3.bucket(s3.port());
-    let mut sum = 0;
-    for object in bucket.list(&format!("{SCORER}/.sconce/counts")).await.expect("listed") {
-        let object = bucket.get(&object.path).await.expect("an answer").expect("it is there");
-        let file: Value = serde_json::from_slice(&object.bytes).expect("whole");
-        let cells = file["cells"].as_array().expect("cells").clone();
-        sum += cells.iter().filter_map(|cell| cell["outcomes"]["count"].as_u64()).sum::<u64>();
-    }
-    sum
-}
-
 #[tokio::test]
 async fn one_is_killed_after_each_phase_and_each_phase_is_judged_once() {
     let Some(s3) = S3::start().await else { return };
@@ -128,7 +114,7 @@ async fn one_is_killed_after_each_phase_and_each_phase_is_judged_once() {
 
     let sum = |of: fn(&Seen) -> u64| seen.iter().map(of).sum::<u64>();
     let (credited, again) = (sum(|seen| seen.credited), sum(|seen| seen.sent_again));
-    let written = written(&s3).await;
+    let written = s3.outcomes_of(SCORER).await;
     eprintln!("{credited} outcomes acknowledged, {again} of them sent again, {written} written");
     assert!(credited > 0 && (credited..=credited + again).contains(&written), "{written} of {credited}, {again} again");
     // Only those failed that were called at a replica which was not there, or had only begun to be.

@@ -77,7 +77,7 @@ impl Admin for Console {
         request: Request<DescribeRolloutRequest>,
     ) -> Result<Response<DescribeRolloutResponse>, Status> {
         let entry = self.catalog.load().model(&request.get_ref().model)?.clone();
-        Ok(Response::new(rollout::of(&self.control.counts, &entry).await?))
+        Ok(Response::new(rollout::of(&self.control.counts, &self.control.operator, &entry).await?))
     }
 
     type WatchEventsStream = ReceiverStream<Result<WatchEventsResponse, Status>>;

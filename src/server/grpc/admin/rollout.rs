@@ -6,7 +6,7 @@ use crate::{
     catalog::ModelEntry,
     error::Result,
     model::{self, Pause, Phase, Ruled, StageBegun},
-    rollout::{Counts, Heard, Progress},
+    rollout::{Counts, Heard, Operator, Progress},
     server::{
         grpc::admin::experiment::variant,
         proto::sconce::v1::{
@@ -16,11 +16,11 @@ use crate::{
 };
 
 /// Of the route that was decided last, over the counts of all replicas.
-pub async fn of(counts: &Counts, entry: &ModelEntry) -> Result<DescribeRolloutResponse> {
+pub async fn of(counts: &Counts, operator: &Operator, entry: &ModelEntry) -> Result<DescribeRolloutResponse> {
     let route = entry.pending.as_ref().map_or(&entry.route, |pending| &pending.route);
     let rollout = match &route.rollout {
         Some(rollout) => {
-            let heard = Heard::of(counts, &entry.name, rollout).await;
+            let heard = Heard::of(counts, operator, &entry.name, rollout).await;
             Some(shown(Progress::of(entry, route, rollout, &heard)?))
         }
         None => None,
@@ -97,15 +97,8 @@ mod tests {
     fn rollout(phase: Phase) -> model::Rollout {
         let shadow = ShadowStage { hold: Duration::from_secs(60), ..ShadowStage::default() };
         model::Rollout {
-            version: Version::new(2, 0, 0),
-            control: Version::new(1, 0, 0),
             phase,
-            began: 3,
-            began_at: "2026-01-01T00:00:00Z".into(),
             phase_at: "2026-01-01T00:10:00Z".into(),
-            paused: None,
-            paused_seconds: 0,
-            paused_seconds_in_phase: 0,
             verdict: Some(Ruled {
                 decision: "advance".into(),
                 rule: "passed".into(),
@@ -114,7 +107,13 @@ mod tests {
                 time: "2026-01-01T00:10:00Z".into(),
             }),
             stages: vec![StageBegun { revision: 4, phase: Phase::Step(0), share: Some(0.05) }],
-            plan: Plan { shadow: Some(shadow), ..Plan::default() },
+            ..model::Rollout::begun(
+                Version::new(2, 0, 0),
+                Version::new(1, 0, 0),
+                Plan { shadow: Some(shadow), ..Plan::default() },
+                3,
+                "2026-01-01T00:00:00Z",
+            )
         }
     }
 
