@@ -297,6 +297,7 @@ fn edge_config(config: &Config) -> server::Config {
         http_port: Some(listen.http_port),
         metrics_port: Some(listen.metrics_port),
         repository_api: listen.repository_api,
+        caller_metadata: listen.caller_metadata.clone(),
         max_message_bytes: edge.max_message_bytes,
         request_memory: config.request_memory(),
         max_concurrent_streams: edge.max_concurrent_streams,

@@ -16,6 +16,7 @@ use std::{
 };
 
 use clap::Args;
+use http::HeaderName;
 
 use crate::{
     model::{
@@ -131,6 +132,9 @@ pub struct ListenConfig {
     #[arg(long, value_name = "BOOL", default_value = "false", default_missing_value = "true",
           num_args = 0..=1, require_equals = true, action = clap::ArgAction::Set)]
     pub insecure_no_auth: bool,
+    /// The metadata key in which what authenticates callers in front of this server says who calls, e.g. x-forwarded-user; whoever reaches a port past it can claim to be anybody (default: nobody is known)
+    #[arg(long, value_name = "KEY", value_parser = parse_metadata_key)]
+    pub caller_metadata: Option<HeaderName>,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -319,6 +323,13 @@ fn parse_cores(text: &str) -> Result<usize, String> {
         .ok()
         .filter(|cores| (1..=1024).contains(cores))
         .ok_or_else(|| "write a number from 1 to 1024".to_string())
+}
+
+/// As gRPC has them; what begins with `grpc-` is gRPC's own, and what ends with `-bin` is no text.
+fn parse_metadata_key(text: &str) -> Result<HeaderName, String> {
+    let key = HeaderName::from_bytes(text.as_bytes()).ok();
+    key.filter(|key| key == text && !text.starts_with("grpc-") && !text.ends_with("-bin"))
+        .ok_or_else(|| "write a metadata key in lower case without -bin, e.g. x-forwarded-user".to_string())
 }
 
 /// A size in a type that may be too small for it.

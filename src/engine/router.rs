@@ -8,7 +8,7 @@ use std::{
 use crate::{
     catalog::{Arm, ModelEntry, STABLE, Snapshot, Standing, State, Traffic, VersionEntry},
     error::{Code, Error, Result},
-    model::{Fit, ModelName, RouteReason, Select, Served, Slot, Source, Version, repeated, slot_of},
+    model::{CALLER, Fit, ModelName, RouteReason, Select, Served, Slot, Source, Version, repeated, slot_of},
     monitor::Cell,
     runtime::Servable,
 };
@@ -176,8 +176,12 @@ impl Caller<'_> {
             Source::Attribute(name) => {
                 self.attributes.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
             }
-            Source::Metadata(name) => self.metadata.iter().find(|(key, _)| **key == *name).map(|(_, value)| &**value),
+            Source::Metadata(name) => self.of_call(name),
+            Source::Caller => self.of_call(CALLER),
         }
+    }
+    fn of_call(&self, name: &str) -> Option<&str> {
+        self.metadata.iter().find(|(key, _)| **key == *name).map(|(_, value)| &**value)
     }
 }
 

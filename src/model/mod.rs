@@ -55,7 +55,7 @@ pub use settings::{Origin, Setting, settings, settings_of_version};
 pub use signature::{Bound, Signature, TensorSpec};
 pub use slots::{SLOTS, Slot, Slots, allot, slot_of};
 pub use tensor::{BytesElements, DType, Shape, Tensor, bytes_from, element_count, shape_text};
-pub use variants::{Rule, Shadow, Source, Sticky, Variant, slots_by_weight};
+pub use variants::{CALLER, Rule, Shadow, Source, Sticky, Variant, slots_by_weight};
 pub use yaml::{
     FeatureSpec, FileEntry, Instances, MissingValue, ModelYaml, OnNewVersion, OnnxOptions, Placement, SpecYaml,
     SwapPolicy, VersionYaml, VersionsPolicy, Warmup, parse_yaml,

@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::{
     Rollout, Rule, Shadow, Sticky, Variant, Version, parse_yaml,
-    variants::{RULES_MAX, SHADOWS_MAX, Source, check_variants},
+    variants::{CALLER, RULES_MAX, SHADOWS_MAX, Source, check_variants},
 };
 use crate::error::{Error, Result};
 
@@ -159,11 +159,12 @@ impl Route {
         self.rollout.as_ref().filter(|rollout| rollout.is_running())
     }
 
-    /// What it looks for in the metadata of calls.
+    /// What it looks for in the metadata of calls; `CALLER` for who the caller is.
     pub fn metadata_keys(&self) -> impl Iterator<Item = &str> {
         let sources = self.sticky.iter().map(Sticky::source).chain(self.rules.iter().map(Rule::source));
         sources.filter_map(|source| match source {
             Source::Metadata(key) => Some(key),
+            Source::Caller => Some(CALLER),
             Source::Attribute(_) => None,
         })
     }

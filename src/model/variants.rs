@@ -35,6 +35,9 @@ pub struct Sticky {
     /// Of the call's metadata, e.g. `x-customer`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metadata: Option<String>,
+    /// By who the caller was found to be.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub caller: bool,
     /// Another salt puts callers into other slots.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub salt: String,
@@ -49,6 +52,8 @@ pub struct Rule {
     pub attribute: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metadata: Option<String>,
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub caller: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub equals: Option<String>,
     /// One of these.
@@ -67,12 +72,17 @@ pub struct Shadow {
     pub sample: f64,
 }
 
-/// What a caller says of itself.
+/// What a caller says of itself, and what is known of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source<'a> {
     Attribute(&'a str),
     Metadata(&'a str),
+    /// Who it was found to be by what authenticates it.
+    Caller,
 }
+
+/// Where the authenticated caller stands beside a call's metadata: no key of theirs is written so.
+pub const CALLER: &str = ":caller";
 
 pub const VARIANTS_MAX: usize = 16;
 pub const RULES_MAX: usize = 100;
@@ -123,7 +133,7 @@ pub fn check_variants(variants: &[Variant]) -> Result<()> {
 impl Sticky {
     /// INVALID_ROUTE where it names nothing, or two things.
     pub fn check(&self) -> Result<()> {
-        one_source("sticky", self.attribute.as_deref(), self.metadata.as_deref())?;
+        one_source("sticky", self.attribute.as_deref(), self.metadata.as_deref(), self.caller)?;
         match self.salt.len() <= WORD_BYTES_MAX && !self.salt.contains('\0') {
             true => Ok(()),
             false => Err(wrong(format!("sticky.salt has at most {WORD_BYTES_MAX} bytes, none of them NUL"))),
@@ -138,11 +148,12 @@ impl Sticky {
 // === impl Source ===
 
 impl fmt::Display for Source<'_> {
-    /// `attribute:customer`
+    /// `attribute:customer`, `caller`
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Source::Attribute(name) => write!(f, "attribute:{name}"),
             Source::Metadata(name) => write!(f, "metadata:{name}"),
+            Source::Caller => write!(f, "caller"),
         }
     }
 }
@@ -152,7 +163,7 @@ impl fmt::Display for Source<'_> {
 impl Rule {
     /// INVALID_ROUTE names the rule by its place.
     pub fn check(&self, place: usize) -> Result<()> {
-        one_source(&format!("rules[{place}]"), self.attribute.as_deref(), self.metadata.as_deref())?;
+        one_source(&format!("rules[{place}]"), self.attribute.as_deref(), self.metadata.as_deref(), self.caller)?;
         let values = self.values().count();
         if self.equals.is_some() != self.one_of.is_empty() {
             return Err(wrong(format!("rules[{place}]: give either equals or in")));
@@ -202,8 +213,14 @@ fn check_percent(what: &str, percent: f64) -> Result<()> {
     }
 }
 
-fn one_source(what: &str, attribute: Option<&str>, metadata: Option<&str>) -> Result<()> {
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+fn one_source(what: &str, attribute: Option<&str>, metadata: Option<&str>, caller: bool) -> Result<()> {
     let named = match (attribute, metadata) {
+        (None, None) => caller,
+        _ if caller => false,
         (Some(name), None) => !name.is_empty() && name.len() <= WORD_BYTES_MAX,
         // As gRPC has them; what ends with -bin is bytes, and no word.
         (None, Some(name)) => {
@@ -214,16 +231,17 @@ fn one_source(what: &str, attribute: Option<&str>, metadata: Option<&str>) -> Re
     };
     match named {
         true => Ok(()),
-        false => {
-            Err(wrong(format!("{what}: give either attribute, a name, or metadata, a key in lower case without -bin")))
-        }
+        false => Err(wrong(format!(
+            "{what}: give one of attribute, a name, metadata, a key in lower case without -bin, and caller: true"
+        ))),
     }
 }
 
 fn source<'a>(attribute: Option<&'a str>, metadata: Option<&'a str>) -> Source<'a> {
     match (attribute, metadata) {
         (Some(name), _) => Source::Attribute(name),
-        (None, name) => Source::Metadata(name.unwrap_or_default()),
+        (None, Some(name)) => Source::Metadata(name),
+        (None, None) => Source::Caller,
     }
 }
 

@@ -5,6 +5,8 @@ use std::{
     time::Duration,
 };
 
+use http::HeaderName;
+
 use crate::error::{Error, Result};
 
 /// What the edge listens on, and what it lets in.
@@ -27,6 +29,9 @@ pub struct Config {
     /// Whether the inference port speaks Triton's model repository and statistics extensions. Whoever may ask for a prediction
     /// may then also load and unload.
     pub repository_api: bool,
+
+    /// The metadata key in which what authenticates callers in front of this server says who calls. Without it nobody is known.
+    pub caller_metadata: Option<HeaderName>,
 
     /// The largest message, compressed or not, in bytes. `--max-message-bytes`
     pub max_message_bytes: usize,
@@ -86,6 +91,7 @@ impl Default for Config {
             http_port: Some(8080),
             metrics_port: Some(8082),
             repository_api: false,
+            caller_metadata: None,
             max_message_bytes: 64 * MIB,
             request_memory: 1024 * MIB,
             max_concurrent_streams: 128,

@@ -25,7 +25,7 @@ pub struct RouteArgs {
     /// Take a variant away; what it had is stable's. May be repeated
     #[arg(long, value_name = "NAME")]
     remove: Vec<String>,
-    /// What a caller is known by: attribute:KEY or metadata:KEY; `none` draws for each call. A salt stays
+    /// What a caller is known by: attribute:KEY, metadata:KEY, or `caller`, who is authenticated (`caller_metadata` of the server); `none` draws for each call. A salt stays
     #[arg(long, value_name = "SOURCE", value_parser = parse_sticky)]
     sticky: Option<Known>,
     /// Another salt puts callers into other slots
@@ -172,8 +172,9 @@ fn parse_sticky(text: &str) -> Result<Known, String> {
     if text == "none" {
         return Ok(Known(None));
     }
-    let (attribute, metadata) = source(text).ok_or("write attribute:KEY, metadata:KEY or none")?;
-    Ok(Known(Some(Sticky { attribute, metadata, salt: String::new() })))
+    let Keys { attribute, metadata, caller } =
+        source(text).ok_or("write attribute:KEY, metadata:KEY, caller or none")?;
+    Ok(Known(Some(Sticky { attribute, metadata, salt: String::new(), caller })))
 }
 
 fn parse_rule(text: &str) -> Result<Listed<RoutingRule>, String> {
@@ -181,21 +182,30 @@ fn parse_rule(text: &str) -> Result<Listed<RoutingRule>, String> {
         return Ok(Listed::None);
     }
     let parsed = text.split_once('=').and_then(|(from, rest)| {
-        let (attribute, metadata) = source(from)?;
+        let Keys { attribute, metadata, caller } = source(from)?;
         let (values, version) = rest.rsplit_once(':')?;
         let values = values.split(',').map(str::to_owned).collect();
-        Some(RoutingRule { attribute, metadata, values, version: version.into() })
+        Some(RoutingRule { attribute, metadata, values, version: version.into(), caller })
     });
     parsed
         .map(Listed::One)
-        .ok_or_else(|| "write attribute:KEY=VALUE[,VALUE…]:VERSION or metadata:KEY=…, or none".into())
+        .ok_or_else(|| "write attribute:KEY=VALUE[,VALUE…]:VERSION, metadata:KEY=…, caller=…, or none".into())
 }
 
-/// The two keys, of which one is empty.
-fn source(text: &str) -> Option<(String, String)> {
-    match text.split_once(':').filter(|(_, key)| !key.is_empty())? {
-        ("attribute", key) => Some((key.into(), String::new())),
-        ("metadata", key) => Some((String::new(), key.into())),
+/// What a caller is known by: one of the three.
+#[derive(Default)]
+struct Keys {
+    attribute: String,
+    metadata: String,
+    caller: bool,
+}
+
+fn source(text: &str) -> Option<Keys> {
+    match text.split_once(':').unwrap_or((text, "")) {
+        ("caller", "") => Some(Keys { caller: true, ..Keys::default() }),
+        (_, "") => None,
+        ("attribute", key) => Some(Keys { attribute: key.into(), ..Keys::default() }),
+        ("metadata", key) => Some(Keys { metadata: key.into(), ..Keys::default() }),
         _ => None,
     }
 }
@@ -233,6 +243,7 @@ mod tests {
         assert_eq!(second.rules[0].values, ["a", "b"]);
         assert_eq!((&second.sticky, &second.shadows), (&first.sticky, &first.shadows));
         assert_eq!(edited(&second, &["--sticky=none"]).sticky, None);
+        assert!(edited(&second, &["--sticky=caller"]).sticky.expect("it was asked for").caller);
         assert_eq!(edited(&second, &["--clear"]), Traffic::default());
         let bare = edited(&second, &["--rule=none", "--shadow=none"]);
         assert_eq!((bare.rules.len(), bare.shadows.len(), bare.variants.len()), (0, 0, 1));

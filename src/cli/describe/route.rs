@@ -61,7 +61,11 @@ fn sharing(traffic: &Traffic) -> Vec<String> {
 }
 
 fn source(attribute: &str, metadata: &str) -> String {
-    if attribute.is_empty() { format!("metadata {metadata}") } else { format!("attribute {attribute}") }
+    match (attribute, metadata) {
+        ("", "") => "caller".to_owned(),
+        ("", metadata) => format!("metadata {metadata}"),
+        (attribute, _) => format!("attribute {attribute}"),
+    }
 }
 
 /// `4  2026-11-21T15:00:00Z  promote 1.1.0, by alice: a reason`
@@ -81,12 +85,13 @@ fn traffic_to_json(traffic: &Traffic) -> Value {
             "stood_in_for": variant.stood_in_for,
         })
     };
-    let rule = |rule: &RoutingRule| json!({ "attribute": rule.attribute, "metadata": rule.metadata, "values": rule.values, "version": rule.version });
+    let rule = |rule: &RoutingRule| json!({ "attribute": rule.attribute, "metadata": rule.metadata, "caller": rule.caller, "values": rule.values, "version": rule.version });
     json!({
         "variants": traffic.variants.iter().map(variant).collect::<Vec<_>>(),
         "sticky": traffic.sticky.as_ref().map(|sticky| json!({
             "attribute": sticky.attribute,
             "metadata": sticky.metadata,
+            "caller": sticky.caller,
             "salt": sticky.salt,
         })),
         "rules": traffic.rules.iter().map(rule).collect::<Vec<_>>(),

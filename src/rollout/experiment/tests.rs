@@ -163,7 +163,7 @@ fn swapping_the_arms_mirrors_the_differences() {
 fn who_sticks_is_not_counted_by_requests() {
     let counts =
         [(key(7, "stable", STABLE_VERSION), tally(500, 5, 0)), (key(7, "canary", CANARY_VERSION), tally(500, 5, 0))];
-    let sticky = Sticky { attribute: Some("customer".into()), metadata: None, salt: String::new() };
+    let sticky = Sticky { attribute: Some("customer".into()), metadata: None, caller: false, salt: String::new() };
     let route = Route { sticky: Some(sticky), ..route(10.0) };
     let report = report(&counts, &route, 7, STABLE_VERSION, None);
     assert_eq!((report.sample_ratio_p, report.pairs[0].recommendation.advice), (None, Advice::Promote));

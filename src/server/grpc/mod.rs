@@ -17,7 +17,7 @@ mod stream;
 use std::{convert::Infallible, future::poll_fn, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, HeaderName, Request, Response};
 use tonic::{Status, codec::CompressionEncoding, codegen::Service as _};
 use tonic_health::pb::health_server::HealthServer;
 
@@ -40,7 +40,7 @@ use super::{
 use crate::{
     engine::Engine,
     error::{Error, Result},
-    model::{Answer, Metadata, PredictRequest},
+    model::{Answer, CALLER, Metadata, PredictRequest},
 };
 
 /// All services. A connection has its own, so that the counts of their handles are not shared between cores.
@@ -60,6 +60,7 @@ struct Parts {
     reflection: Arc<Reflection>,
     message_bytes_max: usize,
     repository_api: bool,
+    caller_metadata: Option<HeaderName>,
 }
 
 /// The answer to come of any service.
@@ -99,6 +100,7 @@ impl Services {
             reflection: Arc::new(Reflection::new()?),
             message_bytes_max: config.max_message_bytes,
             repository_api: config.repository_api,
+            caller_metadata: config.caller_metadata.clone(),
         }))
     }
 
@@ -119,7 +121,7 @@ impl Services {
 
     /// What the routes in force look for in a call's metadata.
     pub fn wanted_of(&self, headers: &HeaderMap) -> Metadata {
-        wanted_of(&self.parts.engine, headers)
+        wanted_of(&self.parts.engine, headers, self.parts.caller_metadata.as_ref())
     }
 
     /// A prediction that is not compressed: read and written without the library's streams, which would be a seventh of all that a
@@ -181,13 +183,17 @@ fn unary<D: Dialect>(dialect: Arc<D>, mut body: RequestBody, context: CallContex
 }
 
 /// What the routes in force look for in a call's metadata; of most calls nothing. Of a key that is there twice, the first.
-fn wanted_of(engine: &Engine, headers: &HeaderMap) -> Metadata {
+fn wanted_of(engine: &Engine, headers: &HeaderMap, caller_metadata: Option<&HeaderName>) -> Metadata {
     let snapshot = engine.catalog().load();
-    if snapshot.metadata_keys.iter().all(|key| !headers.contains_key(&**key)) {
-        return None;
-    }
-    let value = |key: &Arc<str>| Some((key.clone(), headers.get(&**key)?.to_str().ok()?.into()));
-    Some(snapshot.metadata_keys.iter().filter_map(value).collect())
+    let found = |key: &Arc<str>| {
+        let value = match &**key {
+            CALLER => headers.get(caller_metadata?),
+            key => headers.get(key),
+        };
+        Some((key.clone(), value?.to_str().ok()?.into()))
+    };
+    let mut found = snapshot.metadata_keys.iter().filter_map(found).peekable();
+    found.peek().is_some().then(|| found.collect())
 }
 
 /// With what routes look for in its call's metadata.

@@ -7,7 +7,7 @@ use tonic::{Request, Response, Status, Streaming, async_trait};
 
 use super::{
     Answered, Dialect,
-    admin::agent,
+    admin::Who,
     classification::classify,
     context,
     convert::{
@@ -219,7 +219,7 @@ impl GrpcInferenceService for OpenInference {
         &self,
         request: Request<RepositoryModelLoadRequest>,
     ) -> Result<Response<RepositoryModelLoadResponse>, Status> {
-        let (arrival, caller) = (context(&request).arrival, agent(&request));
+        let (arrival, caller) = (context(&request).arrival, Who::asks(&request).or_claimed(String::new()));
         self.repository.load(request.into_inner(), arrival, caller).await?;
         Ok(Response::new(RepositoryModelLoadResponse {}))
     }
@@ -228,7 +228,7 @@ impl GrpcInferenceService for OpenInference {
         &self,
         request: Request<RepositoryModelUnloadRequest>,
     ) -> Result<Response<RepositoryModelUnloadResponse>, Status> {
-        let (arrival, caller) = (context(&request).arrival, agent(&request));
+        let (arrival, caller) = (context(&request).arrival, Who::asks(&request).or_claimed(String::new()));
         self.repository.unload(request.into_inner(), arrival, caller).await?;
         Ok(Response::new(RepositoryModelUnloadResponse {}))
     }

@@ -16,7 +16,7 @@ use super::{convert::oip, converted, open_inference::classified, wanted_of};
 use crate::{
     engine::Engine,
     error::{Error, Result},
-    model::PredictRequest,
+    model::{Metadata, PredictRequest},
     server::{
         call::{self, Arrival, CallContext, panicked},
         connection::OpenCall,
@@ -82,6 +82,12 @@ impl Answers {
         }
     }
 
+    /// As the routes have it now: a stream outlives them.
+    fn metadata(&self) -> Metadata {
+        let config = &self.context.connection.shared.config;
+        wanted_of(&self.engine, &self.headers, config.caller_metadata.as_ref())
+    }
+
     /// A question is looked at before it waits: one that is wrong, or too much, does not lie about in memory.
     fn start(&self, message: ModelInferRequest) -> Open {
         // A timeout of its own counts from its own arrival.
@@ -95,7 +101,7 @@ impl Answers {
             Ok(admitted) => admitted,
             Err(error) => return Open::Refused(failed(error, id, &trace, arrival)),
         };
-        let question = PredictRequest { metadata: wanted_of(&self.engine, &self.headers), ..question };
+        let question = PredictRequest { metadata: self.metadata(), ..question };
         let engine = self.engine.clone();
         Open::Running(tokio::spawn(async move {
             let _place = place;

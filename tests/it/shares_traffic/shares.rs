@@ -88,6 +88,56 @@ async fn a_caller_stays_where_its_slot_is_on_every_replica_and_a_larger_share_mo
 }
 
 #[tokio::test]
+async fn callers_stick_by_who_they_were_found_to_be_and_the_history_names_them() {
+    let options = ["--caller-metadata=x-forwarded-user", "--poll-interval=20ms"];
+    let server = Server::start(adders(1..=3), &options).await;
+    pins(&server, 1).await;
+    let traffic = Traffic {
+        variants: vec![variant("canary", 2, 50.0)],
+        sticky: Some(Sticky { caller: true, ..Default::default() }),
+        rules: vec![RoutingRule {
+            caller: true,
+            values: vec!["auditor".into()],
+            version: version(3),
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    let claims = Asked { caller: "mallory".into(), ..Default::default() };
+    let mut change =
+        call(SetRouteRequest { model: ADDER.into(), traffic: Some(traffic.clone()), asked: Some(claims) });
+    change.metadata_mut().insert("x-forwarded-user", "alice".parse().expect("a value"));
+    server.admin().await.set_route(change).await.expect("it is right");
+    let route = server.describe(ADDER).await.route.expect("it is shown");
+    assert_eq!(route.history.first().expect("a change").caller, "alice", "who is known goes before who is claimed");
+    assert!(route.traffic.expect("it is shown").sticky.expect("it is shown").caller);
+
+    let slots = super::traffic(&server).await.variants.remove(0).slots;
+    let canary = format!("{{name: canary, version: 1.0.2, weight: 50, slots: \"{slots}\"}}");
+    let route = model::Route::parse(&format!("variants: [{canary}]")).expect("a route");
+    let mut client = server.inference().await;
+    for desk in 0..100 {
+        let name = format!("desk-{desk}");
+        let answered = ask(&mut client, &[], &[("x-forwarded-user", &name)]).await.expect("an answer");
+        let slot = model::slot_of(ADDER, "", &name);
+        let expected = if route.variants[0].slots.iter().any(|own| own == slot) { 2 } else { 1 };
+        assert_eq!((answered.number, answered.reason), (expected, RouteReason::Sticky), "{name} in slot {slot}");
+    }
+    let auditor = ask(&mut client, &[], &[("x-forwarded-user", "auditor")]).await.expect("an answer");
+    assert_eq!((auditor.number, auditor.reason), (3, RouteReason::Rule));
+    for nobody in [&[][..], &[("caller", "auditor")], &[("x-forwarded-user", "")]] {
+        let answered = ask(&mut client, nobody, nobody).await.expect("an answer");
+        assert_eq!(answered.reason, RouteReason::Draw, "{nobody:?}");
+    }
+
+    // Where nothing says who calls, nobody is known, whatever a call claims.
+    let server = restarted(server, &["--poll-interval=20ms"]).await;
+    let mut client = server.inference().await;
+    let answered = ask(&mut client, &[], &[("x-forwarded-user", "auditor")]).await.expect("an answer");
+    assert_eq!(answered.reason, RouteReason::Draw);
+}
+
+#[tokio::test]
 async fn who_has_no_key_is_drawn_for_and_a_version_or_label_overrules_all() {
     let server = Server::start(adders(1..=2), &[]).await;
     pins(&server, 1).await;
@@ -125,6 +175,7 @@ async fn rules_look_at_attributes_and_metadata_before_any_share_in_both_dialects
         metadata: metadata.into(),
         values: values.iter().map(|value| (*value).to_owned()).collect(),
         version: version(number),
+        caller: false,
     };
     let rules = vec![rule("tenant", "", &["acme", "initech"], 2), rule("", "x-beta", &["yes"], 3)];
     let sticky = Some(Sticky { metadata: "x-customer".into(), ..Default::default() });

@@ -55,14 +55,13 @@ const WAY_MAX: Duration = Duration::from_millis(500);
 impl Order {
     pub fn of<T: Ask>(request: Request<T>) -> Result<Self> {
         let arrival = context(&request).arrival;
-        let agent = agent(&request);
+        let who = Who::asks(&request);
         let (model, change, asked) = request.into_inner().parts()?;
         let Asked { request_id, expected_revision, reason, caller, no_wait } = asked.unwrap_or_default();
-        let caller = if caller.is_empty() { agent } else { caller };
         Ok(Self {
             model,
             change,
-            asked: rollout::Asked { caller, reason, request_id, expected_revision },
+            asked: rollout::Asked { caller: who.or_claimed(caller), reason, request_id, expected_revision },
             answer_by: patience(arrival.at, arrival.deadline),
             waits: !no_wait,
         })
@@ -119,10 +118,29 @@ pub fn patience(now: Instant, deadline: Option<Instant>) -> Instant {
     deadline.checked_sub(way).unwrap_or(now).max(now)
 }
 
-/// What the caller's library calls itself: better than nothing where nobody says who they are.
-pub fn agent<T>(request: &Request<T>) -> String {
-    let agent = request.metadata().get("user-agent").and_then(|agent| agent.to_str().ok());
-    agent.unwrap_or_default().chars().take(200).collect()
+/// Who asks, for the history.
+pub struct Who {
+    /// As what authenticates callers says.
+    known: Option<String>,
+    /// What the caller's library calls itself: better than nothing where nobody says who they are.
+    agent: String,
+}
+
+impl Who {
+    pub fn asks<T>(request: &Request<T>) -> Self {
+        let said = |key: &str| {
+            let value = request.metadata().get(key)?.to_str().ok()?;
+            (!value.is_empty()).then(|| value.chars().take(200).collect())
+        };
+        let config = context(request).connection.shared.config.clone();
+        let known = config.caller_metadata.as_ref().and_then(|key| said(key.as_str()));
+        Self { known, agent: said("user-agent").unwrap_or_default() }
+    }
+
+    /// What is known goes before what is claimed.
+    pub fn or_claimed(self, claimed: String) -> String {
+        self.known.unwrap_or(if claimed.is_empty() { self.agent } else { claimed })
+    }
 }
 
 fn told(settled: rollout::Settled) -> (Settled, String) {

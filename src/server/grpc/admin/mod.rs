@@ -33,7 +33,7 @@ use crate::{
     },
 };
 
-pub use self::change::{Order, agent, carry_out, patience};
+pub use self::change::{Order, Who, carry_out, patience};
 
 pub struct Console {
     pub catalog: Catalog,
@@ -160,8 +160,8 @@ impl Admin for Console {
         &self,
         request: Request<SetLogLevelRequest>,
     ) -> Result<Response<SetLogLevelResponse>, Status> {
-        let agent = agent(&request);
-        Ok(Response::new(server_info::set_log_level(&self.control, request.into_inner(), agent)?))
+        let who = Who::asks(&request);
+        Ok(Response::new(server_info::set_log_level(&self.control, request.into_inner(), who)?))
     }
 
     async fn server_info(&self, request: Request<ServerInfoRequest>) -> Result<Response<ServerInfoResponse>, Status> {

@@ -8,6 +8,7 @@ use crate::{
     server::{
         Ports,
         control::Control,
+        grpc::admin::Who,
         proto::sconce::v1::{
             Ports as PortsMessage, ServerInfoResponse, SetLogLevelRequest, SetLogLevelResponse, Setting,
         },
@@ -54,10 +55,10 @@ fn setting((key, value, source): (String, String, String)) -> Setting {
     Setting { key, value, source }
 }
 
-pub fn set_log_level(control: &Control, request: SetLogLevelRequest, agent: String) -> Result<SetLogLevelResponse> {
+pub fn set_log_level(control: &Control, request: SetLogLevelRequest, who: Who) -> Result<SetLogLevelResponse> {
     let refused = |why| Error::invalid("INVALID_LOG_LEVEL", format!("no filter of logs: {why}"));
     let previous = control.level.set(&request.level).map_err(refused)?;
-    let caller = if request.caller.is_empty() { agent } else { request.caller };
+    let caller = who.or_claimed(request.caller);
     tracing::info!(level = request.level, previous, caller, "what is logged was changed");
     let message = format!("{} instead of {previous}", request.level);
     control.events.tell(Event { message, caller, ..Event::new(Kind::LogLevelSet) });

@@ -13,10 +13,11 @@ pub fn read(traffic: Traffic) -> Result<Sharing> {
     let variant = |Variant { name, version, weight, .. }: Variant| {
         Ok(model::Variant { name, version: version.parse()?, weight, slots: Slots::default() })
     };
-    let rule = |RoutingRule { attribute, metadata, values, version }: RoutingRule| {
+    let rule = |RoutingRule { attribute, metadata, values, version, caller }: RoutingRule| {
         Ok(model::Rule {
             attribute: said(attribute),
             metadata: said(metadata),
+            caller,
             equals: None,
             one_of: values,
             version: version.parse()?,
@@ -25,9 +26,10 @@ pub fn read(traffic: Traffic) -> Result<Sharing> {
     let shadow = |Shadow { version, sample }: Shadow| Ok(model::Shadow { version: version.parse()?, sample });
     Ok(Sharing {
         variants: traffic.variants.into_iter().map(variant).collect::<Result<_>>()?,
-        sticky: traffic.sticky.map(|Sticky { attribute, metadata, salt }| model::Sticky {
+        sticky: traffic.sticky.map(|Sticky { attribute, metadata, salt, caller }| model::Sticky {
             attribute: said(attribute),
             metadata: said(metadata),
+            caller,
             salt,
         }),
         rules: traffic.rules.into_iter().map(rule).collect::<Result<_>>()?,
@@ -47,12 +49,12 @@ pub fn written(model: &ModelEntry) -> Traffic {
     };
     let sticky = |sticky: &model::Sticky| {
         let (attribute, metadata) = keys(sticky.source());
-        Sticky { attribute, metadata, salt: sticky.salt.clone() }
+        Sticky { attribute, metadata, salt: sticky.salt.clone(), caller: sticky.caller }
     };
     let rule = |rule: &model::Rule| {
         let (attribute, metadata) = keys(rule.source());
         let values = rule.values().map(str::to_owned).collect();
-        RoutingRule { attribute, metadata, values, version: rule.version.to_string() }
+        RoutingRule { attribute, metadata, values, version: rule.version.to_string(), caller: rule.caller }
     };
     let shadow = |shadow: &model::Shadow| Shadow { version: shadow.version.to_string(), sample: shadow.sample };
     Traffic {
@@ -86,5 +88,6 @@ fn keys(source: Source<'_>) -> (String, String) {
     match source {
         Source::Attribute(name) => (name.to_owned(), String::new()),
         Source::Metadata(name) => (String::new(), name.to_owned()),
+        Source::Caller => (String::new(), String::new()),
     }
 }
