@@ -112,7 +112,7 @@ fn pair_for_people(pair: &PairReport) -> String {
     text
 }
 
-fn shadow_for_people(shadow: &ShadowReport) -> String {
+pub fn shadow_for_people(shadow: &ShadowReport) -> String {
     let ShadowReport { version, sent, dropped, failed, rows, largest_difference, .. } = shadow;
     let mut text = format!("shadow {version}: asked {sent} times, {failed} failed, {dropped} dropped");
     if let Some(agreement) = shadow.agreement {
@@ -236,7 +236,7 @@ fn difference_to_json(found: &Difference) -> Value {
     })
 }
 
-fn shadow_to_json(shadow: &ShadowReport) -> Value {
+pub fn shadow_to_json(shadow: &ShadowReport) -> Value {
     json!({
         "version": shadow.version,
         "sample": shadow.sample,

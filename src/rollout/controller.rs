@@ -52,6 +52,8 @@ struct Follower {
     failing: Option<Judged>,
     /// Why nothing could be written last, so that it is said once.
     trouble: Option<&'static str>,
+    /// Ticks since the last look.
+    ticks: u32,
 }
 
 /// How long a rollout has lasted: by the wall clock when it was first seen as it is, and by this process's own from then on, so that
@@ -73,6 +75,8 @@ struct Seen {
 }
 
 const TICK: Duration = Duration::from_secs(1);
+/// Of a rollout that waits for a person only what breaks is looked for, and each look reads what all replicas counted.
+const TICKS_WHILE_PAUSED: u32 = 5;
 /// Of an operator's change.
 const WRITTEN_WITHIN: Duration = Duration::from_secs(10);
 /// Of a verdict's sentence, in the history and in events.
@@ -128,7 +132,7 @@ impl Controller {
 
 impl Follower {
     fn new(control: Controller, model: ModelName) -> Self {
-        Self { control, model, clock: None, failing: None, trouble: None }
+        Self { control, model, clock: None, failing: None, trouble: None, ticks: 0 }
     }
 
     async fn run(mut self) -> ModelName {
@@ -142,7 +146,11 @@ impl Follower {
                 return self.model;
             };
             if let Some(rollout) = entry.route.running() {
-                self.look(entry, rollout).await;
+                self.ticks += 1;
+                if rollout.paused.is_none() || self.failing.is_some() || self.ticks >= TICKS_WHILE_PAUSED {
+                    self.ticks = 0;
+                    self.look(entry, rollout).await;
+                }
             } else if let Some(change) = self.control.arrived(entry) {
                 let reason = format!("on_new_version: {}", entry.on_new_version.as_str());
                 let _ = self.change(change, reason).await;

@@ -289,7 +289,7 @@ impl Recommendation {
 // === impl ShadowReport ===
 
 impl ShadowReport {
-    fn of(version: Version, sample: f64, compared: &Compared) -> Self {
+    pub fn of(version: Version, sample: f64, compared: &Compared) -> Self {
         let mut scores = compared.scores.clone();
         let quantiles = |q| ratio(compared.latency.quantile(q), compared.latency_of_stable.quantile(q));
         Self {

@@ -41,6 +41,8 @@ pub struct Written {
     pub time: String,
     /// The versions whose readiness the caller may wait for.
     pub awaits: BTreeSet<Version>,
+    /// The version that is being rolled out, or was last.
+    pub rolls_out: Option<Version>,
     /// Whether it is the servables that are made anew which it waits for.
     pub remakes: bool,
 }
@@ -114,6 +116,7 @@ impl Operator {
                     repeated: true,
                     time: entry.time.clone(),
                     awaits: change.awaits(&Route { stable: entry.stable, ..Route::default() }),
+                    rolls_out: rolls_out(&route),
                     remakes,
                 });
             }
@@ -133,6 +136,7 @@ impl Operator {
                     repeated: false,
                     time: String::new(),
                     awaits,
+                    rolls_out: rolls_out(&route),
                     remakes,
                 });
             };
@@ -152,6 +156,7 @@ impl Operator {
                     repeated: false,
                     time,
                     awaits,
+                    rolls_out: rolls_out(&next),
                     remakes,
                 });
             }
@@ -264,6 +269,10 @@ fn find<'a>(snapshot: &'a Snapshot, model: &str) -> Result<&'a Arc<ModelEntry>> 
         }
         found => found,
     }
+}
+
+fn rolls_out(route: &Route) -> Option<Version> {
+    route.rollout.as_ref().map(|rollout| rollout.version)
 }
 
 /// Whether the versions that are to get a share can answer what stable's callers ask. Of one that is not loaded yet nobody

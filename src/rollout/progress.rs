@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use super::{
     Counts, Operator,
     course::{CANARY, is_as_written},
-    experiment::{VariantReport, sum},
+    experiment::{ShadowReport, VariantReport, sum},
     gates,
     judge::{Decision, Period, Situation, Stage, Verdict, judge},
     replica::Said,
@@ -16,7 +16,7 @@ use super::{
 use crate::{
     catalog::{ModelEntry, SHADOW, STABLE},
     error::Result,
-    model::{ModelName, Phase, Rollout, Route, Version},
+    model::{ModelName, Phase, Rollout, Route, RouteChange, Version},
     monitor::{Key, Tally},
 };
 
@@ -42,6 +42,10 @@ pub struct Progress {
     pub in_all: Duration,
     /// Of all its steps: stable first.
     pub variants: [VariantReport; 2],
+    /// Of its shadow stage, once that has begun.
+    pub shadow: Option<ShadowReport>,
+    /// Who ended it and why, as long as the history knows.
+    pub ended: Option<RouteChange>,
 }
 
 /// After which the store counts as away.
@@ -116,8 +120,23 @@ impl Progress {
             VariantReport::of(STABLE, rollout.control, 100.0 - weight, &control),
             VariantReport::of(CANARY, rollout.version, weight, &treatment),
         ];
-        Ok(Self { rollout: rollout.clone(), weight, verdict, in_phase, in_all, variants })
+        let shadow = shadow(rollout, &periods);
+        let ended = ended(route, rollout).cloned();
+        Ok(Self { rollout: rollout.clone(), weight, verdict, in_phase, in_all, variants, shadow, ended })
     }
+}
+
+fn shadow(rollout: &Rollout, periods: &[Period]) -> Option<ShadowReport> {
+    let plan = rollout.plan.shadow.as_ref()?;
+    rollout.stages.iter().find(|begun| begun.phase == Phase::Shadow)?;
+    let own = periods.iter().filter(|period| period.stage == Stage::Shadow).map(|period| &period.treatment);
+    Some(ShadowReport::of(rollout.version, plan.sample, &sum(own).compared))
+}
+
+/// Its last stage is the end itself.
+fn ended<'a>(route: &'a Route, rollout: &Rollout) -> Option<&'a RouteChange> {
+    let end = rollout.stages.last().filter(|begun| !rollout.is_running() && begun.phase == rollout.phase)?;
+    route.history.iter().find(|entry| entry.revision == end.revision)
 }
 
 /// The word of lifecycle for a version that is served from its copy.
@@ -161,7 +180,10 @@ fn tally(counts: &[(Key, Tally)], revision: u64, variant: &str, version: Version
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Plan, StageBegun};
+    use crate::{
+        model::{Plan, ShadowStage, StageBegun},
+        monitor::Compared,
+    };
 
     fn key(revision: u64, variant: &str, major: u64) -> Key {
         Key { revision, variant: variant.into(), version: Version::new(major, 0, 0) }
@@ -190,7 +212,7 @@ mod tests {
         let counts = [
             (key(3, STABLE, 1), assigned(1000)),
             (key(5, STABLE, 1), assigned(50)),
-            (key(5, SHADOW, 2), assigned(0)),
+            (key(5, SHADOW, 2), Tally { compared: Compared { sent: 40, ..Compared::default() }, ..Tally::default() }),
             (key(6, STABLE, 1), assigned(95)),
             (key(6, CANARY, 2), assigned(5)),
             (key(7, STABLE, 1), assigned(19)),
@@ -212,11 +234,21 @@ mod tests {
                 (Stage::Step(1), Some(0.25), 0, 25),
             ]
         );
-        let route = Route { rollout: Some(rollout()), ..Route::default() };
+        let change = |revision, caller: &str| RouteChange { revision, caller: caller.into(), ..RouteChange::default() };
+        let history = vec![change(9, "sconce@a"), change(10, "alice"), change(11, "bob")];
+        let route = Route { rollout: Some(rollout()), history, ..Route::default() };
         let entry = ModelEntry::new(ModelName::new("m").expect("a name"));
         let heard = Heard { counts: counts.to_vec(), is_whole: true, ..Heard::default() };
         let progress = Progress::of(&entry, &route, &rollout(), &heard).expect("times");
         assert_eq!(progress.variants.each_ref().map(|variant| variant.assigned), [114, 31]);
         assert_eq!((progress.weight, progress.verdict.map(|verdict| verdict.exposure)), (25.0, Some(31)));
+        assert_eq!((progress.shadow, progress.ended), (None, None), "the plan has no such stage, and it runs");
+
+        let plan = Plan { shadow: Some(ShadowStage { sample: 20.0, ..ShadowStage::default() }), ..Plan::default() };
+        let mut over = Rollout { plan, phase: Phase::Aborted, ..rollout() };
+        over.stages.push(StageBegun { revision: 10, phase: Phase::Aborted, share: None });
+        let progress = Progress::of(&entry, &route, &over, &heard).expect("times");
+        assert_eq!(progress.shadow.map(|shadow| (shadow.sample, shadow.sent)), Some((20.0, 40)));
+        assert_eq!(progress.ended.map(|entry| entry.caller).as_deref(), Some("alice"));
     }
 }

@@ -35,6 +35,9 @@ pub struct DeployArgs {
     /// First ask it beside those who answer, for so many percent of the requests, and give nobody its answers
     #[arg(long, value_name = "PERCENT")]
     shadow: Option<f64>,
+    /// How long the shadow stage lasts at least (default: 10m)
+    #[arg(long, value_name = "TIME", requires = "shadow", value_parser = parse_duration)]
+    shadow_hold: Option<Duration>,
     /// The share of requests that may fail, e.g. 0.01, whatever stable does
     #[arg(long, value_name = "SHARE")]
     max_error_rate: Option<f64>,
@@ -79,7 +82,10 @@ impl DeployArgs {
     /// `None` where nothing was said. Whether it makes sense is the server's to say.
     fn plan(&self) -> Option<Plan> {
         let said = self.plan.clone().unwrap_or_default();
-        let shadow = self.shadow.map(|sample| ShadowStage { sample, ..said.shadow.clone().unwrap_or_default() });
+        let shadow = self.shadow.map(|sample| {
+            let stage = said.shadow.clone().unwrap_or_default();
+            ShadowStage { sample, hold: self.shadow_hold.unwrap_or(stage.hold), ..stage }
+        });
         let plan = Plan {
             steps: if self.steps.is_empty() { said.steps } else { self.steps.clone() },
             hold: self.hold.unwrap_or(said.hold),
@@ -154,6 +160,10 @@ mod tests {
         };
         let both = args(&[&from, "--hold=1m", "--shadow=30", "--metric=accuracy", "--margin=0.01"]);
         assert_eq!(both.expect("it is right").plan(), Some(expected));
+        let slower =
+            args(&[&from, "--shadow=30", "--shadow-hold=2m"]).expect("it is right").plan().expect("it was said");
+        assert_eq!(slower.shadow.map(|shadow| shadow.hold), Some(Duration::from_secs(120)));
+        assert!(args(&["--shadow-hold=2m"]).is_err(), "of no stage");
         let steps = args(&["--steps=1,10.5,100"]).expect("it is right").plan().expect("it was said");
         assert_eq!(steps, Plan { steps: vec![1.0, 10.5, 100.0], ..Plan::default() });
     }

@@ -6,12 +6,15 @@ use clap::Subcommand;
 use tonic::{Response, Status, transport::Channel};
 
 use super::ChangeArgs;
-use crate::cli::{
-    client::{self, Failure},
-    proto::{
-        AbortRolloutRequest, Asked, ChangeResponse, DescribeRolloutRequest, PauseRolloutRequest, PromoteRequest,
-        ResumeRolloutRequest, admin_client::AdminClient,
+use crate::{
+    cli::{
+        client::{self, Failure},
+        proto::{
+            AbortRolloutRequest, Asked, ChangeResponse, DescribeRolloutRequest, PauseRolloutRequest, PromoteRequest,
+            ResumeRolloutRequest, admin_client::AdminClient,
+        },
     },
+    error::{Code, Error},
 };
 
 #[derive(Subcommand)]
@@ -157,7 +160,7 @@ async fn promotion(
     let Some(rollout) = described.rollout.filter(|rollout| rollout.running) else {
         let message =
             format!("nothing of model '{model}' is being rolled out; `sconce promote` makes a version stable");
-        return Err(Status::failed_precondition(message));
+        return Err(Error::new(Code::FailedPrecondition, "NO_ROLLOUT", message).into());
     };
     let asked = Asked { expected_revision: asked.expected_revision.or(Some(described.revision)), ..asked };
     Ok(PromoteRequest { model, version: rollout.version, asked: Some(asked) })

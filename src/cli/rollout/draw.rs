@@ -4,7 +4,7 @@ use std::{fmt::Write as _, time::Duration};
 
 use crate::{
     cli::{
-        experiment::{milliseconds, short},
+        experiment::{milliseconds, shadow_for_people, short},
         proto::{Rollout, RolloutVerdict, VariantReport},
         table::table,
     },
@@ -28,12 +28,18 @@ pub fn picture(model: &str, rollout: &Rollout) -> String {
     }
     text.push('\n');
     text += &beside(rollout);
+    if let Some(shadow) = &rollout.shadow {
+        let _ = writeln!(text, "{}", escape(&shadow_for_people(shadow)));
+    }
     text.push('\n');
     if let Some(verdict) = &rollout.verdict {
         let _ = writeln!(text, "now:    {}", sentence(verdict));
     }
     if let Some(verdict) = &rollout.last_verdict {
         let _ = writeln!(text, "last:   {}, {}", sentence(verdict), escape(&verdict.time));
+    }
+    if !rollout.ended_by.is_empty() {
+        let _ = writeln!(text, "ended:  by {}", escape(&ended(rollout)));
     }
     let stages = rollout.stages.iter().map(|stage| format!("{} (revision {})", escape(&stage.phase), stage.revision));
     let stages: Vec<String> = stages.collect();
@@ -49,7 +55,11 @@ pub fn line(rollout: &Rollout) -> String {
     let what = match (&rollout.paused, &rollout.verdict) {
         (Some(paused), _) => format!(": paused{}", said(&paused.rule, &paused.reason)),
         (None, Some(verdict)) => format!(": {}", sentence(verdict)),
-        (None, None) => ended_by(rollout).map_or(String::new(), |verdict| format!(": {}", sentence(verdict))),
+        (None, None) => match ended_by(rollout) {
+            Some(verdict) => format!(": {}", sentence(verdict)),
+            None if rollout.ended_by.is_empty() => String::new(),
+            None => format!(" by {}", escape(&ended(rollout))),
+        },
     };
     format!("{}, {}{what}", escape(&rollout.version), place(rollout))
 }
@@ -141,6 +151,12 @@ fn ended_by(rollout: &Rollout) -> Option<&RolloutVerdict> {
     rollout.last_verdict.as_ref().filter(|verdict| !rollout.running && verdict.time == rollout.phase_at)
 }
 
+/// `alice: not today`
+fn ended(rollout: &Rollout) -> String {
+    let why = if rollout.ended_because.is_empty() { String::new() } else { format!(": {}", rollout.ended_because) };
+    format!("{}{why}", rollout.ended_by)
+}
+
 /// `roll back (error_rate): error rate 4.1 % (41 of 1,000) …; 41 requests saw it`
 fn sentence(verdict: &RolloutVerdict) -> String {
     let RolloutVerdict { decision, rule, message, exposure, .. } = verdict;
@@ -163,7 +179,7 @@ fn time(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::proto::{RolloutPause, RolloutPlan, RolloutStage, ShadowStage};
+    use crate::cli::proto::{RolloutPause, RolloutPlan, RolloutStage, ShadowReport, ShadowStage};
 
     fn verdict(decision: &str, rule: &str) -> RolloutVerdict {
         let (decision, rule) = (decision.into(), rule.into());
@@ -209,6 +225,7 @@ mod tests {
             }),
             stages: vec![stage(5, "shadow"), stage(6, "step 1"), stage(7, "step 2")],
             variants: vec![variant("stable", "1.0.0"), variant("canary", "1.1.0")],
+            shadow: Some(ShadowReport { version: "1.1.0".into(), sent: 90, dropped: 2, ..Default::default() }),
             ..Default::default()
         }
     }
@@ -223,6 +240,7 @@ m: 1.1.0 beside 1.0.0, step 2, 25 % of the traffic
 VARIANT  VERSION  REQUESTS  ERRORS      STOOD IN  P50      P95  OUTCOMES  ACCURACY
 stable   1.0.0    200       3 (1.50 %)  1         1.00 ms  -    12        0.6250
 canary   1.1.0    200       3 (1.50 %)  1         1.00 ms  -    12        0.6250
+shadow 1.1.0: asked 90 times, 0 failed, 2 dropped
 
 now:    hold (min_samples): it has 40 of 100; 40 requests saw the version
 last:   advance (passed): it has 40 of 100; 40 requests saw the version, 2026-11-22T10:20:00Z
@@ -265,5 +283,8 @@ begun:  2026-11-22T10:00:00Z (revision 4)
         assert!(line(&by_judge).contains("rolled back after 22m 30s: roll back (error_rate)"), "{}", line(&by_judge));
         let by_hand = Rollout { phase_at: "2026-11-22T10:22:30Z".into(), ..over };
         assert_eq!(line(&by_hand), "1.1.0, rolled back after 22m 30s", "the last verdict was of another phase");
+        let by_alice = Rollout { ended_by: "alice".into(), ended_because: "or not".into(), ..by_hand };
+        assert_eq!(line(&by_alice), "1.1.0, rolled back after 22m 30s by alice: or not");
+        assert!(picture("m", &by_alice).contains("\nended:  by alice: or not\n"), "{}", picture("m", &by_alice));
     }
 }

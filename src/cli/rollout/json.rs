@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::cli::{
-    experiment::variant_to_json,
+    experiment::{shadow_to_json, variant_to_json},
     proto::{DescribeRolloutResponse, Rollout, RolloutPlan, RolloutVerdict},
 };
 
@@ -39,6 +39,9 @@ fn rollout(rollout: &Rollout) -> Value {
         "plan": rollout.plan.as_ref().map(plan),
         "stages": stages.collect::<Vec<_>>(),
         "variants": rollout.variants.iter().map(variant_to_json).collect::<Vec<_>>(),
+        "shadow": rollout.shadow.as_ref().map(shadow_to_json),
+        "ended_by": rollout.ended_by,
+        "ended_because": rollout.ended_because,
     })
 }
 

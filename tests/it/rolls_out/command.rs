@@ -20,7 +20,7 @@ const UNHURRIED: [&str; 2] = ["--hold=10m", "--min-samples=1000000"];
 async fn a_rollout_is_begun_looked_at_and_steered_from_the_command_line() {
     let server = stable_beside(2).await;
     fails(&server, &["rollout", "status", ADDER], 1, &["ever rolled out"]);
-    fails(&server, &["rollout", "promote", ADDER], 1, &["FAILED_PRECONDITION", "being rolled out"]);
+    fails(&server, &["rollout", "promote", ADDER], 1, &["NO_ROLLOUT", "being rolled out"]);
     fs::write(server.store.beside("plan.yaml"), "{ steps: [10, 100], hold: 1m, max_error_rate: 0.2 }").expect("a file");
     let flags = ["deploy", ADDER, &version(2), "--plan=plan.yaml", "--reason=a try", UNHURRIED[0], UNHURRIED[1]];
     let said = succeeds(&server, &flags, "");
@@ -55,12 +55,17 @@ async fn who_watches_hears_each_change_and_how_it_ended() {
     succeeds(&server, &["rollout", "pause", ADDER, "--reason=first"], "");
     let watched = std::thread::scope(|threads| {
         let watcher = threads.spawn(|| run(&server, &["rollout", "status", ADDER, "--watch"], ""));
-        succeeds(&server, &["rollout", "abort", ADDER], "");
+        succeeds(&server, &["rollout", "abort", ADDER, "--reason=not today"], "");
         watcher.join().expect("it ends")
     });
     let said = text(&watched.stdout);
     assert_eq!(watched.status.code(), Some(1), "{said}{}", text(&watched.stderr));
-    assert!(said.lines().last().is_some_and(|line| line.starts_with("1.0.2, aborted after ")), "{said}");
+    assert!(
+        said.lines()
+            .last()
+            .is_some_and(|line| line.starts_with("1.0.2, aborted after ") && line.ends_with(": not today")),
+        "{said}"
+    );
     assert!(!described(&server).await.expect("the last one").running);
     assert!(record(&server).variants.is_empty());
 }

@@ -57,6 +57,19 @@ async fn a_version_that_fails_its_example_never_gets_a_call() {
 }
 
 #[tokio::test]
+async fn a_version_that_takes_longer_to_load_than_the_plan_allows_never_gets_a_call() {
+    let server = stable_alone(&[]).await;
+    let instant = prost_types::Duration { seconds: 0, nanos: 1_000_000 };
+    let gates = Some(RolloutGates { max_load_time: Some(instant), ..Default::default() });
+    deploys(&server, "", RolloutPlan { gates, ..plan(&[50.0, 100.0]) }).await;
+    let verdict = over(&server).await.last_verdict.expect("it was judged");
+    assert_eq!((&*verdict.decision, &*verdict.rule, verdict.exposure), ("roll_back", "max_load_time", 0));
+    assert!(verdict.message.contains("at most 1ms is allowed"), "{}", verdict.message);
+    assert_undone(&record(&server), Phase::RolledBack);
+    server.assert_unharmed().await;
+}
+
+#[tokio::test]
 async fn in_the_shadow_stage_nobody_gets_its_answers_and_then_it_goes_on() {
     let server = stable_alone(&[]).await;
     let load = under_load(&server).await;
@@ -73,6 +86,9 @@ async fn in_the_shadow_stage_nobody_gets_its_answers_and_then_it_goes_on() {
     assert_eq!(in_shadow.answered_by(NEW), 0);
     let rollout = over(&server).await;
     assert_eq!(rollout.phase, "promoted", "{:?}", rollout.last_verdict);
+    let shadow = rollout.shadow.expect("it had such a stage");
+    assert!(shadow.sent >= 50 && shadow.sample == 50.0 && shadow.agreement >= Some(0.95), "{shadow:?}");
+    assert!(rollout.ended_by.starts_with("sconce@"), "{}", rollout.ended_by);
     let seen = load.end().await;
     assert!(seen.failed() == 0 && seen.degraded.is_empty() && seen.answered_by(NEW) > 0, "{seen:?}");
     let record = record(&server);
@@ -90,6 +106,9 @@ async fn a_shadow_that_says_something_else_is_undone_before_anybody_sees_it() {
     let rollout = over(&server).await;
     let verdict = rollout.last_verdict.clone().expect("it was judged");
     assert_eq!((&*rollout.phase, &*verdict.rule, verdict.exposure), ("rolled_back", "disagreement", 0), "{verdict:?}");
+    let shadow = rollout.shadow.clone().expect("it had such a stage");
+    assert!(shadow.sent >= 50 && shadow.agreement < Some(0.95), "{shadow:?}");
+    assert_eq!(rollout.ended_because, verdict.message);
     let seen = load.end().await;
     assert_eq!((seen.answered_by(STABLE), counted(&rollout)), (seen.all(), 0));
     let record = record(&server);
@@ -110,6 +129,7 @@ async fn a_pause_holds_it_where_it_is_and_it_goes_on_from_there() {
     a_while().await;
     let paused = described(&server).await.expect("there is one");
     assert_eq!((&*paused.phase, paused.paused.map(|pause| pause.reason)), ("step 1", Some("lunch".into())));
+    assert_eq!(told(&server, EventKind::RolloutPaused).await.message, "lunch");
     let before = load.so_far().answered_by(NEW);
     eventually("callers get what they got", PATIENCE, async || {
         (load.so_far().answered_by(NEW) > before + 20).then_some(())
@@ -154,9 +174,12 @@ async fn whoever_promotes_it_now_does_not_wait() {
 #[tokio::test]
 async fn whoever_aborts_it_gives_stable_all_and_rejects_nothing() {
     let (server, load) = at_the_first_step().await;
-    let request = AbortRolloutRequest { model: SCORER.into(), asked: None };
+    let asked = Asked { caller: "alice".into(), reason: "not today".into(), ..Default::default() };
+    let request = AbortRolloutRequest { model: SCORER.into(), asked: Some(asked) };
     server.admin().await.abort_rollout(call(request)).await.expect("it runs");
-    assert_eq!(described(&server).await.expect("the last one").phase, "aborted");
+    let ended = described(&server).await.expect("the last one");
+    assert_eq!((&*ended.phase, &*ended.ended_by, &*ended.ended_because), ("aborted", "alice", "not today"));
+    assert_eq!(told(&server, EventKind::RolloutAborted).await.caller, "alice");
     let before = load.so_far();
     eventually("all get stable", PATIENCE, async || (load.so_far().all() > before.all() + 300).then_some(())).await;
     let seen = load.end().await;

@@ -104,8 +104,7 @@ async fn callers_stick_by_who_they_were_found_to_be_and_the_history_names_them()
         ..Default::default()
     };
     let claims = Asked { caller: "mallory".into(), ..Default::default() };
-    let mut change =
-        call(SetRouteRequest { model: ADDER.into(), traffic: Some(traffic.clone()), asked: Some(claims) });
+    let mut change = call(SetRouteRequest { model: ADDER.into(), traffic: Some(traffic.clone()), asked: Some(claims) });
     change.metadata_mut().insert("x-forwarded-user", "alice".parse().expect("a value"));
     server.admin().await.set_route(change).await.expect("it is right");
     let route = server.describe(ADDER).await.route.expect("it is shown");

@@ -101,7 +101,7 @@ fn difference(found: experiment::Difference) -> Difference {
     }
 }
 
-fn shadow(report: experiment::ShadowReport) -> ShadowReport {
+pub fn shadow(report: experiment::ShadowReport) -> ShadowReport {
     ShadowReport {
         version: report.version.to_string(),
         sample: report.sample,

@@ -5,10 +5,10 @@ use std::time::Duration;
 use crate::{
     catalog::ModelEntry,
     error::Result,
-    model::{self, Pause, Phase, Ruled, StageBegun},
+    model::{self, Pause, Phase, RouteChange, Ruled, StageBegun},
     rollout::{Counts, Heard, Operator, Progress},
     server::{
-        grpc::admin::experiment::variant,
+        grpc::admin::experiment::{self, variant},
         proto::sconce::v1::{
             DescribeRolloutResponse, Rollout, RolloutPause, RolloutPlan, RolloutStage, RolloutVerdict,
         },
@@ -40,7 +40,8 @@ pub fn words(rollout: &model::Rollout) -> String {
 }
 
 fn shown(progress: Progress) -> Rollout {
-    let Progress { rollout, weight, verdict, in_phase, in_all, variants } = progress;
+    let Progress { rollout, weight, verdict, in_phase, in_all, variants, shadow, ended } = progress;
+    let RouteChange { caller, reason, .. } = ended.unwrap_or_default();
     let running = rollout.is_running();
     // What became of it is no part of it.
     let total = if running { in_all } else { in_all.saturating_sub(in_phase) };
@@ -74,6 +75,9 @@ fn shown(progress: Progress) -> Rollout {
         }),
         stages: rollout.stages.iter().map(stage).collect(),
         variants: variants.into_iter().map(variant).collect(),
+        shadow: shadow.map(experiment::shadow),
+        ended_by: caller,
+        ended_because: reason,
     }
 }
 
