@@ -145,10 +145,6 @@ impl Inbox {
 // === impl Peers ===
 
 impl Peers {
-    pub fn one_sleeps(&self) -> bool {
-        self.0.iter().any(|inbox| inbox.idle.load(Ordering::Relaxed))
-    }
-
     /// One that sleeps, and is given something now.
     pub fn claim(&self) -> Option<Claimed<'_>> {
         let idle = |inbox: &&Arc<Inbox>| {

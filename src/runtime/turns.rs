@@ -4,10 +4,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -43,8 +40,6 @@ pub struct Core {
     /// Says what runs.
     seat: Arc<Seat>,
     peers: Peers,
-    /// How many batches of this core others are running.
-    given: Arc<AtomicUsize>,
     /// What has run and is on its way.
     answers: Answers,
 }
@@ -72,20 +67,13 @@ enum Stands {
 pub struct Handed {
     shared: Arc<Shared>,
     taken: Taken<Pending>,
-    _given: Given,
 }
-
-/// Counts as given until it has run.
-struct Given(Arc<AtomicUsize>);
 
 /// A batch of several requests that takes so long is given to a core that sleeps: meanwhile this one decodes the requests that come,
 /// which would otherwise wait in their sockets, where nobody sees them.
 const WORTH_GIVING_AWAY: Duration = Duration::from_micros(200);
 /// Another core is woken for nothing that would not wait for longer than this: waking it costs about a tenth.
 const WORTH_HANDING_OVER: Duration = Duration::from_micros(100);
-/// The share of its budget that a core spends in a turn while others run batches of its own: their answers leave through its
-/// connections, and what they run next comes from it.
-const TURN_BESIDE_OTHERS: u32 = 4;
 
 // === impl Core ===
 
@@ -101,7 +89,6 @@ impl Core {
             wake,
             seat,
             peers,
-            given: Arc::default(),
             answers: Answers::in_turns(),
         }
     }
@@ -140,8 +127,8 @@ impl Core {
         self.end_waits(started);
         let mut now = started;
         while let Some(id) = self.turns.pop_front() {
-            let left = self.turn_budget().saturating_sub(now - started);
             let Some(slot) = self.slots.get_mut(&id) else { continue };
+            let left = self.loop_budget.saturating_sub(now - started);
             let fits = slot.shared.cost.rows_within(left, slot.shared.manifest.max_batch_size);
             // The first batch of a turn always gets something done, whatever it costs.
             if fits == 0 && now > started {
@@ -158,7 +145,7 @@ impl Core {
                 && let Some(peer) = self.peers.claim()
             {
                 if let Some(slot) = self.slots.get(&id) {
-                    slot.give(peer, taken, &self.given);
+                    slot.give(peer, taken);
                 }
                 now = Instant::now();
                 continue;
@@ -172,13 +159,6 @@ impl Core {
             now = Instant::now();
         }
         !self.turns.is_empty()
-    }
-
-    fn turn_budget(&self) -> Duration {
-        match self.given.load(Ordering::Relaxed) > 0 && !self.peers.one_sleeps() {
-            true => self.loop_budget / TURN_BESIDE_OTHERS,
-            false => self.loop_budget,
-        }
     }
 
     /// Whether batches have left more answers than go in one turn.
@@ -210,7 +190,7 @@ impl Core {
             {
                 let fits = slot.shared.cost.rows_within(self.loop_budget, slot.shared.manifest.max_batch_size);
                 let taken = slot.take(now, fits.max(1));
-                slot.give(peer, taken, &self.given);
+                slot.give(peer, taken);
             }
             let stands = self.slots.get(&id).map_or(Stands::Rests, |slot| slot.stands);
             self.stand(id, stands);
@@ -218,7 +198,7 @@ impl Core {
     }
 
     /// Runs what another core had no time for.
-    pub fn run_handed(&mut self, Handed { shared, taken, _given }: Handed) {
+    pub fn run_handed(&mut self, Handed { shared, taken }: Handed) {
         let slot = self.slots.entry(shared.id).or_insert_with(|| Slot::new(shared, self.cores));
         slot.answer(taken, &self.seat, &mut self.answers);
     }
@@ -250,21 +230,6 @@ impl Core {
     }
 }
 
-// === impl Given ===
-
-impl Given {
-    fn one_more(given: &Arc<AtomicUsize>) -> Self {
-        given.fetch_add(1, Ordering::Relaxed);
-        Self(given.clone())
-    }
-}
-
-impl Drop for Given {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 // === impl Slot ===
 
 impl Slot {
@@ -289,9 +254,9 @@ impl Slot {
         taken
     }
 
-    fn give(&self, peer: Claimed<'_>, taken: Taken<Pending>, given: &Arc<AtomicUsize>) {
+    fn give(&self, peer: Claimed<'_>, taken: Taken<Pending>) {
         self.shared.metrics.handed_over.inc();
-        peer.hand(Handed { shared: self.shared.clone(), taken, _given: Given::one_more(given) });
+        peer.hand(Handed { shared: self.shared.clone(), taken });
     }
 
     fn answer(&mut self, taken: Taken<Pending>, seat: &Arc<Seat>, answers: &mut Answers) {
