@@ -280,6 +280,11 @@ impl Follower {
             Err(error) => {
                 if self.trouble.replace(error.reason()) != Some(error.reason()) {
                     tracing::warn!(model = %self.model, %change, %error, "the route cannot be written; it is tried again");
+                    if let Change::Deploy(version, _) = &change {
+                        let refused = Event::of_model(Kind::DeployRefused, &self.model);
+                        let refused = refused.because(error.reason(), error.message());
+                        self.control.events.tell(Event { version: version.to_string(), ..refused });
+                    }
                 }
                 Err(error)
             }

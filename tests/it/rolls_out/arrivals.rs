@@ -8,7 +8,11 @@ use super::{
 };
 use crate::{
     commands::text,
-    harness::{PATIENCE, Server, Store, call, eventually, root},
+    harness::{
+        PATIENCE, Server, Store,
+        adders::{ADDER, adders, publish_adder, version},
+        call, eventually, fixture, root,
+    },
     proto::*,
 };
 
@@ -54,6 +58,36 @@ async fn what_is_published_is_tried_by_itself_and_taken_or_not() {
     assert!(by_server && record.history[1].reason == "on_new_version: canary", "{:?}", record.history);
     let seen = load.end().await;
     assert!(seen.answered_by(NEW) > seen.answered_by("3.0.0") && seen.failed() > 0, "{seen:?}");
+    server.assert_unharmed().await;
+}
+
+#[tokio::test]
+async fn one_that_stables_callers_cannot_ask_is_not_tried_and_the_next_one_is() {
+    let store = adders(1..=1).file(&format!("{ADDER}/model.yaml"), "on_new_version: canary\ncanary: { hold: 10m }\n");
+    let server = Server::start(store, &[]).await;
+    eventually("who answers is pinned", PATIENCE, async || {
+        let stable = server.describe(ADDER).await.route.map(|route| route.stable);
+        (stable == Some(version(1))).then_some(())
+    })
+    .await;
+    server.store.add(ADDER, &version(2), fixture("onnx/tiny.onnx"));
+    let request = WatchEventsRequest { after_sequence: Some(0), models: ADDER.into(), ..Default::default() };
+    let mut events = server.admin().await.watch_events(call(request)).await.expect("a stream").into_inner();
+    let refused = loop {
+        let message = events.message().await.expect("no error").expect("it goes on");
+        if let Some(watch_events_response::What::Event(event)) = message.what
+            && event.kind() == EventKind::DeployRefused
+        {
+            break event;
+        }
+    };
+    assert_eq!((refused.version, &*refused.reason), (version(2), "SIGNATURE_INCOMPATIBLE"), "{}", refused.message);
+    publish_adder(&server.store, 3);
+    eventually("the next one is on its way", PATIENCE, async || {
+        let line = server.describe(ADDER).await.route?.rollout;
+        line.starts_with(&version(3)).then_some(())
+    })
+    .await;
     server.assert_unharmed().await;
 }
 

@@ -130,6 +130,7 @@ fn kind(kind: Kind) -> EventKind {
         Kind::RolloutResumed => EventKind::RolloutResumed,
         Kind::RolloutAborted => EventKind::RolloutAborted,
         Kind::VariantTakenOut => EventKind::VariantTakenOut,
+        Kind::DeployRefused => EventKind::DeployRefused,
         Kind::ModelDisabled => EventKind::ModelDisabled,
         Kind::ModelEnabled => EventKind::ModelEnabled,
         Kind::LoadAsked => EventKind::LoadAsked,
