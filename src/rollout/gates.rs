@@ -131,6 +131,10 @@ mod tests {
     }
 
     fn found(known: Option<VersionEntry>, gates: Gates) -> (Decision, &'static str, String) {
+        found_after(known, gates, Duration::from_secs(60))
+    }
+
+    fn found_after(known: Option<VersionEntry>, gates: Gates, lasted: Duration) -> (Decision, &'static str, String) {
         let plan = Plan { gates, ..Plan::default() };
         let deploy = Change::Deploy(v(2), Box::new(plan));
         let known_before = Known { answering: Some(v(1)), below: None };
@@ -141,7 +145,7 @@ mod tests {
         let rollout = route.rollout.clone().expect("it was begun");
         let name = ModelName::new("m").expect("a name");
         let entry = ModelEntry { versions, route: Arc::new(route), ..ModelEntry::new(name) };
-        let verdict = pass(&entry, &rollout, &[], (Duration::from_secs(60), Duration::from_secs(60)));
+        let verdict = pass(&entry, &rollout, &[], (lasted, lasted));
         (verdict.decision, verdict.rule, verdict.message)
     }
 
@@ -162,6 +166,19 @@ mod tests {
         let (decision, rule, message) = found(Some(failed), Gates::default());
         assert_eq!((decision, rule), (Decision::RollBack, "load"));
         assert!(message.contains("example 1 is not right"), "{message}");
+    }
+
+    #[test]
+    fn what_waits_for_too_long_waits_for_a_person_and_what_is_ready_goes_on() {
+        let most = Plan::default().max_duration;
+        let after = |known, lasted| {
+            let (decision, rule, _) = found_after(known, Gates::default(), lasted);
+            (decision, rule)
+        };
+        let loading = || Some(VersionEntry::new(State::Loading));
+        assert_eq!(after(loading(), most - Duration::from_secs(1)), (Decision::Hold, "loading"));
+        assert_eq!(after(loading(), most), (Decision::Halt, "max_duration"));
+        assert_eq!(after(Some(ready()), most), (Decision::Advance, "gates"));
     }
 
     #[test]
