@@ -346,18 +346,22 @@ mod tests {
 
     #[test]
     fn a_bad_one_is_rejected_and_an_aborted_one_is_not() {
-        let first = advanced(deployed(), 2);
+        let rules = "rules: [{ attribute: a, equals: b, version: 1.0.0 }, { attribute: a, equals: c, version: 2.0.0 }]";
+        let begun = Route::parse(rules).expect("a route");
+        let first = advanced(after(&begun, Change::Deploy(v(2), Box::new(plan())), 0), 2);
         let verdict = judged(&first, Decision::RollBack, "error_rate");
         let back = after(&first, verdict.clone(), 7);
         assert_eq!((back.stable, back.variants.len(), back.rejected.contains(&v(2))), (Stable::Pinned(v(1)), 0, true));
         let said = rollout(&back).verdict.as_ref().expect("a verdict");
         assert_eq!((&*said.decision, &*said.rule, said.exposure), ("roll_back", "error_rate", 17));
         assert_eq!(back.named(), [v(1)].into(), "its memory comes back");
+        assert_eq!(back.rules.iter().map(|rule| rule.version).collect::<Vec<_>>(), [v(1)]);
         assert_eq!(refused(&back, verdict), "NO_ROLLOUT");
         let by_person = after(&first, Change::Rollback(None), 7);
         assert_eq!((rollout(&by_person).phase, by_person.rejected.contains(&v(2))), (Phase::RolledBack, true));
         let aborted = after(&first, Change::Abort, 7);
         assert_eq!((rollout(&aborted).phase, aborted.rejected.is_empty()), (Phase::Aborted, true));
+        assert_eq!(aborted.rules, begun.rules, "people gave it to these callers");
         let again = after(&back, Change::Deploy(v(2), Box::new(plan())), 8);
         assert!(again.rejected.is_empty() && again.running().is_some());
     }
@@ -436,6 +440,17 @@ mod tests {
     }
 
     #[test]
+    fn where_callers_stick_no_share_of_requests_is_expected() {
+        let shares = |route: &str| {
+            let route = Route::parse(route).expect("a route");
+            let first = advanced(after(&route, Change::Deploy(v(2), Box::new(plan())), 0), 2);
+            rollout(&first).stages.iter().map(|stage| stage.share).collect::<Vec<_>>()
+        };
+        assert_eq!(shares(""), [None, Some(0.05)]);
+        assert_eq!(shares("sticky: { attribute: customer }"), [None, None]);
+    }
+
+    #[test]
     fn what_somebody_wrote_by_hand_is_noticed() {
         let running = advanced(deployed(), 2);
         let edits: [fn(&mut Route); 5] = [
@@ -449,6 +464,17 @@ mod tests {
             let mut route = running.clone();
             edit(&mut route);
             assert!(!is_as_written(&route, rollout(&running)));
+        }
+        let shadowed = advanced(deployed(), 1);
+        let edits: [fn(&mut Route); 3] = [
+            |route| route.shadow[0].sample = 90.0,
+            |route| route.shadow.clear(),
+            |route| route.shadow.push(Shadow { version: v(3), sample: 10.0 }),
+        ];
+        for edit in edits {
+            let mut route = shadowed.clone();
+            edit(&mut route);
+            assert!(!is_as_written(&route, rollout(&shadowed)));
         }
         let labelled = Change::SetLabels { set: [("a".into(), v(1))].into(), remove: vec![] };
         let labelled = after(&running, labelled, 40);

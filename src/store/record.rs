@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use notes::Kept;
 pub use notes::Note;
 
 use cap_std::{ambient_authority, fs::Dir};
@@ -35,7 +36,7 @@ pub struct Records(Arc<Place>);
 
 enum Place {
     Folder(Folder),
-    Bucket(Bucket),
+    Bucket(Bucket, Kept),
     /// Nothing may be written here, and why.
     Closed(Error),
 }
@@ -90,7 +91,7 @@ impl Records {
     }
 
     pub fn in_bucket(bucket: Bucket) -> Self {
-        Self(Arc::new(Place::Bucket(bucket)))
+        Self(Arc::new(Place::Bucket(bucket, Kept::default())))
     }
 
     /// Of a server whose routes are written elsewhere, or nowhere.
@@ -102,7 +103,7 @@ impl Records {
     pub fn closed_because(&self) -> Option<Error> {
         match &*self.0 {
             Place::Closed(why) => Some(why.clone()),
-            Place::Bucket(_) => None,
+            Place::Bucket(..) => None,
             Place::Folder(Folder { root, .. }) => {
                 let access = rustix::fs::access(root, rustix::fs::Access::WRITE_OK);
                 access.err().filter(|errno| *errno != rustix::io::Errno::NOENT).map(|errno| trouble(&errno.into()))
@@ -114,7 +115,7 @@ impl Records {
     pub async fn read(&self, model: &ModelName) -> Result<Record> {
         match &*self.0 {
             Place::Closed(why) => Err(why.clone()),
-            Place::Bucket(bucket) => read_object(bucket, model).await,
+            Place::Bucket(bucket, _) => read_object(bucket, model).await,
             Place::Folder(folder) => {
                 let (folder, model) = (folder.clone(), model.clone());
                 blocking(move || read_in(&folder.open(&model)?, &model)).await
@@ -126,7 +127,7 @@ impl Records {
     pub async fn replace(&self, model: &ModelName, expected: &Tag, text: String) -> Result<Replaced> {
         match &*self.0 {
             Place::Closed(why) => Err(why.clone()),
-            Place::Bucket(bucket) => replace_object(bucket, model, expected, text).await,
+            Place::Bucket(bucket, _) => replace_object(bucket, model, expected, text).await,
             Place::Folder(folder) => {
                 let (folder, model, expected) = (folder.clone(), model.clone(), expected.clone());
                 blocking(move || replace_local(&folder.open(&model)?, &model, &expected, &text)).await
@@ -136,7 +137,7 @@ impl Records {
 
     /// Has every replica look for what was replaced. A folder tells of it by itself, a bucket by its marker.
     pub async fn tell(&self) {
-        let Place::Bucket(bucket) = &*self.0 else { return };
+        let Place::Bucket(bucket, _) = &*self.0 else { return };
         // It is written all the same: where the marker fails, the others only learn of it later.
         if let Err(error) = bucket.touch_marker().await {
             tracing::debug!(%error, "the bucket's marker is not written");

@@ -2,12 +2,21 @@
 //!
 //! Nobody else writes these files, so nothing is compared. `rollout` knows what stands in them.
 
-use std::{fs, io, path::Path};
+use std::{
+    collections::{HashMap, HashSet},
+    fs, io,
+    path::Path,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use cap_std::fs::Dir;
 
 use super::{OWN, Place, Records, blocking, made, sync_folder, write_durably};
-use crate::{error::Result, model::ModelName, store::bucket::Bucket};
+use crate::{
+    error::Result,
+    model::ModelName,
+    store::bucket::{Bucket, Entry, Etag},
+};
 
 /// What a replica said of a model.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,6 +32,38 @@ enum Kind {
     Counts,
 }
 
+/// Of a bucket: what its files said last, by path. Those of replicas that are gone never change again, and there may be many.
+#[derive(Default)]
+pub struct Kept(Mutex<HashMap<String, (Stamp, String)>>);
+
+/// Some servers' lists have no tags.
+type Stamp = (Etag, u64, i64);
+
+const READ_AT_ONCE: usize = 8;
+
+// === impl Kept ===
+
+impl Kept {
+    fn get(&self, entry: &Entry) -> Option<String> {
+        let texts = self.texts();
+        texts.get(&entry.path).filter(|(known, _)| *known == stamp(entry)).map(|(_, text)| text.clone())
+    }
+
+    fn keep(&self, entry: &Entry, text: String) {
+        self.texts().insert(entry.path.clone(), (stamp(entry), text));
+    }
+
+    /// Of that folder, what is not there any more.
+    fn forget_but(&self, folder: &str, entries: &[Entry]) {
+        let there: HashSet<&str> = entries.iter().map(|entry| entry.path.as_str()).collect();
+        self.texts().retain(|path, _| !path.starts_with(folder) || there.contains(path.as_str()));
+    }
+
+    fn texts(&self) -> MutexGuard<'_, HashMap<String, (Stamp, String)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 // === impl Records ===
 
 impl Records {
@@ -30,7 +71,7 @@ impl Records {
     pub async fn statuses(&self, model: &ModelName) -> Result<Vec<String>> {
         let notes = match &*self.0 {
             Place::Closed(why) => return Err(why.clone()),
-            Place::Bucket(bucket) => objects_in(bucket, model, Kind::Status).await?,
+            Place::Bucket(bucket, kept) => objects_in(bucket, kept, model, Kind::Status).await?,
             Place::Folder(folder) => {
                 let folder = folder.root.join(Kind::Status.folder(model));
                 blocking(move || notes_in(&folder)).await?
@@ -49,7 +90,7 @@ impl Records {
         let path = Kind::Status.path(model, replica);
         match &*self.0 {
             Place::Closed(why) => Err(why.clone()),
-            Place::Bucket(bucket) => bucket.delete(&path).await,
+            Place::Bucket(bucket, _) => bucket.delete(&path).await,
             Place::Folder(folder) => {
                 let path = folder.root.join(path);
                 blocking(move || fs::remove_file(path)).await
@@ -62,7 +103,7 @@ impl Records {
     pub async fn counts(&self, model: &ModelName) -> Result<Vec<Note>> {
         match &*self.0 {
             Place::Closed(_) => Ok(Vec::new()),
-            Place::Bucket(bucket) => objects_in(bucket, model, Kind::Counts).await,
+            Place::Bucket(bucket, kept) => objects_in(bucket, kept, model, Kind::Counts).await,
             Place::Folder(folder) => {
                 let (folder, model) = (folder.clone(), model.clone());
                 blocking(move || {
@@ -80,7 +121,7 @@ impl Records {
         let path = Kind::Counts.path(model, replica);
         match &*self.0 {
             Place::Closed(_) => Ok(None),
-            Place::Bucket(bucket) => {
+            Place::Bucket(bucket, _) => {
                 let object = bucket.get(&path).await?;
                 Ok(object.map(|object| String::from_utf8_lossy(&object.bytes).into_owned()))
             }
@@ -106,7 +147,7 @@ impl Records {
     async fn write(&self, kind: Kind, model: &ModelName, replica: &str, text: String) -> Result<()> {
         match &*self.0 {
             Place::Closed(why) => Err(why.clone()),
-            Place::Bucket(bucket) => bucket.put(&kind.path(model, replica), text).await.map(drop),
+            Place::Bucket(bucket, _) => bucket.put(&kind.path(model, replica), text).await.map(drop),
             Place::Folder(folder) => {
                 let (folder, model, replica) = (folder.clone(), model.clone(), replica.to_owned());
                 blocking(move || {
@@ -189,17 +230,32 @@ fn notes_in(folder: &Path) -> io::Result<Vec<Note>> {
     Ok(entries.flatten().filter_map(note).collect())
 }
 
-async fn objects_in(bucket: &Bucket, model: &ModelName, kind: Kind) -> Result<Vec<Note>> {
-    let mut notes = Vec::new();
-    for entry in bucket.list(&kind.folder(model)).await? {
-        let Some(replica) = entry.path.rsplit('/').next().and_then(replica_of) else {
-            continue;
-        };
-        let object = bucket.get(&entry.path).await?;
-        let text = object.map(|object| String::from_utf8_lossy(&object.bytes).into_owned());
-        notes.extend(text.map(|text| Note { replica, text }));
+fn stamp(entry: &Entry) -> Stamp {
+    (entry.etag.clone(), entry.size, entry.modified_ns)
+}
+
+/// Only what changed since it was read last is read again.
+async fn objects_in(bucket: &Bucket, kept: &Kept, model: &ModelName, kind: Kind) -> Result<Vec<Note>> {
+    let folder = kind.folder(model);
+    let entries = bucket.list(&folder).await?;
+    kept.forget_but(&folder, &entries);
+    let news: Vec<&Entry> = entries.iter().filter(|entry| kept.get(entry).is_none()).collect();
+    for some in news.chunks(READ_AT_ONCE) {
+        let reads = some.iter().map(|entry| {
+            let (bucket, path) = (bucket.clone(), entry.path.clone());
+            tokio::spawn(async move { bucket.get(&path).await })
+        });
+        for (entry, read) in some.iter().zip(reads.collect::<Vec<_>>()) {
+            if let Some(object) = read.await.expect("a read does not panic: this is a bug")? {
+                kept.keep(entry, String::from_utf8_lossy(&object.bytes).into_owned());
+            }
+        }
     }
-    Ok(notes)
+    let note = |entry: &Entry| {
+        let replica = entry.path.rsplit('/').next().and_then(replica_of)?;
+        Some(Note { replica, text: kept.get(entry)? })
+    };
+    Ok(entries.iter().filter_map(note).collect())
 }
 
 /// `None` for what no replica wrote, or is still writing.

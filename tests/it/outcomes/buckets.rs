@@ -1,5 +1,6 @@
 //! Replicas over one bucket: their counts are objects there, and a bucket that is away acknowledges nothing.
 
+use sconce::{model::ModelName, store::Records};
 use tonic::Code;
 
 use super::{outcome, record};
@@ -8,7 +9,7 @@ use crate::{
         PATIENCE, Server, Store,
         adders::{ADDER, artifact, rows, version},
         assert_refused, eventually,
-        s3::S3,
+        s3::{S3, upload},
         tensors::Form,
     },
     proto::{OutcomeResult, PredictRequest},
@@ -44,4 +45,31 @@ async fn counts_are_objects_and_a_bucket_that_is_away_acknowledges_nothing() {
     assert_eq!((answer.result(), answer.durable), (OutcomeResult::Repeated, true));
     assert_eq!(s3.outcomes_of(ADDER).await, 3);
     one.assert_unharmed().await;
+}
+
+#[tokio::test]
+async fn what_replicas_that_are_gone_counted_is_read_once() {
+    let Some(s3) = S3::start().await else { return };
+    let bucket = s3.bucket(s3.port());
+    let model = ModelName::new(ADDER).expect("a name");
+    let path = |replica: u64| format!("{ADDER}/.sconce/counts/gone-{replica}.json");
+    for replica in 0..20 {
+        upload(&bucket, &path(replica), b"old").await;
+    }
+    let records = Records::in_bucket(bucket.clone());
+    let reads = async || {
+        let before = bucket.requests();
+        let mut notes = records.counts(&model).await.expect("they are read");
+        let asked = bucket.requests() - before;
+        notes.retain(|note| note.text != "old");
+        (notes.into_iter().map(|note| note.replica).collect::<Vec<_>>(), asked)
+    };
+    assert_eq!(reads().await, (vec![], 21), "a list and each of them");
+    assert_eq!(reads().await, (vec![], 1), "a list");
+    records.write_counts(&model, "here", "new".into()).await.expect("written");
+    upload(&bucket, &path(3), b"new").await;
+    let changed = vec!["gone-3".to_owned(), "here".to_owned()];
+    assert_eq!(reads().await, (changed.clone(), 3), "a list and what changed");
+    bucket.delete(&path(3)).await.expect("deleted");
+    assert_eq!(reads().await, (changed[1..].to_vec(), 1));
 }
