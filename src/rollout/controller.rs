@@ -77,6 +77,8 @@ struct Seen {
 const TICK: Duration = Duration::from_secs(1);
 /// Of a rollout that waits for a person only what breaks is looked for, and each look reads what all replicas counted.
 const TICKS_WHILE_PAUSED: u32 = 5;
+/// Of a new version that could not be rolled out: each attempt reads the route anew.
+const TICKS_AFTER_REFUSAL: u32 = 10;
 /// Of an operator's change.
 const WRITTEN_WITHIN: Duration = Duration::from_secs(10);
 /// Of a verdict's sentence, in the history and in events.
@@ -152,6 +154,11 @@ impl Follower {
                     self.look(entry, rollout).await;
                 }
             } else if let Some(change) = self.control.arrived(entry) {
+                self.ticks += 1;
+                if self.trouble.is_some() && self.ticks < TICKS_AFTER_REFUSAL {
+                    continue;
+                }
+                self.ticks = 0;
                 let reason = format!("on_new_version: {}", entry.on_new_version.as_str());
                 let _ = self.change(change, reason).await;
             }
