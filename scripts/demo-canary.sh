@@ -11,8 +11,11 @@ work=$(mktemp -d)
 trap 'kill $(jobs -p) 2>/dev/null; wait 2>/dev/null; rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
 
-mkdir "$work/store"
-cp -r "model-store/$model" "$work/store/"
+# Only what git knows: a server that runs beside this keeps its own state there.
+mkdir -p "$work/store/$model"
+for file in model-store/"$model"/model.yaml model-store/"$model"/"$stable"; do
+    [ ! -e "$file" ] || cp -r "$file" "$work/store/$model/"
+done
 
 # The bad one: version 1.1.0, but for the largest leaf of the first tree, which is not a number any more. Zeros before its
 # neighbour keep the length, which tree_sizes has.

@@ -93,7 +93,8 @@ impl Traffic {
             })
         });
         Self {
-            stable: cell(STABLE, stable.unwrap_or(Version::new(0, 0, 0))),
+            // As long as nobody is stable, nobody answers.
+            stable: stable.map_or_else(Arc::default, |version| cell(STABLE, version)),
             arms: arms.collect(),
             slots: table(route),
             sticky: route.sticky.clone(),

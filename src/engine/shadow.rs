@@ -99,7 +99,9 @@ impl Place {
         match own {
             Ok(done) => {
                 let own_took = started.elapsed();
-                let found = compare(answer, &done.outputs);
+                let mut found = compare(answer, &done.outputs);
+                let is_finite = |outputs: &[Tensor]| outputs.iter().all(Tensor::is_finite);
+                found.non_finite = !is_finite(&done.outputs) && is_finite(answer);
                 cell.compare(|compared| compared.note(&found, took, own_took));
             }
             Err(error) => {
@@ -168,15 +170,17 @@ fn compare_output(own: &Tensor, other: &Tensor, agrees: &mut [bool], found: &mut
     }
     let elements = (agrees.len() * width).min(ELEMENTS_COMPARED_MAX);
     let (own, other) = (own.first_numbers(elements), other.first_numbers(elements));
-    let is_first = found.scores.is_empty();
+    let is_first = !found.is_scored;
+    found.is_scored |= elements > 0;
     let rows = own.chunks_exact(width.max(1)).zip(other.chunks_exact(width.max(1)));
     for ((own, other), agrees) in rows.zip(agrees) {
         *agrees &= row_agrees(own, other);
         let differences = own.iter().zip(other).map(|(own, other)| (own - other).abs());
         let largest = differences.filter(|found| found.is_finite()).fold(found.largest_difference, f64::max);
         found.largest_difference = largest;
-        if is_first {
-            found.scores.push((own[0] as f32, other[0] as f32));
+        let scores = (own[0] as f32, other[0] as f32);
+        if is_first && scores.0.is_finite() && scores.1.is_finite() {
+            found.scores.push(scores);
         }
     }
 }

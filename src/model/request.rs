@@ -169,6 +169,20 @@ pub enum RouteReason {
     Draw,
 }
 
+impl RouteReason {
+    /// As the Open Inference Protocol's answers have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            RouteReason::Stable => "stable",
+            RouteReason::Pinned => "pinned",
+            RouteReason::Label => "label",
+            RouteReason::Rule => "rule",
+            RouteReason::Sticky => "sticky",
+            RouteReason::Draw => "draw",
+        }
+    }
+}
+
 /// Where the time of one request went.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Timing {

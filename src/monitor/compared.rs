@@ -20,6 +20,8 @@ pub struct Compared {
     pub rows: u64,
     /// Of these, those that say the same: the same class, the same text, or numbers within a thousandth.
     pub agreed: u64,
+    /// Answers with a NaN or an infinity, where those of callers had none.
+    pub non_finite: u64,
     /// Between two numbers of the same place.
     pub largest_difference: f64,
     /// Of the callers' answers in the same requests.
@@ -35,7 +37,11 @@ pub struct Found {
     pub rows: u64,
     pub agreed: u64,
     pub largest_difference: f64,
+    /// Whether the shadow alone says NaN or infinity.
+    pub non_finite: bool,
+    /// Of the first output that is made of numbers; pairs of finite ones.
     pub scores: Vec<(f32, f32)>,
+    pub is_scored: bool,
 }
 
 const SCORES_MAX: usize = 256;
@@ -50,6 +56,7 @@ impl Compared {
     pub fn note(&mut self, found: &Found, stable: Duration, shadow: Duration) {
         self.rows += found.rows;
         self.agreed += found.agreed;
+        self.non_finite += u64::from(found.non_finite);
         self.largest_difference = self.largest_difference.max(found.largest_difference);
         self.latency_of_stable.observe(stable);
         self.latency.observe(shadow);
@@ -63,6 +70,7 @@ impl Compared {
             (&mut self.failed, other.failed),
             (&mut self.rows, other.rows),
             (&mut self.agreed, other.agreed),
+            (&mut self.non_finite, other.non_finite),
         ];
         for (own, others) in sums {
             *own = own.saturating_add(others);

@@ -20,7 +20,7 @@ pub const SHADOW: &str = "shadow";
 
 pub use cell::Cell;
 pub use compared::{Compared, Found};
-pub use moments::Moments;
+pub use moments::{Moments, VALUE_MAX};
 pub use outcomes::{Outcome, Outcomes};
 pub use scoreboard::{Key, Scoreboard};
 pub use scores::Scores;

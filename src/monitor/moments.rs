@@ -14,6 +14,9 @@ pub struct Moments {
     pub m2: f64,
 }
 
+/// What is larger is no value: the square of what is may still be summed up.
+pub const VALUE_MAX: f64 = 1e100;
+
 // === impl Moments ===
 
 impl Moments {
@@ -28,9 +31,10 @@ impl Moments {
         Self { count: trials, mean, m2: mean * (trials - hits) as f64 }
     }
 
-    /// Takes one value (Welford 1962); says whether it did: one value that is not finite would spoil all that follow.
+    /// Takes one value (Welford 1962); says whether it did: one value that is not finite, or whose square is not, would spoil all
+    /// that follow.
     pub fn push(&mut self, value: f64) -> bool {
-        if !value.is_finite() {
+        if value.is_nan() || value.abs() > VALUE_MAX {
             return false;
         }
         self.count = self.count.saturating_add(1);

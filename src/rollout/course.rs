@@ -169,6 +169,22 @@ pub fn is_as_written(route: &Route, rollout: &Rollout) -> bool {
     route.stable == Stable::Pinned(rollout.control) && is_shared && is_shadowed && !is_stuck
 }
 
+/// `there is stable 1.0.0, canary 2.0.0 20 %; the phase wants stable 1.0.0, canary 2.0.0 5 %`
+pub fn difference(route: &Route, rollout: &Rollout) -> String {
+    let (version, phase) = (rollout.version, rollout.phase);
+    let mut there = vec![format!("stable {}", route.stable)];
+    there.extend(route.variants.iter().map(|own| format!("{} {} {} %", own.name, own.version, own.weight)));
+    there.extend(route.shadow.iter().map(|own| format!("shadow {} {} %", own.version, own.sample)));
+    there.extend(route.sticky.iter().map(|sticky| format!("sticky by {}", sticky.source())));
+    let mut wanted = vec![format!("stable {}", rollout.control)];
+    match (phase, &rollout.plan.shadow) {
+        (Phase::Step(_), _) => wanted.push(format!("{CANARY} {version} {} %", rollout.weight(phase))),
+        (Phase::Shadow, Some(shadow)) => wanted.push(format!("shadow {version} {} %", shadow.sample)),
+        _ => {}
+    }
+    format!("there is {}; the phase wants {}", there.join(", "), wanted.join(", "))
+}
+
 fn running(route: &mut Route) -> Result<&mut Rollout> {
     let found = route.rollout.as_mut().filter(|rollout| rollout.is_running());
     found.ok_or_else(|| refused("NO_ROLLOUT", "nothing is being rolled out; deploy a version first"))
@@ -465,6 +481,10 @@ mod tests {
             edit(&mut route);
             assert!(!is_as_written(&route, rollout(&running)));
         }
+        let mut twice = running.clone();
+        twice.variants[0].weight = 10.0;
+        let said = difference(&twice, rollout(&running));
+        assert_eq!(said, "there is stable 1.0.0, canary 2.0.0 10 %; the phase wants stable 1.0.0, canary 2.0.0 5 %");
         let shadowed = advanced(deployed(), 1);
         let edits: [fn(&mut Route); 3] = [
             |route| route.shadow[0].sample = 90.0,

@@ -45,8 +45,11 @@ fn behind(rollout: &Rollout, others: &[Said], in_phase: Duration) -> Option<Verd
         let within = if has_heard { READY_WITHIN } else { HEARD_WITHIN };
         in_phase < within && !(has_heard && said.state == State::Ready.as_str())
     };
-    let Said { replica, state, .. } = others.iter().find(is_waited_for)?;
-    let message = format!("version {} is {state} on replica {replica}", rollout.version);
+    let Said { replica, state, revision } = others.iter().find(is_waited_for)?;
+    let message = match *revision >= rollout.began {
+        true => format!("version {} is {state} on replica {replica}", rollout.version),
+        false => format!("replica {replica} has not said yet that it follows revision {}", rollout.began),
+    };
     Some(ruled(Decision::Hold, "replicas", message))
 }
 
@@ -198,7 +201,8 @@ mod tests {
         assert_eq!(waits(7, "LOADING", 20).as_deref(), Some("version 2.0.0 is LOADING on replica b"));
         assert_eq!(waits(7, State::Ready.as_str(), 0), None);
         assert_eq!(waits(7, "LOADING", 600), None);
-        assert!(waits(6, State::Ready.as_str(), 0).is_some(), "it has not heard of it yet");
+        let unheard = waits(6, State::Ready.as_str(), 0);
+        assert_eq!(unheard.as_deref(), Some("replica b has not said yet that it follows revision 7"));
         assert_eq!(waits(6, "LOADING", 15), None, "nor will it");
     }
 

@@ -28,7 +28,7 @@ mod words;
 
 pub use change::{Asked, Change, Sharing};
 pub use controller::Controller;
-pub use counts::Counts;
+pub use counts::{Counts, Sums};
 pub use course::CANARY;
 pub use operator::{Operator, Settled, Written};
 pub use progress::{Heard, Progress};

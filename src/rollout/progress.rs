@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 use tokio::time::timeout;
 
 use super::{
-    Counts, Operator,
-    course::{CANARY, is_as_written},
+    Counts, Operator, Sums,
+    course::{CANARY, difference, is_as_written},
     experiment::{ShadowReport, VariantReport, sum},
     gates,
     judge::{Decision, Period, Situation, Stage, Verdict, judge},
@@ -26,7 +26,9 @@ pub struct Heard {
     /// The sums of all replicas, or what this one counted.
     pub counts: Vec<(Key, Tally)>,
     pub is_whole: bool,
-    /// While the version waits at its gates: what the replicas say of it.
+    /// Whose counts cannot be read.
+    pub unread: Vec<String>,
+    /// While the version waits at its gates: what the other replicas say of it.
     pub replicas: Vec<Said>,
 }
 
@@ -57,10 +59,15 @@ impl Heard {
     pub async fn of(counts: &Counts, operator: &Operator, model: &ModelName, rollout: &Rollout) -> Self {
         let sums = timeout(HEARD_WITHIN, counts.sums(model)).await.ok().and_then(Result::ok);
         let replicas = match rollout.phase {
-            Phase::Gates => timeout(HEARD_WITHIN, operator.said_of(model, rollout.version)).await.unwrap_or_default(),
+            Phase::Gates => {
+                let said = timeout(HEARD_WITHIN, operator.said_of(model, rollout.version)).await.unwrap_or_default();
+                said.into_iter().filter(|said| said.replica != counts.replica()).collect()
+            }
             _ => Vec::new(),
         };
-        Self { is_whole: sums.is_some(), counts: sums.unwrap_or_else(|| counts.own(model)), replicas }
+        let is_whole = sums.is_some();
+        let Sums { counts, unread } = sums.unwrap_or_else(|| Sums { counts: counts.own(model), ..Sums::default() });
+        Self { counts, is_whole, unread, replicas }
     }
 }
 
@@ -90,11 +97,19 @@ pub fn verdict(
         _ if !is_as_written(route, rollout) => instead(
             Decision::Halt,
             "route_changed",
-            "somebody else changed who gets the traffic: resume when it is as the rollout wants it, or abort",
+            &format!(
+                "somebody else changed who gets the traffic: {}; edit route.yaml back and resume, or abort",
+                difference(route, rollout)
+            ),
         ),
         _ if !heard.is_whole => {
             instead(Decision::Hold, "store_unavailable", "the counts of the other replicas cannot be read")
         }
+        Decision::Advance if !heard.unread.is_empty() => instead(
+            Decision::Hold,
+            "counts_unreadable",
+            &format!("what was counted in .sconce/counts/{}.json cannot be read; mend or remove it", heard.unread[0]),
+        ),
         Decision::Advance if cause.is_some_and(|cause| cause.reason() == SOURCE_MISSING) => instead(
             Decision::Halt,
             "source_missing",

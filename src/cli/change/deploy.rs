@@ -44,6 +44,9 @@ pub struct DeployArgs {
     /// How many times stable's p95 its own may be (default: 1.2)
     #[arg(long, value_name = "RATIO")]
     max_latency_ratio: Option<f64>,
+    /// The share of rows for which it may say something else than callers got, in the shadow stage, e.g. 0.05
+    #[arg(long, value_name = "SHARE")]
+    max_disagreement: Option<f64>,
     /// What outcomes have to say of it: accuracy, log_loss, brier, squared_error, reward, or a metric of your own
     #[arg(long, value_name = "NAME", value_parser = parse_metric)]
     metric: Option<Metric>,
@@ -63,12 +66,13 @@ there is one, then step by step a larger share. Each step is judged beside stabl
 fails more, is slower or predicts worse is taken out at once, and what nobody knows is waited for.
 The command ends when the rollout has begun; `sconce rollout status MODEL --watch` follows it.
 Without a plan it goes by model.yaml's `canary:`; with --plan, or any flag that says how, nothing of
-`canary:` holds.
+`canary:` holds. What has no flag (gates, max_error_ratio, max_degraded, max_non_finite, effect, alpha,
+shadow.min_samples) stands in the file of --plan; docs/rollouts.md has all keys.
 
 Examples:
   sconce deploy early-signal 1.1.0
   sconce deploy early-signal 1.1.0 --steps 1,10,50,100 --hold 30m --max-error-rate 0.01
-  sconce deploy early-signal 1.1.0 --shadow 20 --metric accuracy --margin 0.01 --min-samples 500
+  sconce deploy early-signal 1.1.0 --shadow 20 --max-disagreement 0.05 --metric accuracy --margin 0.01
   sconce deploy early-signal 1.1.0 --plan careful.yaml --hold 1h --reason 'AUC 0.61 against 0.58'";
 
 // === impl DeployArgs ===
@@ -94,6 +98,7 @@ impl DeployArgs {
             shadow: shadow.or(said.shadow),
             max_error_rate: self.max_error_rate.or(said.max_error_rate),
             max_latency_ratio: self.max_latency_ratio.unwrap_or(said.max_latency_ratio),
+            max_disagreement: self.max_disagreement.or(said.max_disagreement),
             metric: self.metric.clone().or(said.metric),
             goal: self.goal.or(said.goal),
             margin: self.margin.or(said.margin),
@@ -111,6 +116,7 @@ impl DeployArgs {
             || self.shadow.is_some()
             || self.max_error_rate.is_some()
             || self.max_latency_ratio.is_some()
+            || self.max_disagreement.is_some()
             || self.metric.is_some()
             || self.goal.is_some()
             || self.margin.is_some()
@@ -180,6 +186,7 @@ mod tests {
             "--shadow=50",
             "--max-error-rate=0.1",
             "--max-latency-ratio=2",
+            "--max-disagreement=0.05",
             "--metric=pnl",
             "--goal=minimize",
             "--margin=1",

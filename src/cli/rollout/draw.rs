@@ -80,7 +80,7 @@ fn place(rollout: &Rollout) -> String {
     }
 }
 
-/// `✓ gates  ▶ 5 %  · 25 %  · 100 %`; ✗ is where it ended.
+/// `✓ gates  ▶ 5 %  · 25 %  · 100 %`; ✗ is where it ended, » where somebody promoted it before its time.
 fn way(rollout: &Rollout) -> String {
     let plan = rollout.plan.clone().unwrap_or_default();
     let steps = plan.steps.iter().enumerate().map(|(place, step)| (format!("step {}", place + 1), format!("{step} %")));
@@ -91,7 +91,9 @@ fn way(rollout: &Rollout) -> String {
     // Where it was when it ended; its last stage is the end itself.
     let ended = || rollout.stages.iter().rev().find_map(|stage| place(&stage.phase)).unwrap_or(0);
     let (here, mark) = match rollout.phase.as_str() {
-        "promoted" => (all.len(), '✓'),
+        "promoted" if ended() + 1 == all.len() => (all.len(), '✓'),
+        // By a person, from there.
+        "promoted" => (ended(), '»'),
         phase if rollout.running => (place(phase).unwrap_or(0), if rollout.paused.is_some() { '‖' } else { '▶' }),
         _ => (ended(), '✗'),
     };
@@ -257,7 +259,11 @@ begun:  2026-11-22T10:00:00Z (revision 4)
         assert_eq!(way(&paused), "✓ gates  ✓ shadow  ✓ 5 %  ‖ 25 %  · 100 %");
         assert!(picture("m", &paused).contains("  paused since : lunch\\n\n"), "{}", picture("m", &paused));
         let over = |phase: &str| Rollout { phase: phase.into(), running: false, verdict: None, ..rollout() };
-        assert_eq!(way(&over("promoted")), "✓ gates  ✓ shadow  ✓ 5 %  ✓ 25 %  ✓ 100 %");
+        let mut promoted = over("promoted");
+        promoted.stages.push(RolloutStage { revision: 8, phase: "promoted".into() });
+        assert_eq!(way(&promoted), "✓ gates  ✓ shadow  ✓ 5 %  » 25 %  · 100 %", "by hand");
+        promoted.stages.insert(3, RolloutStage { revision: 8, phase: "step 3".into() });
+        assert_eq!(way(&promoted), "✓ gates  ✓ shadow  ✓ 5 %  ✓ 25 %  ✓ 100 %");
         let mut undone = over("rolled_back");
         undone.stages.push(RolloutStage { revision: 8, phase: "rolled_back".into() });
         assert_eq!(way(&undone), "✓ gates  ✓ shadow  ✓ 5 %  ✗ 25 %  · 100 %");

@@ -52,6 +52,14 @@ struct Inner {
     unreadable: Mutex<HashSet<(ModelName, String)>>,
 }
 
+/// What all replicas counted of a model.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Sums {
+    pub counts: Vec<(Key, Tally)>,
+    /// Whose files cannot be read: what they counted is missing.
+    pub unread: Vec<String>,
+}
+
 /// Which prediction somebody reports of.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Claim {
@@ -159,7 +167,7 @@ impl Counts {
 
     /// What is counted of a model on all replicas, by revision, variant and version: of this one as it stands, of the others as
     /// they wrote it last. What a replica that died had counted and not written is missing. UNAVAILABLE while the store is away.
-    pub async fn sums(&self, model: &ModelName) -> Result<Vec<(Key, Tally)>> {
+    pub async fn sums(&self, model: &ModelName) -> Result<Sums> {
         let inner = &*self.0;
         let notes = inner.records.counts(model).await?;
         let known = inner.ledgers().get(model).cloned();
@@ -169,15 +177,22 @@ impl Counts {
         let live = inner.scoreboard.read(model);
         drop(restored);
         let mut sums: BTreeMap<Key, Tally> = BTreeMap::new();
+        let mut unread = Vec::new();
         for (key, tally) in live {
             sums.insert(key, tally);
         }
         for note in notes.iter().filter(|note| !is_restored || note.replica != inner.replica) {
-            for (key, tally) in inner.read(model, &note.replica, &note.text) {
-                sums.entry(key).or_default().merge(&tally);
+            match inner.read(model, &note.replica, &note.text) {
+                Some(cells) => cells.iter().for_each(|(key, tally)| sums.entry(key.clone()).or_default().merge(tally)),
+                None => unread.push(note.replica.clone()),
             }
         }
-        Ok(sums.into_iter().collect())
+        Ok(Sums { counts: sums.into_iter().collect(), unread })
+    }
+
+    /// This one's name.
+    pub fn replica(&self) -> &str {
+        &self.0.replica
     }
 
     /// What this replica itself has counted, and read back.
@@ -248,15 +263,16 @@ impl Inner {
         ledger
     }
 
-    /// What stands in a replica's file. One that cannot be read says nothing.
-    fn read(&self, model: &ModelName, replica: &str, text: &str) -> Vec<(Key, Tally)> {
-        file::read(text).unwrap_or_else(|error| {
+    /// What stands in a replica's file; `None`, and said once, where it cannot be read.
+    fn read(&self, model: &ModelName, replica: &str, text: &str) -> Option<Vec<(Key, Tally)>> {
+        let read = file::read(text);
+        if let Err(error) = &read {
             let mut said = self.unreadable.lock().unwrap_or_else(PoisonError::into_inner);
             if said.insert((model.clone(), replica.to_owned())) {
                 tracing::warn!(%model, replica, %error, "a replica's counts cannot be read and are left out");
             }
-            Vec::new()
-        })
+        }
+        read.ok()
     }
 
     /// Maps are whole after each step, so a panic elsewhere is no reason to stop counting.

@@ -69,7 +69,7 @@ impl Replica {
 
     /// Outcomes of all replicas.
     async fn sum(&self) -> u64 {
-        let sums = self.counts.sums(&model()).await.expect("the store is there");
+        let sums = self.counts.sums(&model()).await.expect("the store is there").counts;
         sums.iter().map(|(_, tally)| tally.outcomes.count).sum()
     }
 
@@ -107,7 +107,7 @@ async fn what_was_acknowledged_outlives_the_replica_and_is_counted_on_from() {
         replica.die().await;
     }
     let replica = Replica::start("b", records());
-    let sums = replica.counts.sums(&model()).await.expect("the store is there");
+    let sums = replica.counts.sums(&model()).await.expect("the store is there").counts;
     let [(key, tally)] = &sums[..] else { panic!("{sums:?}") };
     assert_eq!(*key, Key { revision: 3, variant: "canary".into(), version: version() });
     assert_eq!((tally.outcomes.count, tally.outcomes.scores.accuracy()), (3, Some(1.0)));
@@ -223,6 +223,40 @@ async fn a_file_that_cannot_be_read_is_left_out() {
     replica.credited(&predicted(0.7), &labelled(1.0)).await.expect("the store is there");
     fs::write(root.path().join("m/.sconce/counts/b.json"), "half of a").expect("a file");
     assert_eq!(replica.sum().await, 1);
+    assert_eq!(replica.counts.sums(&model()).await.expect("the others'").unread, ["b"]);
+    replica.end().await;
+}
+
+#[tokio::test]
+async fn a_replica_that_cannot_read_its_own_file_puts_it_aside() {
+    let root = store();
+    let counts = root.path().join("m/.sconce/counts");
+    fs::create_dir_all(&counts).expect("a folder");
+    fs::write(counts.join("a.json"), "half of it").expect("a file");
+    let replica = Replica::start("a", Records::in_folder(root.path()));
+    replica.credited(&predicted(0.7), &labelled(1.0)).await.expect("it is written");
+    let sums = replica.counts.sums(&model()).await.expect("the store is there");
+    let [aside] = &sums.unread[..] else { panic!("{:?}", sums.unread) };
+    assert!(aside.starts_with("a.damaged-"), "{aside}");
+    assert_eq!(fs::read_to_string(counts.join(format!("{aside}.json"))).expect("a file"), "half of it");
+    assert_eq!(replica.sum().await, 1);
+    replica.end().await;
+}
+
+#[tokio::test]
+async fn no_number_of_a_callers_makes_the_file_unreadable() {
+    let root = store();
+    let replica = Replica::start("a", Records::in_folder(root.path()));
+    for reward in [1e200, -3e250, f64::MAX, f64::MIN, f64::NAN, f64::INFINITY, 1e100, -1e100] {
+        let metrics = vec![("pnl".to_owned(), reward)];
+        let outcome = Outcome { label: Some(reward), reward: Some(reward), metrics };
+        replica.credited(&predicted(0.7), &outcome).await.expect("it is written");
+    }
+    replica.die().await;
+    let replica = Replica::start("a", Records::in_folder(root.path()));
+    replica.credited(&predicted(0.7), &labelled(1.0)).await.expect("it is read and written");
+    let sums = replica.counts.sums(&model()).await.expect("the store is there");
+    assert_eq!((sums.unread.len(), replica.sum().await), (0, 9));
     replica.end().await;
 }
 

@@ -104,14 +104,27 @@ async fn write(inner: &Inner, ledger: &Ledger, last: &mut Option<u64>) -> Result
     Ok(())
 }
 
-/// Puts what this replica counted before it was started anew into the cells, once.
+/// Puts what this replica counted before it was started anew into the cells, once. What cannot be read is put aside, under
+/// another name, and counts as missing until a person has looked at it.
 async fn restore(inner: &Inner, ledger: &Ledger) -> Result<()> {
     let model = ledger.model();
     if *ledger.restored() {
         return Ok(());
     }
     let text = inner.records.own_counts(model, &inner.replica).await?;
-    let before = text.map(|text| inner.read(model, &inner.replica, &text)).unwrap_or_default();
+    let before = match &text {
+        None => Vec::new(),
+        Some(text) => match inner.read(model, &inner.replica, text) {
+            Some(cells) => cells,
+            None => {
+                let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+                let aside = format!("{}.damaged-{}", inner.replica, since.as_secs());
+                inner.records.write_counts(model, &aside, text.clone()).await?;
+                tracing::error!(%model, file = aside, "the counts of this replica were put aside; mend or remove them");
+                Vec::new()
+            }
+        },
+    };
     let mut restored = ledger.restored();
     for (key, tally) in &before {
         inner.scoreboard.cell(model, key).restore(tally);

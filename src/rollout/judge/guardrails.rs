@@ -30,7 +30,7 @@ pub struct Sums {
 }
 
 /// In this order a verdict names them where several are broken.
-pub const GUARDRAILS: [Guardrail; 7] = [
+pub const GUARDRAILS: [Guardrail; 8] = [
     Guardrail {
         rule: "error_rate",
         is_set: |_| true,
@@ -89,6 +89,19 @@ pub const GUARDRAILS: [Guardrail; 7] = [
             let compared = &sums.treatment.compared;
             let allowed = words::percent(shadow_errors_max(plan));
             format!("as a shadow it failed {}, allowed is {allowed}", words::share(compared.failed, compared.sent))
+        },
+    },
+    Guardrail {
+        rule: "shadow_non_finite",
+        is_set: |plan| plan.shadow.is_some(),
+        log_e: |plan, periods| {
+            sum(periods, |_, own| exceeds(own.compared.non_finite, own.compared.latency.count(), plan.max_non_finite))
+        },
+        words: |plan, sums| {
+            let compared = &sums.treatment.compared;
+            let own = words::share(compared.non_finite, compared.latency.count());
+            let allowed = words::percent(plan.max_non_finite);
+            format!("as a shadow NaN or infinity in {own} of answers where callers got numbers, allowed is {allowed}")
         },
     },
     Guardrail {

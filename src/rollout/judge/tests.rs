@@ -249,11 +249,21 @@ fn a_shadow_is_judged_by_what_it_says() {
         let periods = [Period { stage: Stage::Shadow, share: None, control: good(1_000), treatment }];
         judge(&plan, &Situation { stage: Stage::Shadow, ..situation(&periods) })
     };
+    let nan = |non_finite| {
+        let mut treatment = Tally::default();
+        let compared = &mut treatment.compared;
+        (compared.sent, compared.rows, compared.agreed, compared.non_finite) = (100, 100, 100, non_finite);
+        (0..100).for_each(|_| compared.latency.observe(Duration::from_millis(1)));
+        let periods = [Period { stage: Stage::Shadow, share: None, control: good(1_000), treatment }];
+        judge(&plan, &Situation { stage: Stage::Shadow, ..situation(&periods) })
+    };
     says(&judged(40, 0, 40), Decision::Hold, "min_samples");
     says(&judged(100, 0, 98), Decision::Advance, "passed");
     assert_eq!(judged(100, 0, 98).exposure, 0, "nobody got its answers");
     says(&judged(100, 0, 70), Decision::RollBack, "disagreement");
     says(&judged(100, 50, 50), Decision::RollBack, "shadow_errors");
+    says(&nan(0), Decision::Advance, "passed");
+    says(&nan(100), Decision::RollBack, "shadow_non_finite");
     assert!(judged(100, 0, 70).message.contains("30 % (30 of 100) of rows, allowed is 5 %"));
 }
 
@@ -267,7 +277,7 @@ fn the_level_is_split_among_the_rules_that_are_set() {
         max_error_rate: Some(0.1),
         ..measured()
     };
-    assert_eq!(level(&all), 0.05 / 8.0);
+    assert_eq!(level(&all), 0.05 / 9.0);
 }
 
 fn any_arm(requests: std::ops::Range<u64>) -> impl Strategy<Value = Tally> {

@@ -13,7 +13,7 @@ use super::convert::check_request_id;
 use crate::{
     error::{Error, Result},
     model::{ModelName, repeated},
-    monitor::Outcome,
+    monitor::{Outcome, VALUE_MAX},
     rollout::{
         Counts,
         counts::{Claim, Receipt, Recorded, Taken},
@@ -39,6 +39,10 @@ const TURN: Duration = Duration::from_millis(100);
 const NOTES_MAX: usize = 1_000;
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
+fn is_sane(number: f64) -> bool {
+    number.abs() <= VALUE_MAX
+}
+
 /// What the message says, if it is right. INVALID_ARGUMENT names the field that is not.
 pub fn request(message: RecordOutcomeRequest) -> Result<(Claim, Outcome)> {
     let claim = match message.prediction {
@@ -50,8 +54,8 @@ pub fn request(message: RecordOutcomeRequest) -> Result<(Claim, Outcome)> {
         None => return Err(wrong("prediction", "prediction_id or own says which prediction it is; neither came")),
     };
     let numbers = [("label", message.label), ("reward", message.reward)];
-    if let Some((field, _)) = numbers.iter().find(|(_, number)| number.is_some_and(|number| !number.is_finite())) {
-        return Err(wrong(field, &format!("{field} is a finite number; another came")));
+    if let Some((field, _)) = numbers.iter().find(|(_, number)| number.is_some_and(|number| !is_sane(number))) {
+        return Err(wrong(field, &format!("{field} is a number from -{VALUE_MAX:e} to {VALUE_MAX:e}; another came")));
     }
     if message.metrics.len() > METRICS_MAX {
         let came = message.metrics.len();
@@ -63,8 +67,9 @@ pub fn request(message: RecordOutcomeRequest) -> Result<(Claim, Outcome)> {
             let expected = "a metric's name has 1 to 128 letters, digits, dots, dashes, underscores and colons";
             return Err(wrong("metrics", &format!("{expected}, and no two dots together")));
         }
-        if !value.is_finite() {
-            return Err(wrong("metrics", &format!("metric{said} is a finite number; another came")));
+        if !is_sane(*value) {
+            let expected = format!("metric{said} is a number from -{VALUE_MAX:e} to {VALUE_MAX:e}; another came");
+            return Err(wrong("metrics", &expected));
         }
     }
     if message.label.is_none() && message.reward.is_none() && message.metrics.is_empty() {

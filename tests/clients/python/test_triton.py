@@ -210,6 +210,7 @@ def test_the_response_says_which_version_answered(client, rng):
     assert response.model_version == "1.0.0"
     assert response.parameters["prediction_id"].string_param
     assert response.parameters["variant"].string_param
+    assert response.parameters["route_reason"].string_param == "stable"
     assert "degraded" not in response.parameters
     assert "cache" not in response.parameters
 

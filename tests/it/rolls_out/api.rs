@@ -117,6 +117,9 @@ async fn it_waits_for_a_person_and_goes_on() {
     assert_eq!(written(&server).paused.expect("it waits").reason, "lunch");
     let line = server.describe(ADDER).await.route.expect("it is shown").rollout;
     assert!(line.ends_with(", paused"), "{line}");
+    let models =
+        server.admin().await.list_models(call(ListModelsRequest::default())).await.expect("models").into_inner();
+    assert_eq!(models.models[0].message, line, "among all models it is seen, too");
 
     resume(&server).await.expect("it runs");
     assert_eq!(written(&server).paused, None);

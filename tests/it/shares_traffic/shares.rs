@@ -230,7 +230,9 @@ async fn rules_look_at_attributes_and_metadata_before_any_share_in_both_dialects
     let answer = server.infer(request).await.expect("an answer");
     assert_eq!(answer.model_version, version(2));
     let said = |name: &str| format!("{:?}", answer.parameters.get(name));
-    assert!(said("variant").contains("\"rule\""), "{:?}", answer.parameters);
+    for name in ["variant", "route_reason"] {
+        assert!(said(name).contains("\"rule\""), "{:?}", answer.parameters);
+    }
 }
 
 #[tokio::test]

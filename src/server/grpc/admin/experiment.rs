@@ -16,7 +16,7 @@ use crate::{
 
 /// Of the route that holds here, over the counts of all replicas.
 pub async fn of(counts: &Counts, entry: &ModelEntry) -> Result<GetExperimentResponse> {
-    let sums = counts.sums(&entry.name).await?;
+    let sums = counts.sums(&entry.name).await?.counts;
     let stable = entry.stable.unwrap_or(Version::new(0, 0, 0));
     let running = entry.route.running();
     let plan = running.map(|rollout| &rollout.plan);

@@ -108,7 +108,7 @@ fn summary(model: &ModelEntry) -> ModelSummary {
         ready: model.is_ready(),
         stable: model.stable.map(|version| version.to_string()).unwrap_or_default(),
         ready_versions: ready.map(|(version, _)| version.to_string()).collect(),
-        message: trouble::of(model).unwrap_or_default(),
+        message: trouble::of(model).or_else(|| model.route.running().map(rollout::words)).unwrap_or_default(),
     }
 }
 

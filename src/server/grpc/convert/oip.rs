@@ -116,6 +116,7 @@ pub fn said<'a>(answer: &'a Answer, reply: &Reply) -> SmallVec<[(&'static str, S
     if let Some(id) = answer.prediction_ids.first() {
         said.push(("prediction_id", Said::Text(id.into())));
     }
+    said.push(("route_reason", Said::Text(answer.served.reason.as_str().into())));
     if reply.mark_final {
         said.push(("triton_final_response", Said::Flag(true)));
     }

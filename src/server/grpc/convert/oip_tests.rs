@@ -164,7 +164,7 @@ fn the_answer_has_the_form_of_the_question() {
     assert!(typed.raw_output_contents.is_empty());
     let mixed = response(answer(vec![floats(), halves]), reply(Form::Typed));
     assert_eq!(mixed.raw_output_contents.len(), 2, "FP16 makes it raw as a whole");
-    assert_eq!(mixed.parameters.len(), 2);
+    assert_eq!(mixed.parameters.len(), 3);
     assert_eq!(mixed.parameters["prediction_id"], with(ParameterChoice::StringParam("p".into())));
 }
 
