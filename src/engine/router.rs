@@ -180,6 +180,7 @@ impl Caller<'_> {
             Source::Caller => self.of_call(CALLER),
         }
     }
+
     fn of_call(&self, name: &str) -> Option<&str> {
         self.metadata.iter().find(|(key, _)| **key == *name).map(|(_, value)| &**value)
     }

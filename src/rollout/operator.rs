@@ -43,6 +43,8 @@ pub struct Written {
     pub awaits: BTreeSet<Version>,
     /// The version that is being rolled out, or was last.
     pub rolls_out: Option<Version>,
+    /// The version that was given up by it.
+    pub rejects: Option<Version>,
     /// Whether it is the servables that are made anew which it waits for.
     pub remakes: bool,
 }
@@ -117,6 +119,7 @@ impl Operator {
                     time: entry.time.clone(),
                     awaits: change.awaits(&Route { stable: entry.stable, ..Route::default() }),
                     rolls_out: rolls_out(&route),
+                    rejects: None,
                     remakes,
                 });
             }
@@ -130,15 +133,7 @@ impl Operator {
             let time = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
             let Some(mut next) = change.apply(&route, revision, shown.known, &asked, time.clone())? else {
                 let awaits = change.awaits(&route);
-                return Ok(Written {
-                    revision,
-                    stable: route.stable,
-                    repeated: false,
-                    time: String::new(),
-                    awaits,
-                    rolls_out: rolls_out(&route),
-                    remakes,
-                });
+                return Ok(Written { remakes, ..Written::nothing(&route, revision, awaits) });
             };
             let nonce = nonce()?;
             next.nonce = Some(nonce.clone());
@@ -157,6 +152,7 @@ impl Operator {
                     time,
                     awaits,
                     rolls_out: rolls_out(&next),
+                    rejects: next.rejected.difference(&route.rejected).next().copied(),
                     remakes,
                 });
             }
@@ -268,6 +264,22 @@ fn find<'a>(snapshot: &'a Snapshot, model: &str) -> Result<&'a Arc<ModelEntry>> 
             Err(Error::unavailable("STARTING", message, RETRY_LATER))
         }
         found => found,
+    }
+}
+
+impl Written {
+    /// All is as it was to be.
+    fn nothing(route: &Route, revision: u64, awaits: BTreeSet<Version>) -> Self {
+        Self {
+            revision,
+            stable: route.stable,
+            repeated: false,
+            time: String::new(),
+            awaits,
+            rolls_out: rolls_out(route),
+            rejects: None,
+            remakes: false,
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{
 pub fn event(model: &str, change: &Change, asked: &Asked, written: &Written) -> Event {
     let (kind, version) = match change {
         Change::Promote(version) => (Kind::Promoted, Some(*version)),
-        Change::Rollback(_) => (Kind::RolledBack, written.awaits.first().copied()),
+        Change::Rollback(_) => (Kind::RolledBack, written.rejects.or(written.awaits.first().copied())),
         Change::Unpin => (Kind::Unpinned, None),
         Change::SetLabels { .. } => (Kind::LabelsSet, None),
         Change::SetRoute(_) => (Kind::RouteSet, None),
@@ -44,7 +44,6 @@ pub fn event(model: &str, change: &Change, asked: &Asked, written: &Written) -> 
     }
 }
 
-/// A rollback names here the version that is left: nobody asked for the one that is gone back to.
 fn became(decision: Decision, written: &Written, version: Version) -> Kind {
     match decision {
         Decision::Advance if written.stable == Stable::Pinned(version) => Kind::Promoted,

@@ -17,7 +17,7 @@ mod stream;
 use std::{convert::Infallible, future::poll_fn, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use tonic::{Status, codec::CompressionEncoding, codegen::Service as _};
 use tonic_health::pb::health_server::HealthServer;
 
@@ -187,13 +187,19 @@ fn wanted_of(engine: &Engine, headers: &HeaderMap, caller_metadata: Option<&Head
     let snapshot = engine.catalog().load();
     let found = |key: &Arc<str>| {
         let value = match &**key {
-            CALLER => headers.get(caller_metadata?),
-            key => headers.get(key),
+            CALLER => known(headers, caller_metadata?)?,
+            key => headers.get(key)?,
         };
-        Some((key.clone(), value?.to_str().ok()?.into()))
+        Some((key.clone(), value.to_str().ok()?.into()))
     };
     let mut found = snapshot.metadata_keys.iter().filter_map(found).peekable();
     found.peek().is_some().then(|| found.collect())
+}
+
+/// Who calls, as what authenticates callers says. Said twice it may be the caller who said it first.
+fn known<'a>(headers: &'a HeaderMap, key: &HeaderName) -> Option<&'a HeaderValue> {
+    let mut all = headers.get_all(key).iter();
+    all.next().filter(|_| all.next().is_none())
 }
 
 /// With what routes look for in its call's metadata.

@@ -39,7 +39,7 @@ async fn ask(
     let mut request: Request<PredictRequest> =
         call(PredictRequest { model: ADDER.into(), attributes, inputs, ..Default::default() });
     for (key, value) in metadata {
-        request.metadata_mut().insert(*key, value.parse().expect("a value"));
+        request.metadata_mut().append(*key, value.parse().expect("a value"));
     }
     let answer = client.predict(request).await?.into_inner();
     let served = answer.served.expect("it says who served");

@@ -124,7 +124,9 @@ async fn callers_stick_by_who_they_were_found_to_be_and_the_history_names_them()
     }
     let auditor = ask(&mut client, &[], &[("x-forwarded-user", "auditor")]).await.expect("an answer");
     assert_eq!((auditor.number, auditor.reason), (3, RouteReason::Rule));
-    for nobody in [&[][..], &[("caller", "auditor")], &[("x-forwarded-user", "")]] {
+    // Said twice, one of the two is the caller's own.
+    let twice = [("x-forwarded-user", "auditor"), ("x-forwarded-user", "desk-1")];
+    for nobody in [&[][..], &[("caller", "auditor")], &[("x-forwarded-user", "")], &twice] {
         let answered = ask(&mut client, nobody, nobody).await.expect("an answer");
         assert_eq!(answered.reason, RouteReason::Draw, "{nobody:?}");
     }

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use http::HeaderValue;
 use tokio::time::timeout_at;
 use tonic::Request;
 
@@ -17,7 +18,7 @@ use crate::{
         control::Control,
         grpc::{
             admin::{plan, traffic},
-            context,
+            context, known,
         },
         phase::Phases,
         proto::sconce::v1::{
@@ -128,13 +129,14 @@ pub struct Who {
 
 impl Who {
     pub fn asks<T>(request: &Request<T>) -> Self {
-        let said = |key: &str| {
-            let value = request.metadata().get(key)?.to_str().ok()?;
-            (!value.is_empty()).then(|| value.chars().take(200).collect())
+        let headers = request.metadata().as_ref();
+        let said = |value: &HeaderValue| {
+            let value = value.to_str().ok().filter(|value| !value.is_empty())?;
+            Some(value.chars().take(200).collect())
         };
-        let config = context(request).connection.shared.config.clone();
-        let known = config.caller_metadata.as_ref().and_then(|key| said(key.as_str()));
-        Self { known, agent: said("user-agent").unwrap_or_default() }
+        let config = &context(request).connection.shared.config;
+        let known = config.caller_metadata.as_ref().and_then(|key| known(headers, key)).and_then(said);
+        Self { known, agent: headers.get("user-agent").and_then(said).unwrap_or_default() }
     }
 
     /// What is known goes before what is claimed.
