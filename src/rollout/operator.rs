@@ -112,16 +112,9 @@ impl Operator {
             if let Some(entry) = repeat_of(&route, &change, &asked)? {
                 // Whoever wrote it may have ended before the replicas were told.
                 self.tell().await;
-                return Ok(Written {
-                    revision: entry.revision,
-                    stable: entry.stable,
-                    repeated: true,
-                    time: entry.time.clone(),
-                    awaits: change.awaits(&Route { stable: entry.stable, ..Route::default() }),
-                    rolls_out: rolls_out(&route),
-                    rejects: None,
-                    remakes,
-                });
+                let awaits = change.awaits(&Route { stable: entry.stable, ..Route::default() });
+                let was = Written::nothing(&route, entry.revision, awaits);
+                return Ok(Written { stable: entry.stable, repeated: true, time: entry.time.clone(), remakes, ..was });
             }
             let known = self.known_revision(&shown, &route).await?;
             let revision = revision_of(&route, known)?;
@@ -145,16 +138,8 @@ impl Operator {
                 );
                 self.tell().await;
                 let awaits = change.awaits(&next);
-                return Ok(Written {
-                    revision: revision + 1,
-                    stable: next.stable,
-                    repeated: false,
-                    time,
-                    awaits,
-                    rolls_out: rolls_out(&next),
-                    rejects: next.rejected.difference(&route.rejected).next().copied(),
-                    remakes,
-                });
+                let rejects = next.rejected.difference(&route.rejected).next().copied();
+                return Ok(Written { time, rejects, remakes, ..Written::nothing(&next, revision + 1, awaits) });
             }
         }
         let expected = asked.expected_revision.unwrap_or(shown.revision);
@@ -266,6 +251,8 @@ fn find<'a>(snapshot: &'a Snapshot, model: &str) -> Result<&'a Arc<ModelEntry>> 
         found => found,
     }
 }
+
+// === impl Written ===
 
 impl Written {
     /// All is as it was to be.
