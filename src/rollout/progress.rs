@@ -196,6 +196,8 @@ fn tally(counts: &[(Key, Tally)], revision: u64, variant: &str, version: Version
 mod tests {
     use super::*;
     use crate::{
+        catalog::{State, VersionEntry},
+        error::{Code, Error},
         model::{Plan, ShadowStage, StageBegun},
         monitor::Compared,
     };
@@ -265,5 +267,41 @@ mod tests {
         let progress = Progress::of(&entry, &route, &over, &heard).expect("times");
         assert_eq!(progress.shadow.map(|shadow| (shadow.sample, shadow.sent)), Some((20.0, 40)));
         assert_eq!(progress.ended.map(|entry| entry.caller).as_deref(), Some("alice"));
+    }
+
+    #[test]
+    fn what_is_missing_never_passes_and_what_is_broken_goes_back_all_the_same() {
+        let at = |rollout: Rollout| {
+            let variant = "variants: [{ name: canary, version: 2.0.0, weight: 25 }]";
+            let route = Route::parse(&format!("stable: 1.0.0\n{variant}")).expect("a route");
+            Route { rollout: Some(rollout), ..route }
+        };
+        let plan = Plan { steps: vec![5.0, 25.0, 100.0], min_samples: 10, ..Plan::default() };
+        let rollout = Rollout { plan, ..rollout() };
+        let arms = |errors: u64| {
+            let own = Tally { errors, answered: 100 - errors, ..assigned(100) };
+            vec![(key(9, STABLE, 1), assigned(300)), (key(9, CANARY, 2), own)]
+        };
+        let heard = |errors| Heard { counts: arms(errors), is_whole: true, ..Heard::default() };
+        let mut entry = ModelEntry::new(ModelName::new("m").expect("a name"));
+        let lasted = (Duration::from_secs(3_600), Duration::from_secs(3_600));
+        let says = |entry: &ModelEntry, route: &Route, heard: &Heard| {
+            let verdict = verdict(entry, route, &rollout, heard, lasted).expect("it runs");
+            (verdict.decision, verdict.rule)
+        };
+        let route = at(rollout.clone());
+        assert_eq!(says(&entry, &route, &heard(0)), (Decision::Advance, "passed"));
+        let edited = Route { variants: Vec::new(), ..route.clone() };
+        let away = |errors| Heard { is_whole: false, ..heard(errors) };
+        let damaged = |errors| Heard { unread: vec!["b".into()], ..heard(errors) };
+        assert_eq!(says(&entry, &edited, &heard(0)), (Decision::Halt, "route_changed"));
+        assert_eq!(says(&entry, &route, &away(0)), (Decision::Hold, "store_unavailable"));
+        assert_eq!(says(&entry, &route, &damaged(0)), (Decision::Hold, "counts_unreadable"));
+        for (route, heard) in [(&edited, heard(90)), (&route, away(90)), (&route, damaged(90))] {
+            assert_eq!(says(&entry, route, &heard), (Decision::RollBack, "error_rate"));
+        }
+        let cause = Some(Error::new(Code::FailedPrecondition, SOURCE_MISSING, "its folder is gone"));
+        entry.versions.insert(rollout.version, VersionEntry { cause, ..VersionEntry::new(State::Ready) });
+        assert_eq!(says(&entry, &route, &heard(0)), (Decision::Halt, "source_missing"));
     }
 }
