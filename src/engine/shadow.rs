@@ -217,6 +217,8 @@ mod tests {
         assert_eq!((found.rows, found.agreed), (3, 2));
         assert!((found.largest_difference - 0.2).abs() < 1e-12);
         assert_eq!(found.scores[0], (0.2, 0.3));
+        let nan = compare(&[column(vec![0.2, 1e300])], &[column(vec![f64::NAN, 1e300])]);
+        assert_eq!((nan.rows, nan.agreed, nan.scores.len()), (2, 1, 0), "what is no f32 has no rank");
         let found = compare(&[column(vec![100.0, 100.0, f64::NAN])], &[column(vec![100.05, 101.0, f64::NAN])]);
         assert_eq!((found.rows, found.agreed, found.largest_difference), (3, 2, 1.0));
     }

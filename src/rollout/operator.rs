@@ -263,15 +263,11 @@ impl Written {
             repeated: false,
             time: String::new(),
             awaits,
-            rolls_out: rolls_out(route),
+            rolls_out: route.rollout.as_ref().map(|rollout| rollout.version),
             rejects: None,
             remakes: false,
         }
     }
-}
-
-fn rolls_out(route: &Route) -> Option<Version> {
-    route.rollout.as_ref().map(|rollout| rollout.version)
 }
 
 /// Whether the versions that are to get a share can answer what stable's callers ask. Of one that is not loaded yet nobody

@@ -116,13 +116,7 @@ async fn restore(inner: &Inner, ledger: &Ledger) -> Result<()> {
         None => Vec::new(),
         Some(text) => match inner.read(model, &inner.replica, text) {
             Some(cells) => cells,
-            None => {
-                let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-                let aside = format!("{}.damaged-{}", inner.replica, since.as_secs());
-                inner.records.write_counts(model, &aside, text.clone()).await?;
-                tracing::error!(%model, file = aside, "the counts of this replica were put aside; mend or remove them");
-                Vec::new()
-            }
+            None => put_aside(inner, model, text).await.map(|()| Vec::new())?,
         },
     };
     let mut restored = ledger.restored();
@@ -130,6 +124,14 @@ async fn restore(inner: &Inner, ledger: &Ledger) -> Result<()> {
         inner.scoreboard.cell(model, key).restore(tally);
     }
     *restored = true;
+    Ok(())
+}
+
+async fn put_aside(inner: &Inner, model: &ModelName, text: &str) -> Result<()> {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let file = format!("{}.damaged-{}", inner.replica, since.as_secs());
+    inner.records.write_counts(model, &file, text.to_owned()).await?;
+    tracing::error!(%model, file, "the counts of this replica were put aside; mend or remove them");
     Ok(())
 }
 

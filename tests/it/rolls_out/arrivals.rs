@@ -4,6 +4,7 @@ use sconce::model::{Phase, Stable, Version};
 
 use super::{
     load::{Load, Manner},
+    told,
     trial::{NEW, SCORER, STABLE, changes, described, record, scorer},
 };
 use crate::{
@@ -71,17 +72,8 @@ async fn one_that_stables_callers_cannot_ask_is_not_tried_and_the_next_one_is() 
     })
     .await;
     server.store.add(ADDER, &version(2), fixture("onnx/tiny.onnx"));
-    let request = WatchEventsRequest { after_sequence: Some(0), models: ADDER.into(), ..Default::default() };
-    let mut events = server.admin().await.watch_events(call(request)).await.expect("a stream").into_inner();
-    let refused = loop {
-        let message = events.message().await.expect("no error").expect("it goes on");
-        if let Some(watch_events_response::What::Event(event)) = message.what
-            && event.kind() == EventKind::DeployRefused
-        {
-            break event;
-        }
-    };
-    assert_eq!((refused.version, &*refused.reason), (version(2), "SIGNATURE_INCOMPATIBLE"), "{}", refused.message);
+    let refused = told(&server, ADDER, &version(2), EventKind::DeployRefused).await;
+    assert_eq!(refused.reason, "SIGNATURE_INCOMPATIBLE", "{}", refused.message);
     publish_adder(&server.store, 3);
     eventually("the next one is on its way", PATIENCE, async || {
         let line = server.describe(ADDER).await.route?.rollout;

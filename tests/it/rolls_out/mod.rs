@@ -110,3 +110,17 @@ fn written(server: &Server) -> Written {
 fn is_at_most_at_the_first_step(phase: Phase) -> bool {
     matches!(phase, Phase::Gates | Phase::Step(0))
 }
+
+/// The first event of that kind about that version.
+async fn told(server: &Server, model: &str, version: &str, kind: EventKind) -> Event {
+    let request = WatchEventsRequest { after_sequence: Some(0), models: model.into(), ..Default::default() };
+    let mut stream = server.admin().await.watch_events(call(request)).await.expect("a stream").into_inner();
+    loop {
+        let message = stream.message().await.expect("no error").expect("it goes on");
+        if let Some(watch_events_response::What::Event(event)) = message.what
+            && (event.kind(), &*event.version) == (kind, version)
+        {
+            return event;
+        }
+    }
+}

@@ -118,6 +118,27 @@ async fn a_shadow_that_says_something_else_is_undone_before_anybody_sees_it() {
 }
 
 #[tokio::test]
+async fn a_shadow_that_says_nan_is_undone_before_anybody_sees_it_and_its_counts_are_read_again() {
+    let server = stable_alone(&[]).await;
+    let load = Load::begin(&server, Manner { triggers: true, ..Manner::default() }).await;
+    let shadow = Some(ShadowStage { sample: Some(50.0), hold: seconds(2), min_samples: Some(50) });
+    deploys(&server, "_nan", RolloutPlan { shadow, ..plan(&[50.0, 100.0]) }).await;
+    let rollout = over(&server).await;
+    let verdict = rollout.last_verdict.clone().expect("it was judged");
+    assert_eq!((&*rollout.phase, &*verdict.rule, verdict.exposure), ("rolled_back", "shadow_non_finite", 0));
+    let seen = load.end().await;
+    assert_eq!((seen.answered_by(STABLE), counted(&rollout)), (seen.all(), 0));
+    let folder = server.store.path().join(SCORER).join(".sconce/counts");
+    eventually("its counts are written", PATIENCE, async || {
+        let file = std::fs::read_dir(&folder).ok()?.flatten().next()?;
+        let text = std::fs::read_to_string(file.path()).ok()?;
+        (text.contains("\"compared\"") && !text.contains("null")).then_some(())
+    })
+    .await;
+    server.assert_unharmed().await;
+}
+
+#[tokio::test]
 async fn a_pause_holds_it_where_it_is_and_it_goes_on_from_there() {
     let server = stable_alone(&[]).await;
     let load = under_load(&server).await;

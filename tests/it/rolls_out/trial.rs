@@ -6,7 +6,7 @@ use tonic::{Response, Status};
 use super::load::Seen;
 use crate::{
     harness::{PATIENCE, Server, Store, call, eventually, fixture},
-    proto::{watch_events_response::What, *},
+    proto::*,
 };
 
 pub const SCORER: &str = "scorer";
@@ -97,16 +97,7 @@ pub fn assert_undone(record: &Record, phase: Phase) {
 
 /// The event of that kind about the new version, which the server remembers.
 pub async fn told(server: &Server, kind: EventKind) -> Event {
-    let request = WatchEventsRequest { after_sequence: Some(0), models: SCORER.into(), ..Default::default() };
-    let mut stream = server.admin().await.watch_events(call(request)).await.expect("a stream").into_inner();
-    loop {
-        let message = stream.message().await.expect("no error").expect("it goes on");
-        if let Some(What::Event(event)) = message.what
-            && (event.kind(), &*event.version) == (kind, NEW)
-        {
-            return event;
-        }
-    }
+    super::told(server, SCORER, NEW, kind).await
 }
 
 /// What the judge did, in order, as the history has it.
